@@ -1,0 +1,163 @@
+"""How a run uses the machine: device, numerics, threads, compilation. Never what it computes.
+
+`numerics` changes the result, so it is part of an artefact's key; everything else here is not and
+goes to `run.json` and into snapshots (docs/architecture.md, "Keys").
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+import stillroom
+from stillroom.errors import StillroomError
+
+Numerics = Literal["float32", "tf32", "bf16", "float64"]
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The machine side of a run.
+
+    rank and world number the processes that share one chunk; a chunk run by one process has
+    rank 0 of 1. `compile` is decided (True or False) before a Runtime is made.
+    """
+
+    device: torch.device
+    numerics: Numerics = "float32"
+    compile: bool = False
+    threads: int = 1
+    deterministic: bool = False
+    allow_drift: bool = False
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of master values: float64 under "float64", else float32."""
+        return torch.float64 if self.numerics == "float64" else torch.float32
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Forward passes run under this: bfloat16 convolutions under "bf16", else nothing."""
+        if self.numerics == "bf16":
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return contextlib.nullcontext()
+
+    def conditions(self) -> dict[str, Any]:
+        """What a snapshot must be resumed under, because bytes may depend on it."""
+        return {
+            "device": self.device.type,
+            "compile": self.compile,
+            "threads": self.threads,
+            "deterministic": self.deterministic,
+            "torch": torch.__version__,
+            "cpu": torch.backends.cpu.get_cpu_capability(),
+        }
+
+    @contextlib.contextmanager
+    def activate(self) -> Iterator[None]:
+        """Set threads, TF32 and determinism for a block, then restore what was there."""
+        threads = torch.get_num_threads()
+        precision = torch.get_float32_matmul_precision()
+        conv = torch.backends.cudnn.allow_tf32
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        keep_freed_memory()
+        torch.set_num_threads(self.threads)
+        torch.set_float32_matmul_precision("high" if self.numerics == "tf32" else "highest")
+        torch.backends.cudnn.allow_tf32 = self.numerics == "tf32"
+        if self.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True, warn_only=True)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            torch.set_float32_matmul_precision(precision)
+            torch.backends.cudnn.allow_tf32 = conv
+            torch.use_deterministic_algorithms(deterministic)
+
+
+def pick_device(name: str) -> torch.device:
+    """Turn "auto", "cpu", "cuda" or "cuda:1" into a device that exists here.
+
+    Raises: StillroomError if it does not.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise StillroomError(f"device={name!r} is not a device; use auto, cpu or cuda") from None
+    if device.type == "cuda" and (
+        not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
+    ):
+        raise StillroomError(f"device={name!r} but this machine has no such GPU; use --device cpu")
+    if device.type not in ("cpu", "cuda"):
+        raise StillroomError(f"device={name!r} is not supported; use cpu or cuda")
+    return device
+
+
+def default_threads(workers: int = 1) -> int:
+    """Threads of one process: the cores that this process may use, shared out over workers."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (cores or 1) // workers)
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether torch.compile has what it needs here: a C++ compiler on CPU, triton on CUDA."""
+    import importlib.util
+    import shutil
+
+    if device.type == "cuda":
+        return importlib.util.find_spec("triton") is not None
+    compiler = os.environ.get("CXX", "g++")
+    return any(shutil.which(c) for c in (compiler, "g++", "clang++"))
+
+
+def keep_freed_memory() -> None:
+    """Ask glibc to reuse large blocks instead of handing them back to the kernel.
+
+    Activations of 8 to 134 MB are otherwise mapped, zeroed page by page and unmapped at every
+    layer: on two cores this made an eager ConvNet forward 1.3 to 2 times slower
+    (benchmarks/, `allocator`). Results do not change. Elsewhere than glibc this does nothing.
+    """
+    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
+        return
+    m_trim_threshold, m_mmap_max = -1, -4
+    libc = ctypes.CDLL(None)
+    libc.mallopt(m_mmap_max, 0)
+    libc.mallopt(m_trim_threshold, 2**31 - 1)
+
+
+def available_memory(device: torch.device) -> int:
+    """Bytes that a run may hope for now; used to refuse a run, never to choose its shape."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        with open("/proc/meminfo", encoding="ascii") as stream:
+            line = next(row for row in stream if row.startswith("MemAvailable"))
+        return int(line.split()[1]) * 1024
+    return 2**63 - 1  # unknown: nothing is refused
+
+
+def environment(runtime: Runtime) -> dict[str, Any]:
+    """What `run.json` says of the machine: no host name, no user, no path."""
+    name = platform.processor() or platform.machine()
+    if runtime.device.type == "cuda":
+        name = torch.cuda.get_device_name(runtime.device)
+    return {
+        **runtime.conditions(),
+        "device_name": name,
+        "numerics": runtime.numerics,
+        "python": platform.python_version(),
+        "stillroom": stillroom.__version__,
+        "system": platform.system(),
+    }
