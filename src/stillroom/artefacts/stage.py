@@ -1,0 +1,72 @@
+"""A stage: one cached step of work, identified by everything that its result depends on."""
+
+from __future__ import annotations
+
+import functools
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar
+
+import stillroom
+from stillroom.files import canonical, sha256, sha256_file
+from stillroom.runtime import Runtime
+
+
+class Stage(ABC):
+    """One cached step. Subclasses are frozen dataclasses, picklable for worker processes.
+
+    `version` is raised when the meaning of the output changes; `sources` are the parts of the
+    package (files or folders below src/stillroom) that the output depends on.
+    """
+
+    kind: ClassVar[str]
+    version: ClassVar[int] = 1
+    sources: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """Return, as JSON, everything that determines the output: fields and input keys."""
+
+    def key(self) -> str:
+        """Return `kind-<16 hex digits>`, a digest of identity, version and code."""
+        whole = {
+            "kind": self.kind,
+            "version": self.version,
+            "code": code_digest(self.sources),
+            "identity": self.identity(),
+        }
+        return f"{self.kind}-{sha256(canonical(whole))[:16]}"
+
+    def shards(self) -> int:
+        """Return the number of independent units of work."""
+        return 1
+
+    @abstractmethod
+    def make(self, shard: int, out: Path, rt: Runtime) -> None:
+        """Do one shard, writing into `out`; may resume from files that a killed run left there."""
+
+    def finish(self, parts: list[Path], folder: Path) -> None:
+        """Join the shards' folders into `folder`, once, before it is published."""
+
+    @abstractmethod
+    def load(self, folder: Path) -> Any:
+        """Read the published artefact."""
+
+
+@functools.cache
+def code_digest(sources: tuple[str, ...]) -> str:
+    """Digest of the code that a stage depends on.
+
+    In a checkout: of the files themselves, so that yesterday's code never answers for today's.
+    In an installed release: of the version.
+    """
+    package = Path(stillroom.__file__).parent
+    if "site-packages" in package.parts or "dist-packages" in package.parts:
+        return sha256(f"stillroom {stillroom.__version__}")[:16]
+    files: list[Path] = []
+    for name in sources:
+        path = package / name
+        files += sorted(path.rglob("*.py")) if path.is_dir() else [path]
+    return sha256(canonical([[f.relative_to(package).as_posix(), sha256_file(f)] for f in files]))[
+        :16
+    ]

@@ -1,0 +1,136 @@
+"""The store: one folder an artefact, named by its key, published whole by an atomic rename."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stillroom.artefacts.executor import Executor, Job
+from stillroom.artefacts.stage import Stage
+from stillroom.errors import StillroomError
+from stillroom.files import locked, read_json, readable_os_errors, sha256_file, write_json
+from stillroom.runtime import Runtime
+
+MANIFEST = "stage.json"
+
+
+def default_store() -> Path:
+    """`STILLROOM_STORE`, else a folder in the user's cache."""
+    if named := os.environ.get("STILLROOM_STORE"):
+        return Path(named).expanduser()
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "stillroom"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of `stillroom store list`."""
+
+    name: str
+    state: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Store:
+    """Finished and unfinished artefacts below one folder."""
+
+    root: Path
+
+    def folder(self, key: str) -> Path:
+        """Where the artefact of `key` lies once it is whole."""
+        return self.root / key
+
+    def part(self, key: str) -> Path:
+        """Where the artefact of `key` grows."""
+        return self.root / f"{key}.part"
+
+    def complete(self, key: str) -> bool:
+        """Whether the artefact is there, whole."""
+        return (self.folder(key) / MANIFEST).is_file()
+
+    def entries(self) -> Iterator[Entry]:
+        """Everything in the store, sorted by name."""
+        for path in sorted(self.root.iterdir() if self.root.is_dir() else ()):
+            if path.is_dir() and not path.name.startswith("."):
+                state = "unfinished" if path.suffix == ".part" else "whole"
+                yield Entry(path.name, state, _bytes(path))
+
+    def verify(self) -> Iterator[tuple[str, str]]:
+        """Yield (name, problem) for every damaged artefact, after reading every byte."""
+        for entry in self.entries():
+            folder = self.root / entry.name
+            if entry.state == "whole" and (folder / MANIFEST).is_file():
+                problem = _damage(folder)
+                if problem:
+                    yield entry.name, problem
+
+    def gc(self, keep: frozenset[str] = frozenset(), everything: bool = False) -> Iterator[Entry]:
+        """Remove unfinished and damaged artefacts (or everything but `keep`); yield what went."""
+        damaged = {name for name, _ in self.verify()}
+        for entry in list(self.entries()):
+            doomed = entry.state == "unfinished" or entry.name in damaged or everything
+            if doomed and entry.name not in keep:
+                shutil.rmtree(self.root / entry.name, ignore_errors=True)
+                yield entry
+
+
+def obtain(store: Store, stage: Stage, executor: Executor, rt: Runtime) -> Any:
+    """Return the stage's artefact: from the store, or made now, shard by shard, and published.
+
+    A killed run leaves finished shards and snapshots in `<key>.part`; the next call goes on from
+    there. Two processes that want the same artefact wait for each other.
+    """
+    key = stage.key()
+    if not store.complete(key):
+        lock = store.root / ".locks" / key
+        with locked(lock) as waited:
+            if waited:
+                rt.session.say(f"waited for another process that was making {key}")
+            if not store.complete(key):
+                _make(store, stage, key, executor, rt)
+    return stage.load(store.folder(key))
+
+
+def _make(store: Store, stage: Stage, key: str, executor: Executor, rt: Runtime) -> None:
+    part = store.part(key)
+    with readable_os_errors(part):
+        part.mkdir(parents=True, exist_ok=True)
+    shards = [part / f"{i:04d}" for i in range(stage.shards())]
+    executor.run([Job(stage, i, path) for i, path in enumerate(shards)], rt)
+    with readable_os_errors(part):
+        stage.finish(shards, part)
+        files = sorted(p for p in part.rglob("*") if p.is_file() and p.name != MANIFEST)
+        manifest = {
+            "key": key,
+            "kind": stage.kind,
+            "identity": stage.identity(),
+            "files": {p.relative_to(part).as_posix(): sha256_file(p) for p in files},
+        }
+        write_json(part / MANIFEST, manifest)
+        if store.folder(key).exists():  # left by a version that published without a manifest
+            shutil.rmtree(store.folder(key))
+        os.rename(part, store.folder(key))
+
+
+def _damage(folder: Path) -> str:
+    try:
+        manifest = read_json(folder / MANIFEST)
+        files: dict[str, str] = manifest["files"]
+    except (StillroomError, KeyError, TypeError):
+        return "its manifest is not readable"
+    for name, digest in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if sha256_file(path) != digest:
+            return f"{name} was altered or damaged"
+    return ""
+
+
+def _bytes(folder: Path) -> int:
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())

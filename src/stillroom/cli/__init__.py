@@ -1,0 +1,83 @@
+"""The command line: a thin skin over `stillroom.run`. torch is imported inside commands only."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NoReturn
+
+from cyclopts import App, CycloptsError
+
+import stillroom
+from stillroom.errors import StillroomError
+
+app = App(
+    name="stillroom",
+    help="Make, judge, compare and ship distilled data sets.",
+    version=stillroom.__version__,
+    help_format="plaintext",
+    result_action="return_value",
+)
+VERBS = {  # imported when they are called, so that --help stays quick
+    "distill": ("distill:app", "Make a set: METHOD with flags, or a recipe."),
+    "evaluate": ("evaluate:evaluate", "Train students on a set and test them on real images."),
+    "report": ("evaluate:report", "Write one self-contained page about sets."),
+    "inspect": ("house:inspect", "Show what a set is."),
+    "export": ("house:export", "Write a set in another form."),
+    "cite": ("house:cite", "Print the BibTeX of what made a set."),
+    "recipes": ("house:recipes", "List or show the recipes inside the package."),
+    "store": ("house:store", "List, verify or clean the folder of cached work."),
+}
+for _verb, (_where, _about) in VERBS.items():
+    app.command(f"stillroom.cli.{_where}", name=_verb, help=_about)
+
+
+def main(argv: list[str] | None = None) -> NoReturn:
+    """Entry point: bad input gives one line and exit code 2, Ctrl-C gives 130."""
+    arguments = sys.argv[1:] if argv is None else argv
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; returns the exit code."""
+    try:
+        app(arguments, exit_on_error=False, print_error=False)
+        sys.stdout.flush()
+        return 0
+    except CycloptsError as error:
+        return fail(" ".join(str(error).split()) + "; see --help")
+    except StillroomError as error:
+        return fail(str(error))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader went away, as `| head` does
+        return 0
+    except MemoryError:
+        return fail("out of memory; lower --ipc, --batch-real or --size (see --plan)")
+    except KeyboardInterrupt:
+        return _interrupted(arguments)
+    except RuntimeError as error:
+        if "out of memory" in str(error) or "can't allocate memory" in str(error):
+            return fail("out of memory; lower --ipc, --batch-real or --size (see --plan)")
+        raise
+    except BaseException as error:
+        if type(error).__name__ == "Interrupted":  # its module imports torch
+            return _interrupted(arguments)
+        raise
+
+
+def fail(text: str) -> int:
+    """Print one line of error; returns exit code 2."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    line = " ".join(text.split())
+    console = Console(stderr=True, soft_wrap=True)
+    console.print(f"[bold red]error:[/] {escape(line)}", highlight=False)
+    return 2
+
+
+def _interrupted(arguments: list[str]) -> int:
+    import shlex
+
+    print(f"\nstopped; go on with:\n  stillroom {shlex.join(arguments)}", file=sys.stderr)
+    return 130

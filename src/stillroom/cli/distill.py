@@ -1,0 +1,229 @@
+"""`stillroom distill METHOD ...` and `stillroom distill RECIPE.yaml [key=value ...]`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+from stillroom.cli import flags
+from stillroom.config import Model
+from stillroom.errors import StillroomError
+from stillroom.methods import METHODS, PRESETS, Preset
+from stillroom.methods.base import Outer
+from stillroom.recipe import Recipe
+from stillroom.run.options import DataOptions, Machine
+
+app = App(name="distill", help="Make a set: METHOD with flags, or a recipe.")
+
+RECIPE_FLAGS = ("arch", "seed", "numerics", "storage")
+RUN_FLAGS = [
+    flags.keyword("out", flags.flag(Path | None, "folder to publish the set in")),
+    flags.keyword("keep", flags.flag(str | None, "publish these steps too: 100,300 or every:500")),
+    flags.keyword(
+        "init_from", flags.flag(Path | None, "start from the images of a set or class folder")
+    ),
+    flags.keyword("plan", flags.flag(bool, "show the cost and stop", switch=True), False),
+    flags.keyword(
+        "force", flags.flag(bool, "overwrite another run in --out", switch=True), False
+    ),
+    flags.keyword("quiet", flags.flag(bool, "no progress, no notes", switch=True), False),
+]
+COMMON_FLAGS = [
+    *flags.of_model(DataOptions, "options", "Data"),
+    *flags.of_model(Machine, "machine", "Machine"),
+]
+
+
+class Started(Model):
+    """How a distillation is started, apart from its recipe."""
+
+    data: str
+    out: Path | None = None
+    init_from: Path | None = None
+    plan: bool = False
+    force: bool = False
+    quiet: bool = False
+    options: DataOptions
+    machine: Machine
+
+
+def _started(values: dict[str, Any], data: str) -> Started:
+    return Started(
+        data=data,
+        options=flags.settle(DataOptions, values, "options"),
+        machine=flags.settle(Machine, values, "machine"),
+        **{k: values[k] for k in ("out", "init_from", "plan", "force", "quiet") if k in values},
+    )
+
+
+def _command(name: str, preset: Preset) -> Callable[..., None]:
+    """The subcommand of one preset; its flags are its family's fields."""
+    family = METHODS[preset.kind]
+    iterates = family(**preset.method).steps(Outer(steps=1)) > 0
+    skip = [f for f in Recipe.model_fields if f not in RECIPE_FLAGS]
+    data_help = "digits, a named benchmark, hf:owner/name, or a folder"
+    parameters = [
+        flags.keyword("data", flags.flag(str, data_help), inspect.Parameter.empty),
+        flags.keyword("ipc", flags.flag(int, "images per class"), inspect.Parameter.empty),
+        *(p for p in RUN_FLAGS if iterates or p.name not in ("keep", "init_from")),
+        *flags.of_model(family, "method", "Method", preset.method, ("kind", "rule")),
+        *(flags.of_model(Outer, "outer", "Outer loop", preset.outer, ("keep",)) if iterates else ()),
+        *flags.of_model(Recipe, "recipe", "Recipe", skip=skip),
+        *COMMON_FLAGS,
+    ]
+
+    def run(**values: Any) -> None:
+        distil_preset(name, values)
+
+    return flags.with_signature(run, parameters, preset.about)
+
+
+for _name, _preset in PRESETS.items():
+    app.command(_command(_name, _preset), name=_name)
+
+
+def _recipe(**values: Any) -> None:
+    from stillroom.errors import suggest
+    from stillroom.recipe import load_recipe, merged, packaged, validate, with_overrides
+
+    source = values["source"]
+    if not Path(source).suffix and not any(r.name == source for r in packaged()):
+        known = [*PRESETS, *(r.name for r in packaged())]
+        raise StillroomError(
+            f"{source!r} is neither a method nor a recipe; methods: {', '.join(PRESETS)}; "
+            f"recipes: stillroom recipes list{suggest(source, known)}"
+        )
+    value, where = load_recipe(source)
+    value = with_overrides(value, list(values.get("rest", ())))
+    checked = validate(value, where)
+    if values["keep"] is not None:
+        steps = _keep(values["keep"], checked.outer.steps)
+        checked = validate(merged(value, {"outer": {"keep": steps}}), where)
+    _run(checked, where, _started(values, values["data"] or checked.benchmark))
+
+
+app.default(flags.with_signature(
+    _recipe,
+    [
+        inspect.Parameter(
+            "source",
+            inspect.Parameter.POSITIONAL_ONLY,
+            annotation=Annotated[
+                str, Parameter(help="a YAML file, or a name from `stillroom recipes list`")
+            ],
+        ),
+        inspect.Parameter(
+            "overrides",
+            inspect.Parameter.VAR_POSITIONAL,
+            annotation=Annotated[
+                str, Parameter(help="key.sub=value, such as method.batch_real=128")
+            ],
+        ),
+        flags.keyword("data", flags.flag(str | None, "read the data from here")),
+        *RUN_FLAGS,
+        *COMMON_FLAGS,
+    ],
+    "Make a set: METHOD with flags, or a recipe file or name with overrides.",
+))
+
+
+def distil_preset(name: str, values: dict[str, Any]) -> None:
+    """From parsed flags to a run."""
+    from stillroom.recipe import from_preset, merged
+
+    data, ipc = values["data"], values["ipc"]
+    given = flags.chosen(values, "recipe")
+    for slot in ("method", "outer"):
+        given[slot] = flags.chosen(values, slot)
+    made, row = from_preset(name, Path(data).name, ipc, given)
+    if values.get("keep") is not None:
+        steps = _keep(values["keep"], made.outer.steps)
+        made, row = from_preset(name, Path(data).name, ipc, merged(given, {"outer": {"keep": steps}}))
+    _run(made, row, _started(values, data))
+
+
+def _run(recipe: Recipe, row: str | None, how: Started) -> None:
+    from stillroom.cli.show import say, session
+    from stillroom.run import machine as machines
+    from stillroom.run.distil import distil, plan
+
+    shown = session(how.quiet)
+    store = machines.store(how.machine)
+    with shown.interruptible():
+        bench = machines.benchmark(how.data, how.options, store)
+        for note in bench.notes:
+            shown.say(note)
+        planned = plan(
+            recipe, bench, how.machine, shown, store=store, out=how.out, init_from=how.init_from,
+            row=row, force=how.force,
+        )
+        if how.plan:
+            _show_plan(planned)
+            return
+        shown.say(f"row: {row}" if row else "row: none published for this data and ipc; defaults")
+        made = distil(planned, how.machine)
+    say(f"{len(made)} images of {len(made.classes)} classes ({planned.stage.key()})")
+    if how.out is not None:
+        say(f"in {how.out}; judge it with: stillroom evaluate {how.out} --baselines")
+    for spec in recipe.evaluate:
+        _evaluate_recipe(spec, planned, how.out, how.machine)
+
+
+def _evaluate_recipe(spec: Any, planned: Any, out: Path | None, machine: Machine) -> None:
+    from stillroom.cli.evaluate import judge_and_show
+
+    folder = out or planned.store.folder(planned.stage.key()) / "steps" / str(
+        planned.stage.method.steps(planned.stage.outer)
+    )
+    judge_and_show(
+        folder, planned.bench, spec.protocol, list(spec.archs), spec.seeds, spec.baselines,
+        machine=machine,
+    )
+
+
+def _keep(text: str, steps: int) -> list[int]:
+    """Parse `100,300` or `every:500` into sorted steps.
+
+    Raises: StillroomError naming a step outside 1..steps.
+    """
+    if text.startswith("every:") and text[6:].isdigit() and int(text[6:]) > 0:
+        return list(range(int(text[6:]), steps + 1, int(text[6:])))
+    parts = [p.strip() for p in text.split(",")]
+    if not all(p.isdigit() for p in parts):
+        raise StillroomError(f"--keep {text!r} must look like 100,300 or every:500")
+    wanted = sorted({int(p) for p in parts})
+    outside = [s for s in wanted if not 1 <= s <= steps]
+    if outside:
+        raise StillroomError(f"--keep {outside[0]} lies outside the run's {steps} steps")
+    return wanted
+
+
+def _show_plan(planned: Any) -> None:
+    from stillroom.cli.show import key_values
+    from stillroom.run.estimate import seconds
+    from stillroom.run.tables import size
+
+    estimate, stage = planned.estimate, planned.stage
+    minutes = seconds(estimate.flops, planned.rt) / 60
+    whole = planned.store.complete(stage.key())
+    key_values(
+        "plan (estimates; nothing was run)",
+        [
+            ("key", stage.key() + (" (in the store already)" if whole else "")),
+            ("row", planned.row or "none published; defaults"),
+            ("data", f"{planned.bench.name}: {len(planned.bench.train)} train images, "
+                     f"{len(planned.bench.test)} test ({planned.bench.split})"),
+            ("network", stage.arch.name),
+            ("images", f"{estimate.images} ({stage.storage})"),
+            ("steps", str(estimate.steps)),
+            ("work", f"{estimate.flops / 1e12:.2f} TFLOP"),
+            ("time", f"about {minutes:.1f} min on this {planned.rt.device}, "
+                     f"{'compiled' if planned.rt.compile else 'eager'} {stage.numerics}"),
+            ("peak memory", f"about {size(estimate.memory)}"),
+            ("disk", f"about {size(estimate.disk)}"),
+        ],
+    )

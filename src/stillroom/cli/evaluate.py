@@ -1,0 +1,166 @@
+"""`stillroom evaluate SET` and `stillroom report DIR...`."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from stillroom.cli import flags
+from stillroom.errors import StillroomError
+from stillroom.run.options import DataOptions, Machine
+
+Numbers = Literal["float32", "tf32", "bf16", "float64"]
+
+
+def _evaluate(**values: Any) -> None:
+    if values["protocols"]:
+        _list_protocols()
+        return
+    source, seeds = values["source"], values["seeds"]
+    if source is None:
+        raise StillroomError("evaluate needs a SET folder, or full:DATA")
+    if seeds is not None and not 1 <= seeds <= 1000:
+        raise StillroomError(f"--seeds {seeds} must lie in 1..1000")
+    from stillroom.distilled import load
+    from stillroom.run import judge as judges
+    from stillroom.run import machine as machines
+
+    options = flags.settle(DataOptions, values, "options")
+    machine = flags.settle(Machine, values, "machine")
+    store = machines.store(machine)
+    if source.startswith("full:"):
+        bench = machines.benchmark(source.removeprefix("full:"), options, store)
+        folder, own = None, "auto"
+    else:
+        folder = Path(source)
+        made = load(folder)
+        bench = (
+            machines.benchmark(values["data"], options, store)
+            if values["data"] is not None
+            else judges.bench_of_set(made, folder, store)
+        )
+        own = made.arch if ":" not in made.arch and made.arch != "none" else "auto"
+    judge_and_show(
+        folder, bench, values["protocol"], values["arch"] or [own], seeds, values["baselines"],
+        machine=machine,
+        **{k: values[k] for k in ("steps", "numerics", "students", "quiet")},
+    )
+
+
+evaluate = flags.with_signature(
+    _evaluate,
+    [
+        inspect.Parameter(
+            "source",
+            inspect.Parameter.POSITIONAL_ONLY,
+            default=None,
+            annotation=Annotated[
+                str | None, Parameter(name="SET", help="a set's folder, or full:DATA")
+            ],
+        ),
+        flags.keyword("data", flags.flag(str | None, "real data, if not in the store any more")),
+        flags.keyword("protocol", flags.flag(str, "see --protocols"), "quick@1"),
+        flags.keyword(
+            "arch",
+            Annotated[
+                list[str] | None,
+                Parameter(consume_multiple=True, help="students [default: the set's network]"),
+            ],
+        ),
+        flags.keyword("seeds", flags.flag(int | None, "students [default: the protocol's]")),
+        flags.keyword("steps", flags.flag(str, "which kept steps: last, all, or 100,300"), "last"),
+        flags.keyword(
+            "baselines",
+            flags.flag(bool, "random (5 draws) and coreset rows beside it", switch=True),
+            False,
+        ),
+        flags.keyword("numerics", flags.flag(Numbers, "of the students"), "float32"),
+        flags.keyword(
+            "students",
+            flags.flag(Literal["loop", "vmap"], "in turn (faster on CPU) or all at once"),
+            "loop",
+        ),
+        flags.keyword(
+            "protocols", flags.flag(bool, "list the protocols and stop", switch=True), False
+        ),
+        flags.keyword("quiet", flags.flag(bool, "no progress, no notes", switch=True), False),
+        *flags.of_model(DataOptions, "options", "Data"),
+        *flags.of_model(Machine, "machine", "Machine"),
+    ],
+    "Train students on a set and test them on real images; appends to SET/records.jsonl.",
+)
+
+
+def judge_and_show(
+    folder: Path | None,
+    bench: Any,
+    protocol: str,
+    archs: list[str],
+    seeds: int | None,
+    baselines: bool,
+    *,
+    steps: str = "last",
+    numerics: Any = "float32",
+    students: Any = "loop",
+    quiet: bool = False,
+    machine: Machine,
+) -> None:
+    """Judge a set (or the full data), store the records, print the table."""
+    from stillroom.cli.show import accuracy_table, say, session
+    from stillroom.distilled import load
+    from stillroom.evaluate.protocol import find_protocol
+    from stillroom.run import judge as judges
+    from stillroom.run import machine as machines
+    from stillroom.run.tables import lines
+
+    chosen = find_protocol(protocol)
+    shown, store = session(quiet), machines.store(machine)
+    made = None if folder is None else load(folder)
+    rows = (
+        [judges.Row("full", None, 0)] if folder is None else judges.rows_of_set(folder, steps)
+    )
+    with shown.interruptible():
+        how = judges.judging(
+            bench, chosen, archs, seeds or chosen.seeds, numerics, students, store, machine, shown,
+            rows=len(rows) + 3 * baselines,
+            images=len(bench.train) if made is None else len(made),
+        )
+        if baselines and made is not None:
+            rows += judges.baseline_rows(how, made.ipc, made.augment)
+        records = []
+        for row in rows:
+            found = judges.judge(how, row)
+            records += found
+            if folder is not None:
+                judges.append_records(folder, found)
+    title = f"{bench.name}, {chosen.id} ({chosen.digest()}), {numerics}, test: {bench.split}"
+    accuracy_table(lines(records), title)
+    if folder is not None:
+        say(f"records in {folder / 'records.jsonl'}; page: stillroom report {folder}")
+
+
+def report(
+    folders: Annotated[list[Path], Parameter(name="DIR", help="sets to show")],
+    /,
+    *,
+    out: Annotated[Path | None, Parameter(help="file [default: report.html in the first]")] = None,
+) -> None:
+    """Write one self-contained page: images, accuracies, curve, provenance, how to load."""
+    from stillroom.cli.show import say
+    from stillroom.report import write_report
+
+    if not folders:
+        raise StillroomError("report needs at least one set folder")
+    say(f"page: {write_report(folders, out or folders[0] / 'report.html')}")
+
+
+def _list_protocols() -> None:
+    from stillroom.cli.show import key_values
+    from stillroom.evaluate.protocol import PROTOCOLS
+
+    for p in PROTOCOLS.values():
+        fields = [(k, str(v)) for k, v in p.model_dump(mode="json").items()]
+        key_values(f"{p.id}  ({p.digest()})", [*fields, ("why", p.why)])

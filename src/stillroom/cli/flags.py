@@ -1,0 +1,138 @@
+"""From pydantic models to flags: one keyword a field, `None` unless it was given.
+
+Models never reach cyclopts: it would parse the source of pydantic itself for docstrings, 0.3 s of
+every `--help`. So only explicit choices travel on, and one validator sees them.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, TypeVar, get_args, get_origin
+
+from cyclopts import Group, Parameter
+from pydantic import BaseModel, ValidationError
+
+from stillroom.errors import StillroomError
+
+SEPARATOR = "__"
+M = TypeVar("M", bound=BaseModel)
+
+
+PANELS = {
+    name: Group.create_ordered(name, sort_key=i)
+    for i, name in enumerate(("Run", "Method", "Outer loop", "Recipe", "Data", "Machine"))
+}
+
+
+def of_model(
+    model: type[BaseModel],
+    slot: str,
+    group: str,
+    defaults: dict[str, Any] | None = None,
+    skip: Iterable[str] = (),
+    prefix: str = "",
+) -> list[inspect.Parameter]:
+    """Parameters `<slot>__<field>` for every field of `model`, nested models included.
+
+    The flag of a nested field is `--outer-field.inner-field`; help shows the default that applies.
+    """
+    found: list[inspect.Parameter] = []
+    panel = PANELS[group]
+    for name, info in model.model_fields.items():
+        if name in skip:
+            continue
+        own = info.get_default(call_default_factory=True) if not info.is_required() else None
+        default = (defaults or {}).get(name, own)
+        inner = _model_in(info.annotation)
+        if inner is not None:
+            if default is None:
+                continue  # a learnable that this method does not have
+            given = default if isinstance(default, dict) else default.model_dump()
+            found += of_model(
+                inner, f"{slot}{SEPARATOR}{name}", group, given, (), f"{prefix}{name}."
+            )
+            continue
+        flag = f"--{prefix}{name}".replace("_", "-")
+        shown = "" if default in (None, ()) else f" [default: {default}]"
+        boolean = info.annotation is bool
+        parameter = Parameter(
+            name=flag,
+            help=f"{info.description or ''}{shown}",
+            group=panel,
+            negative="" if boolean and default is False else None,
+        )
+        annotation = Annotated[info.annotation | None, parameter]  # type: ignore[operator]
+        found.append(keyword(f"{slot}{SEPARATOR}{name}", annotation))
+    return found
+
+
+def keyword(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
+    """A keyword-only parameter."""
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default
+    )
+
+
+def flag(kind: Any, help: str, name: str | None = None, switch: bool = False) -> Any:
+    """An annotation for a flag of the "Run" panel; a switch has no `--no-` form."""
+    negative = "" if switch else None
+    return Annotated[
+        kind, Parameter(name=name, help=help, group=PANELS["Run"], negative=negative)
+    ]
+
+
+def with_signature(
+    function: Callable[..., None], parameters: list[inspect.Parameter], doc: str
+) -> Callable[..., None]:
+    """Give a `**values` function a written-out signature; absent values become their defaults."""
+    defaults = {
+        p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty
+    }
+
+    def call(*args: Any, **values: Any) -> None:
+        named = [p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_ONLY]
+        rest = args[len(named):]
+        taken = dict(zip(named, args, strict=False))
+        if rest:
+            taken["rest"] = rest
+        function(**{**defaults, **taken, **values})
+
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {p.name: p.annotation for p in parameters}
+    call.__doc__ = doc
+    return call
+
+
+def chosen(values: dict[str, Any], slot: str) -> dict[str, Any]:
+    """The choices of a slot that were made, nested by their dots."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        parts = name.split(SEPARATOR)
+        if parts[0] != slot or value is None:
+            continue
+        level = found
+        for part in parts[1:-1]:
+            level = level.setdefault(part, {})
+        level[parts[-1]] = value
+    return found
+
+
+def settle(model: type[M], values: dict[str, Any], slot: str) -> M:
+    """Validate the choices of a slot.
+
+    Raises: StillroomError naming the flag.
+    """
+    try:
+        return model(**chosen(values, slot))
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "--" + ".".join(str(p) for p in first["loc"]).replace("_", "-")
+        raise StillroomError(f"{name}={first['input']!r}: {first['msg']}") from None
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    for part in (annotation, *get_args(annotation)):
+        if isinstance(part, type) and get_origin(part) is None and issubclass(part, BaseModel):
+            return part
+    return None

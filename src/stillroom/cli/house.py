@@ -1,0 +1,155 @@
+"""Housekeeping verbs: inspect, export, cite, recipes, store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import App, Parameter
+
+from stillroom.errors import StillroomError
+
+recipes = App(name="recipes", help="Recipes inside the package.")
+store = App(name="store", help="The folder of cached and unfinished work.")
+StoreFlag = Annotated[Path | None, Parameter(help="default STILLROOM_STORE or the user cache")]
+
+
+def inspect(folder: Annotated[Path, Parameter(name="SET", help="a set's folder")], /) -> None:
+    """Show what a set is: images, labels, classes, preprocessing, recipe, bytes."""
+    from stillroom.cli.show import key_values
+    from stillroom.distilled import load, set_bytes
+    from stillroom.files import canonical
+    from stillroom.run.tables import size
+
+    data = load(folder)
+    pixels = data.pixels()
+    shape = " x ".join(map(str, data.images.shape))
+    names = ", ".join(data.classes[:12]) + (" ..." if len(data.classes) > 12 else "")
+    pre = data.preprocess
+    key_values(
+        str(folder),
+        [
+            ("images", f"{shape}, stored as {data.storage}"),
+            ("labels", data.label_kind),
+            ("images per class", str(data.ipc)),
+            ("classes", f"{len(data.classes)}: {names}"),
+            ("network space", f"{pre.name}: mean {list(pre.mean)}, std {list(pre.std)}"
+                              f"{', ZCA' if pre.zca else ''}"),
+            ("values", f"{float(data.images.min()):.3f} .. {float(data.images.max()):.3f} in "
+                       f"network space, mean pixel {float(pixels.mean()):.3f}"),
+            ("augmentation", data.augment),
+            ("network", data.arch),
+            ("learned rate", "none" if data.lr is None else f"{data.lr:g}"),
+            ("real data", canonical({k: data.data[k] for k in sorted(data.data)})),
+            ("made by", canonical(data.provenance)),
+            ("on disk", size(set_bytes(folder))),
+        ],
+    )
+
+
+def export(
+    folder: Annotated[Path, Parameter(name="SET", help="a set's folder")],
+    /,
+    *,
+    to: Annotated[
+        Literal["folder", "tensors", "hf"],
+        Parameter(help="folder: PNGs and labels.csv; tensors: images.pt, labels.pt; hf: parquet"),
+    ],
+    out: Annotated[Path, Parameter(help="a new folder")],
+) -> None:
+    """Write a set in another form."""
+    from stillroom.cli.show import say
+    from stillroom.distilled import load
+    from stillroom.files import fresh_folder
+    from stillroom.run import publish
+
+    data = load(folder)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise StillroomError(f"--out {out} exists and is not empty; name a new folder")
+    write = {
+        "folder": publish.export_folder,
+        "tensors": publish.export_tensors,
+        "hf": publish.export_hf,
+    }[to]
+    with fresh_folder(out) as fresh:
+        write(data, fresh)
+    say(f"{len(data)} images in {out}")
+
+
+def cite(folder: Annotated[Path, Parameter(name="SET", help="a set's folder")], /) -> None:
+    """Print the BibTeX of what made a set."""
+    from stillroom.cite import bibtex
+    from stillroom.cli.show import say
+    from stillroom.distilled import load
+
+    say(bibtex(load(folder).provenance.get("papers", [])))
+
+
+@recipes.command(name="list")
+def recipes_list() -> None:
+    """List them."""
+    from stillroom.cli.show import say
+    from stillroom.recipe import packaged
+
+    for row in packaged():
+        say(row.name)
+
+
+@recipes.command(name="show")
+def recipes_show(name: Annotated[str, Parameter(name="NAME")], /) -> None:
+    """Print one."""
+    from stillroom.cli.show import say
+    from stillroom.errors import suggest
+    from stillroom.recipe import packaged
+
+    found = {row.name: row.path for row in packaged()}
+    if name not in found:
+        raise StillroomError(f"recipe {name!r} is unknown{suggest(name, found)}; see recipes list")
+    say(found[name].read_text(encoding="utf-8").rstrip())
+
+
+@store.command(name="list")
+def store_list(*, store: StoreFlag = None) -> None:
+    """List what is in it."""
+    from stillroom.cli.show import say
+    from stillroom.run.tables import size
+
+    opened = _open(store)
+    for entry in opened.entries():
+        say(f"{entry.name:<40} {entry.state:<10} {size(entry.bytes):>10}")
+
+
+@store.command(name="verify")
+def store_verify(*, store: StoreFlag = None) -> None:
+    """Read every byte and name what is damaged."""
+    from stillroom.cli.show import say
+
+    problems = list(_open(store).verify())
+    if problems:
+        name, problem = problems[0]
+        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+        raise StillroomError(f"{name}: {problem}{more}; remove it with: stillroom store gc")
+    say("nothing is damaged")
+
+
+@store.command(name="gc")
+def store_gc(
+    *,
+    store: StoreFlag = None,
+    everything: Annotated[bool, Parameter(negative="", help="remove whole artefacts too")] = False,
+) -> None:
+    """Remove what is unfinished or damaged."""
+    from stillroom.cli.show import say
+    from stillroom.run.tables import size
+
+    gone = list(_open(store).gc(everything=everything))
+    for entry in gone:
+        say(f"removed {entry.name} ({entry.state}, {size(entry.bytes)})")
+    say(f"{len(gone)} removed, {size(sum(e.bytes for e in gone))} freed")
+
+
+def _open(folder: Path | None):  # type: ignore[no-untyped-def]
+    from stillroom.run import machine as machines
+    from stillroom.run.options import Machine
+
+    return machines.store(Machine(store=folder))

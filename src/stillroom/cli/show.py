@@ -1,0 +1,118 @@
+"""What a person sees: progress, tables, errors. The only place that prints."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from stillroom.run.tables import Line
+    from stillroom.runtime import Session
+
+
+def say(text: str) -> None:
+    """Print a line of plain text to standard output."""
+    Console(soft_wrap=True).print(escape(text), highlight=False)
+
+
+def session(quiet: bool = False) -> Session:
+    """A session with a progress bar on a terminal, and silent when piped or quiet."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from stillroom.runtime import Session
+
+    console = Console(stderr=True)
+
+    class Shown(Session):
+        """Progress with rate, time left and loss."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.bar: Progress | None = None
+            self.task: Any = None
+            self.began, self.first = 0.0, 0
+
+        def begin(self, title: str, total: int, done: int = 0) -> None:
+            self.began, self.first = time.monotonic(), done
+            if not console.is_terminal or quiet or total == 0:
+                return
+            if self.bar is None:
+                self.bar = Progress(
+                    TextColumn("{task.description}"),
+                    BarColumn(),
+                    TextColumn("{task.completed}/{task.total}"),
+                    TextColumn("{task.fields[note]}"),
+                    TimeRemainingColumn(),
+                    console=console,
+                    transient=True,
+                )
+                self.bar.start()
+            for old in self.bar.task_ids:
+                self.bar.remove_task(old)
+            self.task = self.bar.add_task(title, total=total, completed=done, note="")
+
+        def update(self, done: int, **metrics: float) -> None:
+            if self.bar is None:
+                return
+            rate = (done - self.first) / max(1e-9, time.monotonic() - self.began)
+            note = f"{rate:.2g}/s " + " ".join(f"{k} {v:.4g}" for k, v in metrics.items())
+            self.bar.update(self.task, completed=done, note=note)
+
+        def end(self) -> None:
+            if self.bar is not None:
+                self.bar.stop()
+                self.bar = None
+
+        def say(self, text: str) -> None:
+            if not quiet:
+                console.print(escape(text), style="dim", highlight=False)
+
+    return Shown()
+
+
+def accuracy_table(lines: Sequence[Line], title: str) -> None:
+    """Print rows with mean, interval, n, gap to random, bytes."""
+    from stillroom.run.tables import percent, size
+
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("set")
+    table.add_column("student")
+    for name in ("accuracy %", "std", "95 % interval", "n", "vs random", "bytes", "s / student"):
+        table.add_column(name, justify="right")
+    for line in lines:
+        s = line.summary
+        interval = "-" if s.half is None else f"{percent(s.low)} .. {percent(s.high)}"
+        gap = percent(line.gap, sign=True)
+        if line.separate:
+            gap += " *"
+        table.add_row(
+            escape(line.row),
+            escape(line.arch),
+            percent(s.mean),
+            percent(s.std) if s.n > 1 else "-",
+            interval,
+            f"{s.n} {line.counts}",
+            gap,
+            size(line.bytes),
+            f"{line.seconds:.1f}",
+        )
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(table)
+    if any(line.separate for line in lines):
+        console.print("* the 95 % intervals do not touch", style="dim", highlight=False)
+
+
+def key_values(title: str, pairs: Sequence[tuple[str, str]]) -> None:
+    """Print a two-column listing."""
+    table = Table(title=title, title_justify="left", title_style="bold", show_header=False)
+    table.add_column(style="cyan")
+    table.add_column(overflow="fold")
+    for name, value in pairs:
+        table.add_row(escape(name), escape(value))
+    Console(width=None if sys.stdout.isatty() else 120).print(table)

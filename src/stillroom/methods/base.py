@@ -1,0 +1,132 @@
+"""The contract between the outer loop and a method. No torch at import: flags are made from here.
+
+A method is a frozen pydantic model whose fields are its hyper-parameters. It owns mathematics and
+nothing else: the loop (`outer.py`) owns backward, optimisers, snapshots, ranks and NaN guards.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+from pydantic import Field
+
+from stillroom.config import Model
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from stillroom.data.benchmarks import Benchmark
+    from stillroom.nets.ensemble import Ensemble
+    from stillroom.runtime import Runtime
+
+
+class Optim(Model):
+    """The optimiser of one learnable."""
+
+    kind: Literal["sgd", "adam"] = Field("sgd", description="sgd (with momentum) or adam")
+    lr: float = Field(1.0, gt=0, description="step size")
+    momentum: float = Field(0.5, ge=0, lt=1, description="momentum of sgd; beta1 of adam")
+
+
+class Outer(Model):
+    """The outer loop: how many steps, and how each learnable moves."""
+
+    steps: int = Field(1000, ge=0, le=10**7, strict=True, description="outer steps")
+    images: Optim = Field(Optim(), description="optimiser of the images")
+    labels: Optim | None = Field(None, description="optimiser of learned labels, where learned")
+    rate: Optim | None = Field(None, description="optimiser of a learned rate, where learned")
+    keep: tuple[int, ...] = Field((), description="steps whose sets are published beside the last")
+
+
+@dataclass
+class Synth:
+    """The complete state of one chunk of synthetic images: a snapshot of it is enough to resume.
+
+    images float32 [N,ch,H,W]; labels int64 [N] or float32 [N,C]; of_class int64 [N], class-major;
+    lr float32 scalar or None; memory, tensors and numbers that the method carries from step to
+    step, empty at the start of every chunk.
+    """
+
+    images: Tensor
+    labels: Tensor
+    of_class: Tensor
+    lr: Tensor | None = None
+    memory: dict[str, Tensor | float] = field(default_factory=dict)
+
+    def learnables(self) -> dict[str, Tensor]:
+        """The tensors that the outer loop moves, by name."""
+        found = {"images": self.images, "labels": self.labels, "rate": self.lr}
+        return {k: v for k, v in found.items() if v is not None and v.requires_grad}
+
+
+class Context(Protocol):
+    """Everything that a method may touch (implemented by `context.RunContext`)."""
+
+    bench: Benchmark
+    ipc: int
+    seed: int
+    rt: Runtime
+    artefacts: Mapping[str, Any]
+
+    @property
+    def device(self) -> torch.device:
+        """Where tensors live."""
+
+    def rng(self, *key: str | int) -> torch.Generator:
+        """A fresh CPU generator for (seed, chunk, *key)."""
+
+    def share(self, n: int) -> range:
+        """This rank's part of n independent terms."""
+
+    def real(self, c: int, n: int, *key: str | int) -> Tensor:
+        """[min(n, size of class c),ch,H,W] real images of class c, drawn by key, preprocessed."""
+
+    def real_images(self, rows: Tensor) -> Tensor:
+        """[len(rows),ch,H,W]: a distinct real image of its class for every synthetic row."""
+
+    def nets(self, k: int, *key: str | int, arch: str | None = None) -> Ensemble:
+        """K freshly initialised networks, keyed."""
+
+    def groups(self, per_class: int) -> list[list[int]]:
+        """This rank's classes in groups that share one forward of `per_class` images each."""
+
+    def log(self, **metrics: float | Tensor) -> None:
+        """Numbers for `metrics.jsonl`, beside the loss."""
+
+
+class Method(Model, ABC):
+    """A family of distillation methods; papers are recipes over its fields."""
+
+    papers: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def start(self, ctx: Context, rows: Tensor) -> Synth:
+        """Make the first state of a chunk; rows int64 [N] index the whole set, class-major."""
+
+    @abstractmethod
+    def loss(self, ctx: Context, synth: Synth, it: int) -> Iterator[Tensor]:
+        """Yield scalar terms of step `it`; the loop runs backward on each at once."""
+
+    def adjust(self, ctx: Context, synth: Synth, it: int) -> bool:
+        """Edit `.grad` before the optimisers move; return False to drop the step."""
+        return True
+
+    def chunks(self, classes: int, ipc: int) -> Sequence[range]:
+        """Rows that are optimised together; by default all of them."""
+        return [range(classes * ipc)]
+
+    def stages(self, bench: Benchmark, seed: int) -> dict[str, Any]:
+        """Artefacts that the method wants made first, by name (see `artefacts.stage.Stage`)."""
+        return {}
+
+    def steps(self, outer: Outer) -> int:
+        """How many outer steps this method runs; selection methods run none."""
+        return outer.steps
+
+    def augment_name(self) -> str:
+        """The augmentation that a student of the set should be trained with."""
+        return str(getattr(self, "augment", "none"))

@@ -1,0 +1,167 @@
+"""`Distil`: the stage that turns real data into sets, one shard a chunk."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from stillroom.artefacts.opened import nets_for, open_bench
+from stillroom.artefacts.stage import Stage
+from stillroom.data.benchmarks import reopen
+from stillroom.distilled import Distilled, Storage, load
+from stillroom.files import canonical, write_atomic, write_json
+from stillroom.methods.base import Method, Outer, Synth
+from stillroom.methods.context import RunContext
+from stillroom.methods.outer import SNAPSHOT, outer_loop
+from stillroom.nets.zoo import Arch
+from stillroom.runtime import Numerics, Runtime
+
+
+@dataclass(frozen=True)
+class Distil(Stage):
+    """One distillation: the recipe's part that decides the pixels.
+
+    `bench` is what `Benchmark.describe` gave; `store` is where its decoded images lie, and is no
+    part of the identity. `start` is the digest of a set that the images start from, if any.
+    """
+
+    kind: ClassVar[str] = "distilled"
+    version: ClassVar[int] = 1
+    sources: ClassVar[tuple[str, ...]] = (
+        "rng.py", "types.py", "distilled.py", "runtime.py", "data", "nets/zoo", "nets/ensemble.py",
+        "methods",
+    )
+
+    method: Method
+    outer: Outer
+    bench: dict[str, Any]
+    ipc: int
+    seed: int
+    arch: Arch
+    numerics: Numerics
+    storage: Storage
+    store: Path = field(compare=False)
+    start: Path | None = field(default=None, compare=False)
+    start_key: str = ""
+    label: str = ""
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that determines the pixels."""
+        return {
+            "method": self.method.model_dump(mode="json"),
+            "outer": self.outer.model_dump(mode="json"),
+            "data": self.bench["digest"],
+            "ipc": self.ipc,
+            "seed": self.seed,
+            "arch": self.arch.name,
+            "numerics": self.numerics,
+            "storage": self.storage,
+            "start": self.start_key,
+        }
+
+    def rows(self) -> list[Tensor]:
+        """The chunks: rows of the whole set."""
+        parts = self.method.chunks(len(self.bench["classes"]), self.ipc)
+        return [torch.as_tensor(list(part)) for part in parts]
+
+    def shards(self) -> int:
+        """One a chunk."""
+        return len(self.rows())
+
+    def make(self, shard: int, out: Path, rt: Runtime) -> None:
+        """Run the chunk's outer loop; write its images, labels and curve."""
+        bench = open_bench(self.bench, self.store, rt)
+        networks = nets_for(self.arch, bench, rt)
+        ctx = RunContext(bench, self.ipc, self.seed, rt, networks, chunk=shard)
+        rows = self.rows()[shard]
+        initial = None if self.start is None else load_file(self.start)["images"][rows]
+        outcome = outer_loop(self.method, ctx, self.outer, rows, out, initial)
+        last = self.method.steps(self.outer)
+        for step, synth in [*outcome.kept.items(), (last, outcome.synth)]:
+            tensors = {"rows": rows, **_tensors(synth)}
+            save_file(tensors, out / f"step-{step:08d}.safetensors")
+        lines = "".join(canonical(line) + "\n" for line in outcome.metrics)
+        write_atomic(out / "metrics.jsonl", lines)
+        (out / SNAPSHOT).unlink(missing_ok=True)
+
+    def finish(self, parts: list[Path], folder: Path) -> None:
+        """Join the chunks into one set a kept step: `steps/<n>/`, the last also named `final`."""
+        names = sorted(p.name for p in parts[0].glob("step-*.safetensors"))
+        for name in names:
+            step = int(name.removeprefix("step-").removesuffix(".safetensors"))
+            merged = _merge([load_file(part / name) for part in parts])
+            self._distilled(merged, step).quantised().save(folder / "steps" / str(step))
+        curves = [_lines(part / "metrics.jsonl") for part in parts]
+        write_atomic(folder / "metrics.jsonl", _joined(curves))
+        drifts = [(p / "drift").read_text() for p in parts if (p / "drift").is_file()]
+        write_json(folder / "final.json", {"step": self.method.steps(self.outer), "drift": drifts})
+        for part in parts:
+            for name in names:
+                (part / name).unlink(missing_ok=True)
+
+    def load(self, folder: Path) -> Distilled:
+        """The set after the last step."""
+        return load(folder / "steps" / str(self.method.steps(self.outer)))
+
+    def _distilled(self, tensors: dict[str, Tensor], step: int) -> Distilled:
+        described = dict(self.bench)
+        classes = tuple(described.pop("classes"))
+        labels = tensors["labels"]
+        return Distilled(
+            images=tensors["images"].float(),
+            labels=labels if labels.dtype == torch.int64 else labels.float(),
+            label_kind="hard" if labels.dtype == torch.int64 else "logits",
+            of_class=tensors["of_class"],
+            classes=classes,
+            preprocess=self._preprocess(),
+            augment=self.method.augment_name(),
+            arch=self.arch.name,
+            lr=float(tensors["lr"]) if "lr" in tensors else None,
+            storage=self.storage,
+            data=described,
+            provenance={
+                "recipe": self.identity(),
+                "label": self.label,
+                "key": self.key(),
+                "step": step,
+                "papers": list(self.method.papers),
+            },
+        )
+
+    def _preprocess(self) -> Any:
+        return reopen(self.bench, self.store).preprocess
+
+
+def _tensors(synth: Synth) -> dict[str, Tensor]:
+    found = {"images": synth.images, "labels": synth.labels, "of_class": synth.of_class}
+    if synth.lr is not None:
+        found["lr"] = synth.lr
+    return {k: v.detach().cpu().contiguous() for k, v in found.items()}
+
+
+def _merge(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Chunks in any order -> tensors in row order; learned rates are averaged over chunks."""
+    order = torch.cat([p["rows"] for p in parts]).argsort()
+    merged = {
+        k: torch.cat([p[k] for p in parts])[order] for k in ("images", "labels", "of_class")
+    }
+    if "lr" in parts[0]:
+        merged["lr"] = torch.stack([p["lr"] for p in parts]).mean()
+    return merged
+
+
+def _lines(path: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _joined(curves: list[list[dict[str, float]]]) -> str:
+    if len(curves) == 1:
+        return "".join(canonical(line) + "\n" for line in curves[0])
+    tagged = [{"chunk": i, **line} for i, curve in enumerate(curves) for line in curve]
+    return "".join(canonical(line) + "\n" for line in tagged)

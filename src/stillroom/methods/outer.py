@@ -1,0 +1,273 @@
+"""The one outer loop: backward, rank sums, adjust, optimisers, snapshots, NaN guard."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from stillroom.errors import StillroomError
+from stillroom.files import canonical, sha256, write_atomic
+from stillroom.methods.base import Method, Optim, Outer, Synth
+from stillroom.methods.context import RunContext
+from stillroom.runtime import Interrupted
+
+SNAPSHOT = "snapshot.safetensors"
+SNAPSHOT_SECONDS = 30.0  # when to save never changes what is computed
+LOG_POINTS = 400
+
+
+@dataclass
+class Outcome:
+    """What a chunk's outer loop leaves: the last state, kept states, and the loss curve."""
+
+    synth: Synth
+    kept: dict[int, Synth]
+    metrics: list[dict[str, float]] = field(default_factory=list)
+
+
+def outer_loop(
+    method: Method,
+    ctx: RunContext,
+    outer: Outer,
+    rows: Tensor,
+    folder: Path,
+    initial: Tensor | None = None,
+) -> Outcome:
+    """Run (or go on with) the outer loop of one chunk.
+
+    rows int64 [N] index the whole set. `folder` holds the snapshot. `initial` float32 [N,ch,H,W]
+    replaces the images that the method would start from. Exactly `outer.steps` updates are made,
+    and what is returned is what came after the last of them.
+    Raises: StillroomError on NaN, or on a snapshot made under other conditions; Interrupted on
+    Ctrl-C, after a snapshot.
+    """
+    synth = method.start(ctx, rows)
+    if initial is not None:
+        if initial.shape != synth.images.shape:
+            raise StillroomError(
+                f"--init-from gives images of shape {list(initial.shape[1:])}, the data need "
+                f"{list(synth.images.shape[1:])}"
+            )
+        with torch.no_grad():
+            synth.images.copy_(initial)
+    loop = _Loop(method, ctx, outer, synth, folder)
+    loop.restore()
+    return loop.run()
+
+
+class _Loop:
+    """One chunk in progress; a snapshot holds all of it."""
+
+    def __init__(
+        self, method: Method, ctx: RunContext, outer: Outer, synth: Synth, folder: Path
+    ) -> None:
+        self.method, self.ctx, self.outer, self.synth = method, ctx, outer, synth
+        self.folder = folder
+        self.step = 0
+        self.kept: dict[int, Tensor] = {}
+        self.metrics: list[dict[str, float]] = []
+        self.optimisers = {
+            name: _optimiser(_settings(outer, name), tensor)
+            for name, tensor in synth.learnables().items()
+        }
+        self.total = method.steps(outer)
+        self.every = max(1, self.total // LOG_POINTS)
+
+    def run(self) -> Outcome:
+        """Steps until the total is reached."""
+        session = self.ctx.rt.session
+        session.begin(f"distil {type(self.method).__name__}", self.total, self.step)
+        saved = time.monotonic()
+        while self.step < self.total:
+            self._step()
+            if session.stop.is_set():
+                self.snapshot()
+                raise Interrupted
+            if time.monotonic() - saved > SNAPSHOT_SECONDS:
+                self.snapshot()
+                saved = time.monotonic()
+        session.end()
+        final = self._frozen(self.synth)
+        kept = {step: self._frozen_at(images) for step, images in self.kept.items()}
+        return Outcome(final, kept, self.metrics)
+
+    def _step(self) -> None:
+        it = self.step
+        for optimiser in self.optimisers.values():
+            optimiser.zero_grad(set_to_none=True)
+        total: Tensor | None = None
+        for term in self.method.loss(self.ctx, self.synth, it):
+            term.backward()  # type: ignore[no-untyped-call]
+            total = term.detach() if total is None else total + term.detach()
+        log = it % self.every == 0 or it + 1 == self.total
+        if total is not None and (log or self.ctx.device.type == "cpu"):
+            self._guard(float(total))
+        if self.method.adjust(self.ctx, self.synth, it):
+            for optimiser in self.optimisers.values():
+                optimiser.step()
+        self.step = it + 1
+        if log and total is not None:
+            extra = {k: float(v) for k, v in self.ctx.metrics.items()}
+            self.metrics.append({"step": self.step, "loss": float(total), **extra})
+            self.ctx.rt.session.update(self.step, loss=float(total))
+        if self.step in self.outer.keep and self.step < self.total:
+            self._guard_images()
+            self.kept[self.step] = self.synth.images.detach().clone()
+
+    def _guard(self, loss: float) -> None:
+        """Stop with a diagnosis as soon as the loss or a gradient is not finite."""
+        bad = [
+            name
+            for name, tensor in self.synth.learnables().items()
+            if tensor.grad is not None and not bool(tensor.grad.isfinite().all())
+        ]
+        if loss == loss and abs(loss) != float("inf") and not bad:
+            return
+        largest = float(self.synth.images.detach().abs().max())
+        before = ", ".join(f"{m['loss']:.4g}" for m in self.metrics[-3:]) or "none"
+        where = f" and in the gradient of the {' and '.join(bad)}" if bad else ""
+        raise StillroomError(
+            f"step {self.step + 1}: the loss is {loss}{where} (losses before: {before}; largest "
+            f"pixel in network space {largest:.3g}); lower --images.lr, now {self.outer.images.lr}"
+        )
+
+    def _guard_images(self) -> None:
+        if not bool(self.synth.images.isfinite().all()):
+            self._guard(float("nan"))
+
+    # -- snapshots -----------------------------------------------------------------------------
+
+    def snapshot(self) -> None:
+        """Write everything that the next steps depend on, in one file, whole or not at all."""
+        self._guard_images()
+        tensors = {f"synth.{k}": v for k, v in _fields(self.synth).items()}
+        tensors |= {f"kept.{step}": images for step, images in self.kept.items()}
+        numbers: dict[str, float] = {}
+        for name, value in self.synth.memory.items():
+            if isinstance(value, Tensor):
+                tensors[f"memory.{name}"] = value
+            else:
+                numbers[name] = value
+        for name, optimiser in self.optimisers.items():
+            for slot, value in optimiser.state_dict()["state"].get(0, {}).items():
+                if isinstance(value, Tensor):
+                    tensors[f"optimiser.{name}.{slot}"] = value
+        stored = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+        header = {
+            "step": self.step,
+            "numbers": numbers,
+            "metrics": self.metrics,
+            "conditions": self.ctx.rt.conditions(),
+            "digest": _digest(stored),
+        }
+        self.folder.mkdir(parents=True, exist_ok=True)
+        blob = save(stored, metadata={"stillroom": canonical(header)})
+        write_atomic(self.folder / SNAPSHOT, blob)
+
+    def restore(self) -> None:
+        """Go on from the snapshot, if there is one.
+
+        Raises: StillroomError if it was made on another device, torch or thread count.
+        """
+        path = self.folder / SNAPSHOT
+        if not path.is_file():
+            return
+        header, tensors = _read_snapshot(path)
+        self._check_conditions(header["conditions"], path)
+        self.step, self.metrics = int(header["step"]), list(header["metrics"])
+        with torch.no_grad():
+            for name, value in _fields(self.synth).items():
+                value.copy_(tensors[f"synth.{name}"])
+        device = self.ctx.device
+        self.synth.memory = dict(header["numbers"])
+        for name, value in tensors.items():
+            if name.startswith("memory."):
+                self.synth.memory[name.removeprefix("memory.")] = value.to(device)
+            elif name.startswith("kept."):
+                self.kept[int(name.removeprefix("kept."))] = value.to(device)
+        for name, optimiser in self.optimisers.items():
+            prefix = f"optimiser.{name}."
+            slots = {
+                k.removeprefix(prefix): v.to(device) if v.ndim else v
+                for k, v in tensors.items() if k.startswith(prefix)
+            }
+            if slots:
+                groups = optimiser.state_dict()["param_groups"]
+                optimiser.load_state_dict({"state": {0: slots}, "param_groups": groups})
+
+    def _check_conditions(self, before: dict[str, Any], path: Path) -> None:
+        now = self.ctx.rt.conditions()
+        changed = [f"{k} {before.get(k)} -> {now[k]}" for k in now if before.get(k) != now[k]]
+        if changed and not self.ctx.rt.allow_drift:
+            raise StillroomError(
+                f"{path.parent.name}: the snapshot at step {self.step or 'n'} was made under other "
+                f"conditions ({'; '.join(changed)}); restore them, or go on with --allow-drift "
+                "(then the bytes differ from an unbroken run)"
+            )
+        if changed:
+            self.ctx.rt.session.say(f"resuming under other conditions: {'; '.join(changed)}")
+            (self.folder / "drift").write_text("; ".join(changed) + "\n", encoding="utf-8")
+
+    def _frozen(self, synth: Synth) -> Synth:
+        parts: dict[str, Any] = {k: v.detach().clone() for k, v in _fields(synth).items()}
+        self._guard_images()
+        return Synth(**parts)
+
+    def _frozen_at(self, images: Tensor) -> Synth:
+        frozen = self._frozen(self.synth)
+        frozen.images = images
+        return frozen
+
+
+def _fields(synth: Synth) -> dict[str, Tensor]:
+    found = {"images": synth.images, "labels": synth.labels, "of_class": synth.of_class}
+    if synth.lr is not None:
+        found["lr"] = synth.lr
+    return found
+
+
+def _settings(outer: Outer, name: str) -> Optim:
+    chosen = {"images": outer.images, "labels": outer.labels, "rate": outer.rate}[name]
+    if chosen is None:
+        raise StillroomError(f"the method learns its {name}, so outer.{name} must name an optimiser")
+    return chosen
+
+
+def _optimiser(settings: Optim, tensor: Tensor) -> torch.optim.Optimizer:
+    make: dict[str, Callable[[Sequence[Tensor]], torch.optim.Optimizer]] = {
+        "sgd": lambda p: torch.optim.SGD(p, lr=settings.lr, momentum=settings.momentum),
+        "adam": lambda p: torch.optim.Adam(p, lr=settings.lr, betas=(settings.momentum, 0.999)),
+    }
+    return make[settings.kind]([tensor])
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    parts = [
+        [name, sha256(t.flatten().view(torch.uint8).numpy().tobytes())]
+        for name, t in sorted(tensors.items())
+    ]
+    return sha256(canonical(parts))
+
+
+def _read_snapshot(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as archive:
+            header: dict[str, Any] = json.loads((archive.metadata() or {})["stillroom"])
+            tensors = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118
+        if header["digest"] == _digest(tensors):
+            return header, tensors
+    except (SafetensorError, OSError, ValueError, KeyError):
+        pass
+    raise StillroomError(
+        f"{path.parent.parent.name}/{path.parent.name}/{SNAPSHOT}: damaged; remove the unfinished "
+        "run with: stillroom store gc"
+    )

@@ -1,0 +1,286 @@
+"""K networks of one architecture as one object: the fast path, and its plain twin.
+
+The only importer of `torch.func`. Two back ends compute the same thing: "loop" runs the networks in
+turn, "vmap" as one batched call on stacked tensors. `torch.compile` wraps whole functions, never a
+module inside a graph that is differentiated twice (docs/architecture.md, "Compiled second order").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, grad, grad_and_value, stack_module_state, vmap
+
+from stillroom.nets.zoo import Arch, feature_function
+from stillroom.rng import global_rng
+from stillroom.runtime import Runtime
+
+Params = dict[str, Tensor]
+Backend = Literal["loop", "vmap"]
+MICRO_BATCH = 32  # images of one compiled CPU forward: activations of 4 to 17 MB stay in cache
+
+
+@dataclass
+class Nets:
+    """Makes ensembles of one architecture and keeps what they share: skeletons, compiled code."""
+
+    arch: Arch
+    classes: int
+    channels: int
+    size: int
+    rt: Runtime
+    backend: Backend = "loop"
+    _cache: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def build(self, seed: int, *key: str | int) -> nn.Module:
+        """One freshly initialised module, its draw keyed, on the run's device and dtype."""
+        with global_rng(seed, *key):
+            net = self.arch.build(self.classes, self.channels, self.size)
+        return net.to(self.rt.device, self.rt.dtype)
+
+    def make(self, k: int, seed: int, *key: str | int) -> Ensemble:
+        """K networks; network i is keyed by (seed, *key, i), so K does not change network 0."""
+        return self.wrap([self.build(seed, *key, i) for i in range(k)])
+
+    def seeded(self, seeds: Sequence[int], *key: str | int) -> Ensemble:
+        """One network a seed."""
+        return self.wrap([self.build(seed, *key) for seed in seeds])
+
+    def wrap(self, modules: Sequence[nn.Module]) -> Ensemble:
+        """Take over the weights of given modules of this architecture."""
+        self._cache.setdefault("skeleton", modules[0])
+        return Ensemble(self, modules)
+
+    @property
+    def skeleton(self) -> nn.Module:
+        """The module through which all weights are called."""
+        return self._cache["skeleton"]  # type: ignore[no-any-return]
+
+    def has_batchnorm(self) -> bool:
+        """Whether statistics are taken over a batch, which then cannot be split."""
+        if "skeleton" not in self._cache:
+            self._cache["skeleton"] = self.build(0, "probe")
+        return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.skeleton.modules())
+
+    def function(self, name: str, make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
+        """The function `name`, compiled where the runtime says so, made once."""
+        if name not in self._cache:
+            made = make()
+            self._cache[name] = torch.compile(made, dynamic=False) if self.rt.compile else made
+        return self._cache[name]  # type: ignore[no-any-return]
+
+    def activation_bytes(self) -> int:
+        """Bytes of all layer outputs for one image: a static estimate, from a dry run."""
+        if "activations" not in self._cache:
+            total = 0
+
+            def add(module: nn.Module, inputs: Any, output: Any) -> None:
+                nonlocal total
+                if isinstance(output, Tensor) and not list(module.children()):
+                    total += output.numel() * output.element_size()
+
+            net = self.build(0, "probe").eval()
+            hooks = [m.register_forward_hook(add) for m in net.modules()]
+            with torch.no_grad():
+                net(self._zeros(1))
+            for hook in hooks:
+                hook.remove()
+            self._cache["activations"] = total
+        return int(self._cache["activations"])
+
+    def forward_flops(self) -> int:
+        """Floating-point operations (2 a multiply-add) of one image's forward."""
+        if "flops" not in self._cache:
+            from torch.utils.flop_counter import FlopCounterMode
+
+            net = self.build(0, "probe").eval()
+            with FlopCounterMode(display=False) as counter, torch.no_grad():
+                net(self._zeros(1))
+            self._cache["flops"] = counter.get_total_flops()
+        return int(self._cache["flops"])
+
+    def _zeros(self, n: int) -> Tensor:
+        shape = (n, self.channels, self.size, self.size)
+        return torch.zeros(shape, device=self.rt.device, dtype=self.rt.dtype)
+
+
+class Ensemble:
+    """K networks: `members` (loop) or stacked tensors (vmap); parameters are plain leaf tensors."""
+
+    def __init__(self, nets: Nets, modules: Sequence[nn.Module]) -> None:
+        self.nets = nets
+        self.k = len(modules)
+        self.stacked = nets.backend == "vmap" and self.k > 1
+        if self.stacked:
+            params, buffers = stack_module_state(list(modules))
+            self.params: list[Params] = [{n: p.detach() for n, p in params.items()}]
+            self.buffers: list[Params] = [{n: b.detach() for n, b in buffers.items()}]
+        else:
+            self.params = [{n: p.detach() for n, p in m.named_parameters()} for m in modules]
+            self.buffers = [{n: b.detach() for n, b in m.named_buffers()} for m in modules]
+
+    def leaves(self) -> list[Tensor]:
+        """All parameter tensors, switched to require gradients (for training)."""
+        return [p.requires_grad_() for member in self.params for p in member.values()]
+
+    def member(self, i: int) -> tuple[Params, Params]:
+        """Parameters and buffers of network i, by name."""
+        if not self.stacked:
+            return self.params[i], self.buffers[i]
+        params = {n: p[i] for n, p in self.params[0].items()}
+        return params, {n: b[i] for n, b in self.buffers[0].items()}
+
+    def features(self, x: Tensor, train: bool = False) -> Tensor:
+        """x float [B,ch,H,W] (shared) or [K,B,ch,H,W] -> float32 features [K,B,D]."""
+        return self._forward("features", x, train)
+
+    def logits(self, x: Tensor, train: bool = False) -> Tensor:
+        """x float [B,ch,H,W] (shared) or [K,B,ch,H,W] -> float32 logits [K,B,C]."""
+        return self._forward("logits", x, train)
+
+    def grads(self, x: Tensor, y: Tensor) -> list[Params]:
+        """Weight gradients of the mean cross-entropy, one dict a network, without a graph."""
+        compute = self._function("grads", train=True)
+        with self.nets.rt.autocast():
+            return [
+                {n: g.detach() for n, g in compute(p, b, x, y).items()}
+                for p, b in (self.member(i) for i in range(self.k))
+            ]
+
+    def match(
+        self, x: Tensor, y: Tensor, target: Sequence[Params], distance: Callable[..., Tensor]
+    ) -> Tensor:
+        """Mean over networks of distance(gradient on (x, y), target), differentiable in x.
+
+        Value and image gradient leave one function, compiled where the runtime says so, through
+        `Precomputed`; so nothing compiled is ever differentiated twice. `distance` takes two dicts
+        of gradients by parameter name and returns a scalar.
+        """
+
+        def make() -> Callable[..., tuple[Tensor, Tensor]]:
+            weight_gradient = self._plain("grads")
+
+            def compute(p: Params, b: Params, x: Tensor, y: Tensor, t: Params) -> Any:
+                return grad_and_value(lambda z: distance(weight_gradient(p, b, z, y), t))(x)
+
+            return compute
+
+        # Second order stays in float32 whatever the numerics: bf16 changes this gradient by 8 %.
+        self._mode(train=True)
+        compute = self.nets.function(f"match:{distance.__qualname__}", make)
+        terms = []
+        for i in range(self.k):
+            slope, value = compute(*self.member(i), x.detach(), y, target[i])
+            terms.append(Precomputed.apply(x, value.detach(), slope.detach()))
+        return torch.stack(terms).mean()
+
+    def unroll(
+        self, batches: Sequence[tuple[Tensor, Tensor]], lr: Tensor, engine: str = "unrolled"
+    ) -> list[Params]:
+        """Train on `batches` by plain SGD, keeping the graph; returns the final parameters.
+
+        batches: one (x, y) an inner step; lr a scalar tensor. Gradients reach every x, y and lr.
+        """
+        if engine != "unrolled":
+            raise ValueError(f"engine={engine!r}: only 'unrolled' exists")
+        self._mode(train=True)
+        finals = []
+        for i in range(self.k):
+            params, buffers = self.member(i)
+            params = {n: p.detach().requires_grad_() for n, p in params.items()}
+            for x, y in batches:
+                logits = functional_call(self.nets.skeleton, (params, buffers), (x,))
+                loss = F.cross_entropy(logits.to(self.nets.rt.dtype), y)
+                slopes = torch.autograd.grad(loss, list(params.values()), create_graph=True)
+                params = {
+                    n: p - lr * g for (n, p), g in zip(params.items(), slopes, strict=True)
+                }
+            finals.append(params)
+        return finals
+
+    # -- internals -----------------------------------------------------------------------------
+
+    def _forward(self, what: str, x: Tensor, train: bool) -> Tensor:
+        call = self._function(what, train)
+        own = x.ndim == 5  # every network has a batch of its own
+        with self.nets.rt.autocast():
+            if self.stacked:
+                mapped = vmap(call, in_dims=(0, 0, 0 if own else None), randomness="different")
+                out = mapped(self.params[0], self.buffers[0], x)
+            else:
+                out = torch.stack([
+                    self._pieces(call, *self.member(i), x[i] if own else x, train)
+                    for i in range(self.k)
+                ])
+        return out.to(self.nets.rt.dtype)
+
+    def _pieces(self, call: Callable[..., Tensor], p: Params, b: Params, x: Tensor,
+                train: bool) -> Tensor:
+        """Without a graph, run in pieces of one fixed size; padded, so that one shape compiles."""
+        whole = torch.is_grad_enabled() and (x.requires_grad or next(iter(p.values())).requires_grad)
+        splits = self.nets.rt.device.type == "cpu" and not (train and self.nets.has_batchnorm())
+        if whole or not splits or len(x) <= MICRO_BATCH:
+            return call(p, b, x)
+        parts = [call(p, b, piece) for piece in _padded(x, MICRO_BATCH)]
+        return torch.cat(parts)[: len(x)]
+
+    def _mode(self, train: bool) -> None:
+        if self.nets.skeleton.training != train:
+            self.nets.skeleton.train(train)
+
+    def _function(self, what: str, train: bool) -> Callable[..., Any]:
+        self._mode(train)
+        return self.nets.function(f"{what}:{train}", lambda: self._plain(what))
+
+    def _plain(self, what: str) -> Callable[..., Any]:
+        skeleton = self.nets.skeleton
+        if what == "features":
+            wrapped = _Features(skeleton)
+            return lambda p, b, x: functional_call(
+                wrapped, ({f"net.{n}": v for n, v in p.items()},
+                          {f"net.{n}": v for n, v in b.items()}), (x,))
+        if what == "logits":
+            return lambda p, b, x: functional_call(skeleton, (p, b), (x,))
+
+        def loss(p: Params, b: Params, x: Tensor, y: Tensor) -> Tensor:
+            return F.cross_entropy(functional_call(skeleton, (p, b), (x,)).to(x.dtype), y)
+
+        return grad(loss)
+
+
+class _Features(nn.Module):
+    """The feature half of a network as a module of its own, for `functional_call`."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        self.compute = feature_function(net)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.compute(x)
+
+
+class Precomputed(torch.autograd.Function):
+    """A scalar whose gradient is already known: the door between compiled code and autograd."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, value: Tensor, slope: Tensor) -> Tensor:
+        ctx.save_for_backward(slope)
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, None, None]:
+        (slope,) = ctx.saved_tensors
+        return outputs[0] * slope, None, None
+
+
+def _padded(x: Tensor, size: int) -> list[Tensor]:
+    missing = -len(x) % size
+    if missing:
+        x = torch.cat([x, x.new_zeros((missing, *x.shape[1:]))])
+    return list(x.split(size))

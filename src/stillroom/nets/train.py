@@ -1,0 +1,125 @@
+"""The only classifier training loop: students now; teachers, experts and originals later.
+
+K networks are trained at once (see `Ensemble`); network i draws from its own keyed generators, so
+its weights do not depend on how many others train beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stillroom.data.augment import Strategy, apply, draw
+from stillroom.nets.ensemble import Ensemble
+from stillroom.rng import rng
+from stillroom.types import LabelKind
+
+Schedule = Literal["constant", "cosine", "step"]
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a classifier is trained: everything but the data and the seed."""
+
+    epochs: int
+    batch: int
+    lr: float
+    momentum: float
+    weight_decay: float
+    schedule: Schedule
+    augment: Strategy
+    labels: LabelKind = "hard"
+
+
+@dataclass(frozen=True)
+class Images:
+    """Training images, given by a function of rows so that a full data set need not be float.
+
+    take(rows int64 [B] on CPU) -> float [B,ch,H,W] in network space; labels int64 [N] or
+    float [N,C], on the same device as the images.
+    """
+
+    take: Callable[[Tensor], Tensor]
+    labels: Tensor
+    size: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def rate(training: Training, epoch: int) -> float:
+    """The learning rate of an epoch (0-based)."""
+    if training.schedule == "cosine":
+        return training.lr * 0.5 * (1 + math.cos(math.pi * epoch / training.epochs))
+    if training.schedule == "step":
+        return training.lr * (0.1 if epoch >= training.epochs // 2 else 1.0)
+    return training.lr
+
+
+def loss_of(logits: Tensor, labels: Tensor, kind: LabelKind) -> Tensor:
+    """Cross-entropy of logits [B,C] with labels int64 [B], probabilities or logits [B,C]."""
+    return F.cross_entropy(logits, labels.softmax(1) if kind == "logits" else labels)
+
+
+def train(
+    nets: Ensemble,
+    data: Images,
+    training: Training,
+    seeds: Sequence[int],
+    on_epoch: Callable[[int, float], None] | None = None,
+) -> None:
+    """Train all networks in place by SGD; seeds[i] keys the shuffles and augmentations of net i.
+
+    on_epoch(epochs done, mean loss over networks of the last batch) is called after every epoch.
+    """
+    leaves = nets.leaves()
+    optimiser = torch.optim.SGD(
+        leaves, lr=training.lr, momentum=training.momentum, weight_decay=training.weight_decay
+    )
+    last = torch.zeros(())
+    for epoch in range(training.epochs):
+        for group in optimiser.param_groups:
+            group["lr"] = rate(training, epoch)
+        orders = [torch.randperm(len(data), generator=rng(s, "shuffle", epoch)) for s in seeds]
+        for step, begin in enumerate(range(0, len(data), training.batch)):
+            rows = [order[begin : begin + training.batch] for order in orders]
+            batches = [
+                _augmented(data, r, training.augment, seed, epoch, step)
+                for r, seed in zip(rows, seeds, strict=True)
+            ]
+            optimiser.zero_grad(set_to_none=True)
+            logits = nets.logits(torch.stack(batches), train=True)
+            losses = [
+                loss_of(out, data.labels[r.to(data.labels.device)], training.labels)
+                for out, r in zip(logits, rows, strict=True)
+            ]
+            torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            last = torch.stack([loss.detach() for loss in losses]).mean()
+        if on_epoch is not None:
+            on_epoch(epoch + 1, float(last))
+    for leaf in leaves:
+        leaf.requires_grad_(False)
+
+
+def _augmented(
+    data: Images, rows: Tensor, strategy: Strategy, seed: int, epoch: int, step: int
+) -> Tensor:
+    drawn = draw(strategy, len(rows), data.size, rng(seed, "augment", epoch, step))
+    return apply(data.take(rows), drawn)
+
+
+@torch.no_grad()
+def predict(nets: Ensemble, data: Images, batch: int = 1024) -> Tensor:
+    """Predicted classes int64 [K,N] on CPU, in evaluation mode, without augmentation."""
+    parts = [
+        nets.logits(data.take(torch.arange(i, min(i + batch, len(data))))).argmax(2).cpu()
+        for i in range(0, len(data), batch)
+    ]
+    return torch.cat(parts, dim=1)

@@ -1,0 +1,107 @@
+"""ResNet-18 with the stem of small images; keys named as torchvision's.
+
+Source: He et al. 2016 (arXiv:1512.03385) in the CIFAR form of VICO-UoE/DatasetCondensation, spec
+section 2.2.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from torch import Tensor, nn
+
+from stillroom.nets.zoo.convnet import after, check_side, norm_layer
+from stillroom.nets.zoo.names import Spec
+
+_WIDTHS = (64, 128, 256, 512)
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions and a shortcut. [B,I,H,W] -> [B,O,H/stride,W/stride].
+
+    With `pooled`, a stride is replaced by 2x2 average pooling: on the main path after conv1, norm
+    and ReLU, on the shortcut between its convolution and its norm (the AP variants).
+    """
+
+    def __init__(self, wide: int, width: int, stride: int, norm: str, pooled: bool) -> None:
+        super().__init__()
+        step = 1 if pooled else stride
+        shrink = nn.AvgPool2d(2) if pooled and stride == 2 else nn.Identity()
+        self.conv1 = nn.Conv2d(wide, width, 3, stride=step, padding=1, bias=False)
+        self.bn1 = norm_layer(norm, width, 0)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = norm_layer(norm, width, 0)
+        self.relu = nn.ReLU()
+        self.shrink = shrink
+        self.downsample: nn.Module | None = None
+        if stride != 1 or wide != width:
+            # named, not numbered: the pooling between them must not move the norm's key from 1
+            self.downsample = nn.Sequential(
+                OrderedDict[str, nn.Module](
+                    [
+                        ("0", nn.Conv2d(wide, width, 1, stride=step, bias=False)),
+                        ("pool", nn.AvgPool2d(2) if pooled and stride == 2 else nn.Identity()),
+                        ("1", norm_layer(norm, width, 0)),
+                    ]
+                )
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """float [B,I,H,W] -> [B,O,H',W']."""
+        out = self.shrink(self.relu(self.bn1(self.conv1(x))))
+        out = self.bn2(self.conv2(out))
+        shortcut = x if self.downsample is None else self.downsample(x)
+        y: Tensor = self.relu(out + shortcut)
+        return y
+
+
+class ResNet(nn.Module):
+    """Stem, four stages of two blocks, `fc`; keys conv1, bn1, layer1.0.conv1, ..., fc.
+
+    Instance norm keeps the key `bn1`: it is the norm's place, whatever the norm is.
+    """
+
+    def __init__(self, spec: Spec, classes: int, channels: int, size: int) -> None:
+        super().__init__()
+        pooled = spec.pool == "ap"
+        self.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
+        self.bn1 = norm_layer(spec.norm, 64, 0)
+        self.relu = nn.ReLU()
+        self.layer1 = _stage(64, 64, 1, spec.norm, pooled)
+        self.layer2 = _stage(64, 128, 2, spec.norm, pooled)
+        self.layer3 = _stage(128, 256, 2, spec.norm, pooled)
+        self.layer4 = _stage(256, 512, 2, spec.norm, pooled)
+        side = size
+        for _ in _WIDTHS[1:]:
+            side = side // 2 if pooled else after(side, 3, 1, stride=2)
+            check_side(side, spec.text, size)
+        # The AP variants have no global pooling, as in the reference: 8192 features at 32 px,
+        # 4608 at 28 px. The others pool what is there, which at 32 px is the reference's 4x4.
+        self.avgpool = nn.Identity() if pooled else nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(512 * side * side if pooled else 512, classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        """float [B,ch,H,W] -> flat features [B,512], or [B, 512 * side * side] for AP."""
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        pooled: Tensor = self.avgpool(x)
+        return pooled.flatten(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """float [B,ch,H,W] -> logits [B,C]."""
+        logits: Tensor = self.fc(self.features(x))
+        return logits
+
+
+def resnet18(spec: Spec, classes: int, channels: int, size: int) -> ResNet:
+    """Return ResNet-18 with a 3x3 stem of stride 1; instance norm unless the name says -bn.
+
+    Raises: StillroomError if an AP variant meets images below 8 px.
+    """
+    return ResNet(spec, classes, channels, size)
+
+
+def _stage(wide: int, width: int, stride: int, norm: str, pooled: bool) -> nn.Sequential:
+    return nn.Sequential(
+        Block(wide, width, stride, norm, pooled), Block(width, width, 1, norm, pooled)
+    )

@@ -1,0 +1,234 @@
+"""Recipes: YAML, flags and Python all become one frozen `Recipe` through one validator."""
+
+from __future__ import annotations
+
+import importlib
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+
+from stillroom.config import Model
+from stillroom.errors import StillroomError, suggest
+from stillroom.methods import METHODS, PRESETS
+from stillroom.methods.base import Method, Outer
+
+MAX_RECIPE_BYTES = 2**20
+
+
+class EvaluateSpec(Model):
+    """One evaluation that a recipe asks for."""
+
+    protocol: str = Field("quick@1", description="name@version of the protocol")
+    archs: tuple[str, ...] = Field(("auto",), description="student architectures")
+    seeds: int = Field(3, ge=1, strict=True, description="students per architecture")
+    baselines: bool = Field(True, description="random and coreset rows beside it")
+
+
+class Recipe(Model):
+    """One row: what is distilled from what, how. Device, threads and folders are no part of it."""
+
+    name: str = Field("", description="the preset or recipe that this came from")
+    benchmark: str = Field(description="data: a name, hf:owner/name, or a folder")
+    ipc: int = Field(ge=1, le=10**6, strict=True, description="images per class")
+    method: Method = Field(description="kind and hyper-parameters")
+    arch: str = Field("auto", description="network of the distiller; auto follows the image size")
+    seed: int = Field(0, ge=0, strict=True, description="every draw is a function of it")
+    numerics: Literal["float32", "tf32", "bf16", "float64"] = Field(
+        "float32", description="part of the key: it changes the result"
+    )
+    storage: Literal["auto", "float32", "float16", "uint8"] = Field(
+        "auto", description="how images are kept: auto is uint8 for chosen ones, else float32"
+    )
+    outer: Outer = Field(Outer(), description="outer loop")
+    evaluate: tuple[EvaluateSpec, ...] = Field((), description="evaluations to run afterwards")
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _by_kind(cls, value: Any) -> Any:
+        if isinstance(value, Method):
+            return value
+        if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
+            raise ValueError("must be a mapping with a kind, such as {kind: distribution_matching}")
+        return method_class(value["kind"])(**value)
+
+    @property
+    def stored_as(self) -> Literal["float32", "float16", "uint8"]:
+        """The storage that "auto" stands for: whole pixels only where images are real ones."""
+        if self.storage != "auto":
+            return self.storage
+        chosen = getattr(self.method, "rule", None) in ("random", "herding", "k-center", "k-means")
+        return "uint8" if chosen and not getattr(self.method, "centroids", False) else "float32"
+
+
+def method_class(kind: str) -> type[Method]:
+    """Look a family up by kind, or by `pkg.mod:Class` as the user wrote it.
+
+    Raises: ValueError (which the validator turns into one line) if there is none.
+    """
+    if kind in METHODS:
+        return METHODS[kind]
+    if ":" not in kind:
+        raise ValueError(f"kind {kind!r} is unknown; known: {', '.join(METHODS)} "
+                         f"(or pkg.mod:Class){suggest(kind, METHODS)}")
+    module, _, name = kind.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"kind {kind!r} does not import: {error}") from None
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise ValueError(f"kind {kind!r} is not a subclass of stillroom.methods.base.Method")
+    return found
+
+
+def validate(value: Any, source: str) -> Recipe:
+    """Turn a dict into a Recipe.
+
+    Raises: StillroomError that names `source`, the key, what is wrong and the nearest known key.
+    """
+    if not isinstance(value, dict):
+        raise StillroomError(f"{source}: a recipe must be a mapping of keys to values")
+    try:
+        return Recipe(**value)
+    except ValidationError as error:
+        raise StillroomError(f"{source}: " + explain(error)) from None
+    except TypeError as error:
+        raise StillroomError(f"{source}: {error}") from None
+
+
+def explain(error: ValidationError) -> str:
+    """One line for all problems of a failed validation."""
+    lines = []
+    for problem in error.errors():
+        path = [str(part) for part in problem["loc"]]
+        key = ".".join(path) or "recipe"
+        message = problem["msg"].removeprefix("Value error, ")
+        inner = problem.get("ctx", {}).get("error")
+        if isinstance(inner, ValidationError):
+            message = explain(inner)
+        if problem["type"] == "extra_forbidden":
+            message = "unknown key" + suggest(path[-1], _siblings(path))
+        elif problem["type"] not in ("missing", "value_error"):
+            message += f" (got {str(problem['input'])[:60]!r})"
+        lines.append(f"{key}: {message}")
+    return "; ".join(dict.fromkeys(lines))
+
+
+def _siblings(path: list[str]) -> list[str]:
+    """Names that could have been meant: fields of every model that a recipe holds."""
+    models: list[type[Model]] = [Outer, EvaluateSpec, *METHODS.values()]
+    if len(path) == 1:
+        models = [Recipe]
+    return [name for model in models for name in model.model_fields]
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a recipe file.
+
+    Raises: StillroomError naming the file and line if it is absent, too large or not YAML.
+    """
+    import yaml
+
+    try:
+        if path.stat().st_size > MAX_RECIPE_BYTES:
+            raise StillroomError(f"{path}: larger than 1 MiB, so not a recipe")
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        near = suggest(str(path), [r.name for r in packaged()])
+        raise StillroomError(f"{path}: no such recipe file{near}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        where = " ".join(str(error).split())[:160]
+        raise StillroomError(f"{path}: not readable as YAML: {where}") from None
+    except OSError as error:
+        raise StillroomError(f"{path}: {error.strerror or error}") from None
+    if not isinstance(value, dict):
+        raise StillroomError(f"{path}: a recipe must be a mapping of keys to values")
+    return value
+
+
+class Packaged(Model):
+    """A recipe inside the package: `name` is `<preset>/<benchmark>-ipc<k>`."""
+
+    name: str
+    path: Path
+
+
+def packaged() -> list[Packaged]:
+    """All recipes inside the package, sorted by name."""
+    root = Path(str(resources.files("stillroom") / "recipes"))
+    found = sorted(root.glob("*/*.yaml"))
+    return [Packaged(name=f.relative_to(root).with_suffix("").as_posix(), path=f) for f in found]
+
+
+def find_row(preset: str, benchmark: str, ipc: int) -> Packaged | None:
+    """The packaged row of a preset for a benchmark and ipc, if there is one."""
+    wanted = f"{preset}/{benchmark}-ipc{ipc}"
+    return next((r for r in packaged() if r.name == wanted), None)
+
+
+def load_recipe(name: str) -> tuple[dict[str, Any], str]:
+    """Read a recipe by path or packaged name; returns (dict, source)."""
+    inside = next((r for r in packaged() if r.name == name), None)
+    path = inside.path if inside else Path(name)
+    value = read_yaml(path)
+    value.setdefault("name", name if inside else path.stem)
+    return value, name
+
+
+def from_preset(
+    preset: str, benchmark: str, ipc: int, given: dict[str, Any]
+) -> tuple[Recipe, str | None]:
+    """Preset defaults, overridden by the packaged row, overridden by what was given.
+
+    `given` is a partial recipe dict (method, outer, arch, ...) that holds only explicit choices.
+    Returns (recipe, name of the row or None).
+    """
+    if preset not in PRESETS:
+        raise StillroomError(
+            f"method {preset!r} is unknown; known: {', '.join(PRESETS)}{suggest(preset, PRESETS)}"
+        )
+    chosen = PRESETS[preset]
+    base: dict[str, Any] = {
+        "name": preset,
+        "benchmark": benchmark,
+        "ipc": ipc,
+        "method": {"kind": chosen.kind, **chosen.method},
+        "outer": dict(chosen.outer),
+    }
+    row = find_row(preset, Path(benchmark).name, ipc)
+    if row is not None:
+        base = merged(base, {k: v for k, v in read_yaml(row.path).items() if k != "benchmark"})
+        base["evaluate"] = ()  # a row's evaluations run when it is run by its own name
+    return validate(merged(base, given), f"distill {preset}"), row.name if row else None
+
+
+def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` laid over `base`, mapping by mapping."""
+    out = dict(base)
+    for key, value in over.items():
+        old = out.get(key)
+        out[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return out
+
+
+def with_overrides(value: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """Lay `key.sub=value` texts over a recipe dict; values are read as YAML.
+
+    Raises: StillroomError if one has no '=' or is not YAML.
+    """
+    import yaml
+
+    for text in overrides:
+        key, equals, raw = text.partition("=")
+        if not equals or not key:
+            raise StillroomError(f"override {text!r} must look like key.sub=value")
+        try:
+            parsed = yaml.safe_load(raw)
+        except yaml.YAMLError:
+            raise StillroomError(f"override {text!r}: the value is not readable as YAML") from None
+        nested: Any = parsed
+        for part in reversed(key.split(".")):
+            nested = {part: nested}
+        value = merged(value, nested)
+    return value

@@ -1,0 +1,196 @@
+"""`stillroom distill`: obtain what is needed, run the outer loop, publish the set."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stillroom.artefacts.opened import nets_for
+from stillroom.artefacts.store import Store, obtain
+from stillroom.data.benchmarks import Benchmark
+from stillroom.distilled import Distilled, load
+from stillroom.errors import StillroomError
+from stillroom.files import fresh_folder, read_json, sha256, sha256_file
+from stillroom.methods.distil import Distil
+from stillroom.nets.zoo import Arch, default_arch, resolve
+from stillroom.recipe import Recipe
+from stillroom.run import machine as machines
+from stillroom.run.estimate import Estimate, distil_estimate
+from stillroom.run.options import Machine
+from stillroom.run.publish import owner_key, publish
+from stillroom.runtime import Runtime, Session, environment
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything decided before work starts."""
+
+    stage: Distil
+    bench: Benchmark
+    rt: Runtime
+    store: Store
+    estimate: Estimate
+    out: Path | None
+    row: str | None
+
+
+def plan(
+    recipe: Recipe,
+    bench: Benchmark,
+    machine: Machine,
+    session: Session,
+    *,
+    store: Store,
+    out: Path | None = None,
+    net: str | Callable[..., Any] | None = None,
+    init_from: Path | None = None,
+    row: str | None = None,
+    force: bool = False,
+) -> Plan:
+    """Check everything that can be checked before the first step.
+
+    Raises: StillroomError if a class is too small, memory cannot suffice, `out` holds something
+    else, or a name is unknown.
+    """
+    arch = choose_arch(net if net is not None else recipe.arch, bench.size)
+    check_ipc(recipe, bench)
+    start, start_key = _start(init_from, bench, recipe, store)
+    stage = Distil(
+        method=recipe.method,
+        outer=recipe.outer,
+        bench=bench.describe(),
+        ipc=recipe.ipc,
+        seed=recipe.seed,
+        arch=arch,
+        numerics=recipe.numerics,
+        storage=recipe.stored_as,
+        store=store.root,
+        start=start,
+        start_key=start_key,
+        label=recipe.name,
+    )
+    bare = machines.runtime(machine, recipe.numerics, 0, session)
+    nets = nets_for(arch, bench, dataclasses.replace(bare, session=Session()))
+    estimate = distil_estimate(recipe, bench, nets)
+    rt = machines.runtime(machine, recipe.numerics, estimate.flops, session)
+    estimate.refuse_if_too_large(rt.device)
+    if out is not None:
+        _check_out(out, stage.key(), force)
+    return Plan(stage, bench, rt, store, estimate, out, row)
+
+
+def distil(planned: Plan, machine: Machine) -> Distilled:
+    """Run a plan; returns the set after the last step, and publishes it if the plan has an `out`."""
+    began = time.perf_counter()
+    key = planned.stage.key()
+    cached = planned.store.complete(key)
+    data: Distilled = obtain(
+        planned.store, planned.stage, machines.executor(machine), planned.rt
+    )
+    if planned.out is not None and owner_key(planned.out) != key:
+        run = {
+            **environment(planned.rt),
+            "seconds": time.perf_counter() - began,
+            "from_store": cached,
+            "workers": machine.workers,
+            "row": planned.row,
+            "drift": read_json(planned.store.folder(key) / "final.json")["drift"],
+        }
+        publish(planned.store.folder(key), planned.out, key, run)
+    return data
+
+
+def choose_arch(arch: str | Callable[..., Any], size: int) -> Arch:
+    """The architecture that a name, import path or callable stands for; "auto" by image size."""
+    return resolve(default_arch(size) if arch == "auto" else arch)
+
+
+def check_ipc(recipe: Recipe, bench: Benchmark) -> None:
+    """Refuse an ipc that a class cannot give.
+
+    Raises: StillroomError naming the smallest class.
+    """
+    if getattr(recipe.method, "init", "real") != "real":
+        return
+    sizes = {c: len(bench.train.rows_of(i)) for i, c in enumerate(bench.classes)}
+    name = min(sizes, key=lambda c: sizes[c])
+    if sizes[name] < recipe.ipc:
+        raise StillroomError(
+            f"ipc={recipe.ipc} but class {name!r} has {sizes[name]} training images; "
+            "lower --ipc or drop the class"
+        )
+
+
+def _check_out(out: Path, key: str, force: bool) -> None:
+    """Refuse to overwrite what is not this run's."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise StillroomError(f"--out {out} is a file; name a folder")
+    held = owner_key(out)
+    if held is None and any(out.iterdir()):
+        raise StillroomError(
+            f"--out {out} holds files that are not a stillroom set; name an empty or new folder"
+        )
+    if held is not None and held != key and not force:
+        raise StillroomError(
+            f"--out {out} holds another run ({held}, this one is {key}); "
+            "name another folder, or overwrite it with --force"
+        )
+
+
+def _start(
+    init_from: Path | None, bench: Benchmark, recipe: Recipe, store: Store
+) -> tuple[Path | None, str]:
+    """Bring the images of `--init-from` into the store, in network space, class-major."""
+    if init_from is None:
+        return None, ""
+    import torch
+    from safetensors.torch import save_file
+
+    images = _start_images(init_from, bench, recipe, store)
+    digest = sha256(images.contiguous().numpy().tobytes())[:16]
+    folder = store.root / f"start-{digest}"
+    if not (folder / "images.safetensors").is_file():
+        with fresh_folder(folder) as fresh:
+            save_file({"images": images.contiguous().to(torch.float32)}, fresh / "images.safetensors")
+    return folder / "images.safetensors", digest
+
+
+def _start_images(init_from: Path, bench: Benchmark, recipe: Recipe, store: Store) -> Any:
+    import torch
+
+    if (init_from / "meta.json").is_file():
+        given = load(init_from)
+        if given.classes != bench.classes:
+            raise StillroomError(
+                f"--init-from {init_from}: its classes are not those of the data; "
+                f"first {given.classes[0]!r} against {bench.classes[0]!r}"
+            )
+        pixels = given.preprocess.invert(given.images)
+        of_class = given.of_class
+    elif init_from.is_dir():
+        from stillroom.data.benchmarks import folder_images
+
+        pixels, of_class = folder_images(init_from, bench, store.root)
+    else:
+        raise StillroomError(f"--init-from {init_from}: neither a set nor a class folder")
+    picked = []
+    for c, name in enumerate(bench.classes):
+        rows = (of_class == c).nonzero().squeeze(1)[: recipe.ipc]
+        if len(rows) < recipe.ipc:
+            raise StillroomError(
+                f"--init-from {init_from}: class {name!r} has {len(rows)} images, "
+                f"ipc={recipe.ipc} needs as many; lower --ipc"
+            )
+        picked.append(pixels[rows])
+    return bench.preprocess.apply(torch.cat(picked))
+
+
+def out_digest(folder: Path) -> str:
+    """Digest of a published set: of its metadata, which hold the digests of its tensors."""
+    return sha256_file(folder / "meta.json")[:16]

@@ -1,0 +1,83 @@
+"""What a run will cost, before it starts: `--plan`. Estimates are said to be estimates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from stillroom.data.benchmarks import Benchmark
+from stillroom.errors import StillroomError
+from stillroom.methods.distribution_matching import DistributionMatching
+from stillroom.nets.ensemble import Nets
+from stillroom.recipe import Recipe
+from stillroom.runtime import Runtime, available_memory
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Steps, floating-point operations, peak bytes of memory, bytes on disk."""
+
+    steps: int
+    flops: float
+    memory: int
+    disk: int
+    images: int
+
+    def refuse_if_too_large(self, device: torch.device) -> None:
+        """Refuse before work starts what cannot fit.
+
+        Raises: StillroomError naming need, supply and the remedy.
+        """
+        supply = available_memory(device)
+        if self.memory > supply:
+            raise StillroomError(
+                f"this run needs about {self.memory / 2**30:.1f} GiB of memory on {device} and "
+                f"{supply / 2**30:.1f} GiB are free; lower --ipc, --batch-real or --size"
+            )
+
+
+def distil_estimate(recipe: Recipe, bench: Benchmark, nets: Nets) -> Estimate:
+    """Static costs of a distillation: real forwards, synthetic forwards and backwards."""
+    classes = len(bench.classes)
+    n = classes * recipe.ipc
+    pixels = bench.channels * bench.size**2 * 4
+    steps = recipe.method.steps(recipe.outer)
+    flops, memory = 0.0, 3 * n * pixels + (bench.train.nbytes + bench.test.nbytes)
+    if steps and isinstance(recipe.method, DistributionMatching):
+        method = recipe.method
+        forward = nets.forward_flops() * method.nets
+        # A backward to the images costs as much as a forward: weights are frozen.
+        flops = float(steps) * forward * (classes * method.batch_real + 2 * n)
+        group = classes if nets.has_batchnorm() else 1
+        memory += group * (method.batch_real * 4 * pixels + recipe.ipc * nets.activation_bytes())
+        if nets.has_batchnorm():
+            memory += classes * method.batch_real * nets.activation_bytes()
+    elif steps:
+        flops = float(steps) * nets.forward_flops() * 3 * n
+        memory += n * nets.activation_bytes()
+    width = {"float32": 4, "float16": 2, "uint8": 1}[recipe.stored_as]
+    disk = (n * pixels // 4 * width) * (1 + len(recipe.outer.keep))
+    return Estimate(steps, flops, int(memory), disk, n)
+
+
+def seconds(flops: float, rt: Runtime) -> float:
+    """Time of `flops` here: from a half-second probe of a convolution. Only shown, never used."""
+    import time
+
+    if flops == 0:
+        return 0.0
+    x = torch.randn(32, 128, 16, 16, device=rt.device, dtype=rt.dtype)
+    net = torch.nn.Conv2d(128, 128, 3, padding=1).to(rt.device, rt.dtype)
+    done, began = 0, 0.0
+    with torch.no_grad(), rt.autocast(), rt.activate():
+        net(x)
+        began = time.perf_counter()
+        while time.perf_counter() - began < 0.5:
+            net(x)
+            done += 1
+        if rt.device.type == "cuda":
+            torch.cuda.synchronize(rt.device)
+    rate = done * 2 * 32 * 128 * 128 * 9 * 256 / (time.perf_counter() - began)
+    share = 0.5 if rt.compile else 0.35  # of a bare convolution's rate; from benchmarks/
+    return flops / (rate * share)

@@ -1,0 +1,269 @@
+"""`stillroom evaluate`: students on a set, baselines beside it, one record a student."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import stillroom
+from stillroom.artefacts.opened import nets_for
+from stillroom.artefacts.stage import code_digest
+from stillroom.artefacts.store import Store, obtain
+from stillroom.data.benchmarks import Benchmark, reopen
+from stillroom.distilled import Distilled, load, set_bytes
+from stillroom.errors import StillroomError
+from stillroom.evaluate.protocol import Protocol
+from stillroom.evaluate.score import FULL, Score
+from stillroom.files import canonical, locked, sha256_file, write_atomic
+from stillroom.methods.distil import Distil
+from stillroom.nets.ensemble import Backend
+from stillroom.nets.zoo import Arch
+from stillroom.recipe import from_preset
+from stillroom.run import machine as machines
+from stillroom.run.distil import choose_arch
+from stillroom.run.options import Machine
+from stillroom.run.publish import steps_of
+from stillroom.runtime import Numerics, Runtime, Session
+from stillroom.types import Record
+
+RANDOM_DRAWS = 5
+
+
+@dataclass(frozen=True)
+class Row:
+    """One thing that students are trained on."""
+
+    name: str
+    folder: Path | None  # None: the full training data
+    ipc: int
+    step: int | None = None
+    draw: int | None = None
+
+    @property
+    def digest(self) -> str:
+        """Identity of the images: digest of the set's metadata, which hold their digests."""
+        return FULL if self.folder is None else sha256_file(self.folder / "meta.json")[:16]
+
+
+@dataclass(frozen=True)
+class Judging:
+    """How rows are judged; the same for a set and for its baselines."""
+
+    bench: Benchmark
+    described: dict[str, Any]
+    protocol: Protocol
+    archs: tuple[Arch, ...]
+    seeds: tuple[int, ...]
+    numerics: Numerics
+    students: Backend
+    rt: Runtime
+    store: Store
+    machine: Machine
+
+
+def judging(
+    bench: Benchmark,
+    protocol: Protocol,
+    archs: Sequence[str | Callable[..., Any]],
+    seeds: int,
+    numerics: Numerics,
+    students: Backend,
+    store: Store,
+    machine: Machine,
+    session: Session,
+    rows: int,
+    images: int,
+) -> Judging:
+    """Settle everything that all rows share. `rows` and `images` only size the work."""
+    chosen = tuple(choose_arch(a, bench.size) for a in archs)
+    bare = machines.runtime(machine, numerics, 0, session)
+    probe = dataclasses.replace(bare, session=Session())
+    forward = sum(nets_for(a, bench, probe).forward_flops() for a in chosen)
+    per_student = forward * (3.0 * protocol.epochs * images + len(bench.test))
+    rt = machines.runtime(machine, numerics, per_student * seeds * rows, session)
+    return Judging(
+        bench=bench,
+        described=bench.describe(),
+        protocol=protocol,
+        archs=chosen,
+        seeds=tuple(range(seeds)),
+        numerics=numerics,
+        students=students,
+        rt=rt,
+        store=store,
+        machine=machine,
+    )
+
+
+def judge(how: Judging, row: Row) -> list[Record]:
+    """Train and test the students of one row; a random draw gets one student of its own seed."""
+    if row.folder is not None:
+        check_fits(load(row.folder), how.bench, row.name)
+    records: list[Record] = []
+    seeds = how.seeds if row.draw is None else (row.draw,)
+    for arch in how.archs:
+        how.rt.session.say(f"{row.name} on {arch.name}")
+        stage = Score(
+            protocol=how.protocol,
+            bench=how.described,
+            set_digest=row.digest,
+            arch=arch,
+            seeds=seeds,
+            numerics=how.numerics,
+            students=how.students,
+            set_folder=row.folder,
+            store=how.store.root,
+        )
+        scores = obtain(how.store, stage, machines.executor(how.machine), how.rt)
+        records += [_record(how, row, arch, score) for score in scores]
+    return records
+
+
+def check_fits(data: Distilled, bench: Benchmark, name: str) -> None:
+    """Refuse to judge a set on data that it was not made for.
+
+    Raises: StillroomError naming the first difference.
+    """
+    if data.classes != bench.classes:
+        pairs = zip(data.classes, bench.classes, strict=False)
+        first = next((f"{a!r} against {b!r}" for a, b in pairs if a != b), None)
+        counts = f"{len(data.classes)} against {len(bench.classes)} classes"
+        raise StillroomError(
+            f"{name}: its classes are not those of {bench.name} ({first or counts}); "
+            "the order counts too"
+        )
+    want = (bench.channels, bench.size, bench.size)
+    if tuple(data.images.shape[1:]) != want:
+        raise StillroomError(
+            f"{name}: its images are {list(data.images.shape[1:])}, the data {list(want)}; "
+            "read the data with the set's --size"
+        )
+
+
+def baseline_rows(how: Judging, ipc: int, augment: str) -> list[Row]:
+    """Random (five draws), class-mean where ipc is 1, k-means where it is more; made here."""
+    wanted = [("random", draw) for draw in range(RANDOM_DRAWS)]
+    wanted.append(("class-mean", 0) if ipc == 1 else ("k-means", 0))
+    rows = []
+    for rule, draw in wanted:
+        recipe, _ = from_preset(
+            rule, how.bench.name, ipc, {"seed": draw, "method": {"augment": augment}}
+        )
+        stage = Distil(
+            method=recipe.method,
+            outer=recipe.outer,
+            bench=how.described,
+            ipc=ipc,
+            seed=draw,
+            arch=how.archs[0],
+            numerics="float32",
+            storage=recipe.stored_as,
+            store=how.store.root,
+            label=rule,
+        )
+        obtain(how.store, stage, machines.executor(how.machine), how.rt)
+        folder = how.store.folder(stage.key()) / "steps" / "0"
+        drawn = draw if rule == "random" else None
+        rows.append(Row(rule, folder, ipc, None, drawn))
+    return rows
+
+
+def rows_of_set(folder: Path, steps: str) -> list[Row]:
+    """The rows that `--steps` asks for: "last", "all", or "100,300".
+
+    Raises: StillroomError naming the steps that exist.
+    """
+    data = load(folder)
+    name = str(data.provenance.get("label") or folder.name)[:80]
+    found = steps_of(folder)
+    last = max(found)
+    if steps == "last":
+        chosen = [last]
+    elif steps == "all":
+        chosen = list(found)
+    else:
+        texts = [t.strip() for t in steps.split(",")]
+        if not all(t.isdigit() for t in texts):
+            raise StillroomError(f"--steps {steps!r} must be last, all, or numbers such as 100,300")
+        chosen = [int(t) for t in texts]
+    missing = [s for s in chosen if s not in found]
+    if missing:
+        held = ", ".join(map(str, found))
+        raise StillroomError(f"{folder} holds no set of step {missing[0]}; it holds {held}")
+    return [Row(f"{name}@{s}" if last else name, found[s], data.ipc, s) for s in chosen]
+
+
+def bench_of_set(data: Distilled, folder: Path, store: Store) -> Benchmark:
+    """Reopen the data that a set was made from, out of the store's decoded images.
+
+    Raises: StillroomError if they are not there (pass --data).
+    """
+    if not data.data.get("content"):
+        raise StillroomError(f"{folder}: the set does not say what data it is of; pass --data")
+    return reopen({**data.data, "classes": list(data.classes)}, store.root)
+
+
+def append_records(folder: Path, records: Sequence[Record]) -> Path:
+    """Add records to `records.jsonl`; one that measures the same thing again replaces the old."""
+    path = folder / "records.jsonl"
+    with locked(folder / ".records.lock"):
+        old = read_records(path) if path.is_file() else []
+        merged = {_identity(r): r for r in [*old, *records]}
+        write_atomic(path, "".join(canonical(r.to_dict()) + "\n" for r in merged.values()))
+    (folder / ".records.lock").unlink(missing_ok=True)
+    return path
+
+
+def read_records(path: Path) -> list[Record]:
+    """Read a ledger.
+
+    Raises: StillroomError naming file and line.
+    """
+    records = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            value = json.loads(line)
+        except (json.JSONDecodeError, RecursionError):
+            raise StillroomError(f"{path}:{number}: not a line of JSON; is it cut off?") from None
+        records.append(Record.from_dict(value, f"{path}:{number}"))
+    return records
+
+
+def _identity(r: Record) -> tuple[Any, ...]:
+    return (r.row, r.set_key, r.protocol_hash, r.arch, r.seed, r.draw, r.numerics, r.data_digest,
+            r.metric)
+
+
+def _record(how: Judging, row: Row, arch: Arch, score: dict[str, Any]) -> Record:
+    train = how.bench.train
+    return Record(
+        benchmark=how.bench.name,
+        data_digest=how.bench.digest,
+        ipc=row.ipc,
+        row=row.name,
+        set_key=row.digest,
+        step=row.step,
+        draw=row.draw,
+        protocol=how.protocol.id,
+        protocol_hash=how.protocol.digest(),
+        arch=arch.name,
+        seed=score["seed"],
+        metric="accuracy",
+        value=score["last"],
+        unit="fraction",
+        selection=how.protocol.select,
+        source="measured",
+        bytes=train.nbytes if row.folder is None else set_bytes(row.folder),
+        seconds=round(score["seconds"], 3),
+        device=how.rt.device.type,
+        numerics=how.numerics,
+        code=code_digest(Score.sources),
+        split=how.bench.split,
+        versions={"stillroom": stillroom.__version__, "torch": torch.__version__},
+    )

@@ -1,0 +1,83 @@
+"""From flags to a `Runtime`, a `Store` and an `Executor`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stillroom.artefacts.executor import Executor, Processes, Serial
+from stillroom.artefacts.store import Store, default_store
+from stillroom.data.benchmarks import Benchmark, DataSpec, load_benchmark
+from stillroom.errors import StillroomError
+from stillroom.files import readable_os_errors
+from stillroom.run.options import DataOptions, Machine
+from stillroom.runtime import (
+    Numerics,
+    Runtime,
+    Session,
+    can_compile,
+    default_threads,
+    pick_device,
+)
+
+COMPILE_FLOPS = 3e13  # about five minutes of two CPU cores: compiling (20 to 60 s) then pays
+
+
+def runtime(machine: Machine, numerics: Numerics, flops: float, session: Session) -> Runtime:
+    """Decide device, threads and compilation; all from what is static, none from a timing.
+
+    Raises: StillroomError if what is asked for does not exist here.
+    """
+    device = pick_device(machine.device)
+    if numerics == "tf32" and device.type != "cuda":
+        raise StillroomError("numerics=tf32 exists on CUDA only; use float32 or bf16 here")
+    able = can_compile(device)
+    if machine.compile == "on" and not able:
+        raise StillroomError(
+            "--compile on needs a C++ compiler (CPU) or triton (CUDA), and there is none; "
+            "install one or use --compile off"
+        )
+    threads = machine.threads or default_threads(machine.workers)
+    return Runtime(
+        device=device,
+        numerics=numerics,
+        compile=able and (machine.compile == "on" or (
+            machine.compile == "auto" and device.type == "cpu" and flops >= COMPILE_FLOPS
+        )),
+        threads=threads,
+        deterministic=machine.deterministic,
+        allow_drift=machine.allow_drift,
+        session=session,
+    )
+
+
+def store(machine: Machine) -> Store:
+    """The store that the flags name, made if need be.
+
+    Raises: StillroomError if it cannot be made.
+    """
+    root = (machine.store or default_store()).expanduser()
+    if root.exists() and not root.is_dir():
+        raise StillroomError(f"store={root} is a file; name a folder with --store")
+    with readable_os_errors(root):
+        root.mkdir(parents=True, exist_ok=True)
+    return Store(root)
+
+
+def executor(machine: Machine) -> Executor:
+    """Serial for one worker, processes for more."""
+    return Serial() if machine.workers == 1 else Processes(machine.workers)
+
+
+def benchmark(data: str, options: DataOptions, store: Store) -> Benchmark:
+    """Read (or reopen) the real data that a run asks for."""
+    spec = DataSpec(
+        data=data,
+        data_root=options.data_root,
+        size=options.size,
+        normalise=options.normalise,
+        zca=options.zca,
+        val=options.val,
+        split_seed=options.split_seed,
+        skip_bad=options.skip_bad,
+    )
+    return load_benchmark(spec, Path(store.root))

@@ -1,0 +1,121 @@
+"""`--out`: a set as a person wants to find it, published whole by one rename."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from stillroom.distilled import Distilled, load, set_bytes
+from stillroom.errors import StillroomError
+from stillroom.files import fresh_folder, read_json, write_atomic, write_json
+
+SET_FILES = ("meta.json", "data.safetensors")
+
+
+def owner_key(folder: Path) -> str | None:
+    """The key of the run that a folder holds, or None if it holds no set."""
+    if not (folder / "meta.json").is_file():
+        return None
+    meta = read_json(folder / "meta.json")
+    provenance = meta.get("provenance") if isinstance(meta, dict) else None
+    key = provenance.get("key") if isinstance(provenance, dict) else None
+    return key if isinstance(key, str) else "unknown"
+
+
+def publish(artefact: Path, out: Path, key: str, run: dict[str, Any]) -> None:
+    """Copy the stage's sets out of the store: the last at the top, kept ones in `steps/<n>`."""
+    final = read_json(artefact / "final.json")["step"]
+    with fresh_folder(out) as fresh:
+        for name in SET_FILES:
+            shutil.copyfile(artefact / "steps" / str(final) / name, fresh / name)
+        for folder in sorted((artefact / "steps").iterdir(), key=lambda p: int(p.name)):
+            if int(folder.name) != final:
+                (fresh / "steps" / folder.name).mkdir(parents=True)
+                for name in SET_FILES:
+                    shutil.copyfile(folder / name, fresh / "steps" / folder.name / name)
+        shutil.copyfile(artefact / "metrics.jsonl", fresh / "metrics.jsonl")
+        data = load(fresh)
+        export_folder(data, fresh)
+        write_json(fresh / "run.json", {**run, "key": key, "bytes": set_bytes(fresh)})
+
+
+def steps_of(folder: Path) -> dict[int, Path]:
+    """All sets of a published run by step, the last one included."""
+    last = load(folder).provenance.get("step", 0)
+    found = {int(p.name): p for p in (folder / "steps").glob("*") if p.name.isdigit()}
+    return dict(sorted({**found, int(last): folder}.items()))
+
+
+def export_folder(data: Distilled, folder: Path) -> None:
+    """Write `images/*.png` and `labels.csv` (file, class index, class name, label)."""
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["file", "class", "name", "label"])
+    pixels = (data.pixels() * 255).round().to(torch.uint8)
+    seen: dict[int, int] = {}
+    for row, c in enumerate(data.of_class.tolist()):
+        seen[c] = seen.get(c, -1) + 1
+        name = f"images/{c:04d}_{safe_name(data.classes[c])}_{seen[c]:04d}.png"
+        to_image(pixels[row]).save(folder / name)
+        label = data.labels[row]
+        text = str(int(label)) if label.ndim == 0 else " ".join(f"{v:.6g}" for v in label.tolist())
+        writer.writerow([name, c, data.classes[c], text])
+    write_atomic(folder / "labels.csv", table.getvalue())
+
+
+def export_tensors(data: Distilled, folder: Path) -> None:
+    """Write `images.pt`, `labels.pt` and, where learned, `lr.pt`: what other repositories read."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(data.images.clone(), folder / "images.pt")
+    torch.save(data.labels.clone(), folder / "labels.pt")
+    if data.lr is not None:
+        torch.save(torch.tensor(data.lr), folder / "lr.pt")
+
+
+def export_hf(data: Distilled, folder: Path) -> None:
+    """Write `train.parquet` with an Image and a ClassLabel (or soft label) column.
+
+    Raises: StillroomError if the `data` extra is not installed.
+    """
+    from stillroom.errors import optional_import
+
+    datasets: Any = optional_import("datasets", "data", "export --to hf")
+    folder.mkdir(parents=True, exist_ok=True)
+    encoded = []
+    for picture in (data.pixels() * 255).round().to(torch.uint8):
+        buffer = io.BytesIO()
+        to_image(picture).save(buffer, format="PNG")
+        encoded.append({"bytes": buffer.getvalue(), "path": None})
+    features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(data.classes))}
+    columns: dict[str, Any] = {"image": encoded, "label": data.of_class.tolist()}
+    if data.label_kind != "hard":
+        features["soft_label"] = datasets.Sequence(datasets.Value("float32"))
+        columns["soft_label"] = data.labels.tolist()
+    made = datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+    made.to_parquet(str(folder / "train.parquet"))
+
+
+def to_image(pixels: Tensor) -> Image.Image:
+    """uint8 [ch,H,W] -> a picture; 1 channel grey, 3 RGB, otherwise the first three.
+
+    Raises: StillroomError for 2 channels, which no picture format has.
+    """
+    if pixels.shape[0] == 1:
+        return Image.fromarray(pixels[0].numpy())
+    if pixels.shape[0] == 2:
+        raise StillroomError("images of 2 channels cannot be written as pictures")
+    return Image.fromarray(pixels[:3].permute(1, 2, 0).contiguous().numpy())
+
+
+def safe_name(name: str) -> str:
+    """A class name as part of a file name: letters, digits, '-', '_' and '.'; never a path."""
+    return re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII).strip("-.")[:60] or "class"

@@ -1,0 +1,412 @@
+"""The zoo: names, sizes, features, and a user's own networks."""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from stillroom.errors import StillroomError
+from stillroom.nets.zoo import (
+    build,
+    canonical,
+    default_arch,
+    depth_for,
+    feature_function,
+    from_factory,
+    known_names,
+    resolve,
+)
+from stillroom.rng import global_rng
+
+FAST = ("convnet", "convnet-bn", "convnet-ln", "convnet-mp-aswish", "mlp", "lenet", "alexnet-bn")
+
+
+# -- names ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("convnet", "convnet"),
+        ("ConvNet", "convnet3"),
+        ("CONVNET", "convnet3"),
+        ("convnet3", "convnet3"),
+        ("convnet-3", "convnet3"),
+        ("convnet-d4-w64-bn", "convnet4-w64-bn"),
+        ("convnet-bn-w64-d4", "convnet4-w64-bn"),
+        ("convnet-bn", "convnet-bn"),
+        ("convnet-in-ar-ap-w128", "convnet"),
+        ("ConvNetD4", "convnet4"),
+        ("ConvNetW64", "convnet3-w64"),
+        ("convnetw64", "convnet3-w64"),
+        ("ConvNetBN", "convnet3-bn"),
+        ("ConvNetASwishBN", "convnet3-bn-aswish"),
+        ("ConvNetAS", "convnet3-as"),
+        ("ConvNetAR", "convnet3"),
+        ("ConvNetNN", "convnet3-nn"),
+        ("ConvNetNP", "convnet3-np"),
+        ("ConvNet-3-BN", "convnet3-bn"),
+        ("MLP", "mlp"),
+        ("LeNet", "lenet"),
+        ("AlexNet", "alexnet"),
+        ("AlexNetBN", "alexnet-bn"),
+        ("VGG11", "vgg11"),
+        ("vgg-11-bn", "vgg11-bn"),
+        ("VGG11BN", "vgg11-bn"),
+        ("ResNet18", "resnet18"),
+        ("resnet18-in", "resnet18"),
+        ("ResNet18BN_AP", "resnet18-bn-ap"),
+        ("ResNet18_AP", "resnet18-ap"),
+        (" resnet18-ap-bn ", "resnet18-bn-ap"),
+    ],
+)
+def test_canonical(name: str, expected: str) -> None:
+    assert canonical(name) == expected
+    assert canonical(expected) == expected
+
+
+def test_known_names_are_canonical() -> None:
+    assert [canonical(name) for name in known_names()] == list(known_names())
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("convnett", "did you mean 'convnet'"),
+        ("convnet-zz", "not a known network"),
+        ("resnet50", "not a known network"),
+        ("mlp-bn", "not a known network"),
+        ("resnet18-d4", "not a known network"),
+        ("vgg11-ap", "not a known network"),
+        ("convnet-bn-in", "norm twice"),
+        ("convnet3-d4", "depth twice"),
+        ("convnet0", "depth 0"),
+        ("convnet-d99", "depth 99"),
+        ("convnet-w0", "width 0"),
+        ("", "not a known network"),
+    ],
+)
+def test_bad_names(name: str, words: str) -> None:
+    with pytest.raises(StillroomError, match=words) as caught:
+        canonical(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_depth_follows_the_image_size() -> None:
+    sizes = {1: 1, 8: 1, 16: 2, 28: 3, 32: 3, 64: 4, 128: 5, 224: 6}
+    assert {size: depth_for(size) for size in sizes} == sizes
+    assert default_arch(32) == "convnet3"
+    with pytest.raises(StillroomError, match="size=0"):
+        depth_for(0)
+
+
+def test_names_need_no_torch() -> None:
+    code = (
+        "import sys, stillroom.nets.zoo.names as n; n.canonical('ConvNet');"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# -- sizes ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize("size", [8, 28, 32, 64, 128])
+@pytest.mark.parametrize(
+    "name", [*FAST, "convnet-gn", "convnet3", "alexnet", "vgg11", "resnet18", "resnet18-bn-ap"]
+)
+def test_heads_follow_the_image_size(name: str, size: int) -> None:
+    """On the meta device: shapes without numbers. Too small is an error, never a crash later."""
+    try:
+        with torch.device("meta"):
+            net = build(name, 7, 1, size)
+    except StillroomError as error:
+        assert "too small" in str(error)
+        assert size == 8, "from 28 px on all of them must fit"
+        return
+    x = torch.empty(2, 1, size, size, device="meta")
+    features = feature_function(net)(x)
+    assert features.ndim == 2
+    assert net(x).shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", ["convnet4", "lenet", "vgg11", "vgg11-bn"])
+def test_too_small(name: str) -> None:
+    with pytest.raises(StillroomError, match="too small.*convnet1"):
+        build(name, 10, 1, 8)
+
+
+@pytest.mark.parametrize("size", [8, 28, 64])
+@pytest.mark.parametrize("name", FAST)
+def test_forward_is_head_of_features(name: str, size: int) -> None:
+    if name == "lenet" and size == 8:
+        pytest.skip("too small, see test_too_small")
+    net = build(name, 5, 3, size).eval()
+    x = torch.randn(2, 3, size, size)
+    features = feature_function(net)(x)
+    assert torch.equal(net.get_submodule("classifier")(features), net(x))
+
+
+@pytest.mark.parametrize("name", [*FAST, "resnet18-ap", "vgg11"])
+def test_channels_last(name: str) -> None:
+    net = build(name, 5, 3, 32).eval()
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        gap = net(x) - net(x.to(memory_format=torch.channels_last))
+    assert float(gap.abs().max()) < 1e-4
+
+
+def test_padding_follows_size_and_not_channels() -> None:
+    """28 px grow to 32 in colour too; grey 32 px images do not grow (spec 9.2, trap 5)."""
+    colour, grey = build("convnet3", 10, 3, 28), build("convnet3", 10, 1, 32)
+    assert colour.get_submodule("features.0").padding == (3, 3)
+    assert grey.get_submodule("features.0").padding == (1, 1)
+
+
+@pytest.mark.parametrize("name", ["convnet3", "convnet3-nn", "convnet3-np", "convnet3-nn-np"])
+def test_keys_of_convnet(name: str) -> None:
+    keys = {key.rpartition(".")[0] for key in build(name, 10, 3, 32).state_dict()}
+    norms = set() if "-nn" in name else {"features.1", "features.5", "features.9"}
+    assert keys == {"features.0", "features.4", "features.8", "classifier"} | norms
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet18-bn", "resnet18-bn-ap"])
+def test_keys_of_resnet(name: str) -> None:
+    with torch.device("meta"):
+        keys = [key for key, _ in build(name, 10, 3, 32).named_parameters()]
+    block = ["conv1.weight", "bn1.weight", "bn1.bias", "conv2.weight", "bn2.weight", "bn2.bias"]
+    down = ["downsample.0.weight", "downsample.1.weight", "downsample.1.bias"]
+    expected = block[:3]
+    for layer in (1, 2, 3, 4):
+        expected += [f"layer{layer}.0.{key}" for key in block + (down if layer > 1 else [])]
+        expected += [f"layer{layer}.1.{key}" for key in block]
+    assert keys == [*expected, "fc.weight", "fc.bias"]
+
+
+def test_instance_norm_does_not_know_the_mode() -> None:
+    net, x = build("convnet3-w16", 10, 3, 32), torch.randn(2, 3, 32, 32)
+    assert torch.equal(net.train()(x), net.eval()(x))
+
+
+def test_global_generator_keys_the_weights() -> None:
+    def weights(seed: int) -> Tensor:
+        with global_rng(seed, "net"):
+            net = build("convnet3-w16", 10, 3, 32)
+        return torch.cat([p.detach().flatten() for p in net.parameters()])
+
+    assert torch.equal(weights(0), weights(0))
+    assert not torch.equal(weights(0), weights(1))
+
+
+@pytest.mark.parametrize("wrong", [{"classes": 0}, {"channels": -1}, {"size": 0}])
+def test_bad_numbers(wrong: dict[str, int]) -> None:
+    with pytest.raises(StillroomError, match=f"{next(iter(wrong))}="):
+        build("convnet", **{"classes": 10, "channels": 3, "size": 32, **wrong})
+
+
+def test_group_norm_needs_a_multiple_of_four() -> None:
+    with pytest.raises(StillroomError, match="width 6"):
+        build("convnet3-w6-gn", 10, 3, 32)
+
+
+# -- a user's own networks -------------------------------------------------------------------------
+class Plain(nn.Module):
+    """No features of its own; takes the other spellings; has dropout and batch norm."""
+
+    def __init__(self, num_classes: int, in_channels: int = 3, image_size: int = 32) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(in_channels, 4, 3), nn.BatchNorm2d(4), nn.Dropout(), nn.AdaptiveAvgPool2d(2)
+        )
+        self.head = nn.Linear(16, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.body(x).flatten(1))
+        return out
+
+
+class Fixed(nn.Module):
+    """A thousand classes, whatever the data; features that are a map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Conv2d(3, 4, 3)
+        self.head = nn.Linear(4, 1000)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.features(x).mean((2, 3)))
+        return out
+
+
+class Headless(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))
+
+
+class Tuple(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x.mean((2, 3)), x
+
+
+def needs_depth(depth: int, classes: int) -> nn.Module:
+    return Plain(classes)
+
+
+def fails(classes: int) -> nn.Module:
+    raise RuntimeError("no\nweights")
+
+
+def grey_only(classes: int) -> nn.Module:
+    return Plain(classes, 1)
+
+
+def returns_text(classes: int) -> str:
+    return "net"
+
+
+def maker(width: int) -> Callable[[int], nn.Module]:
+    def make(classes: int) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(3072, width), nn.Linear(width, classes))
+
+    return make
+
+
+def test_factory_gets_what_it_names() -> None:
+    seen: dict[str, int] = {}
+
+    def factory(classes: int, *, image_size: int = 1, width: int = 9, **rest: int) -> nn.Module:
+        seen.update(rest, classes=classes, image_size=image_size, width=width)
+        return Plain(classes, 1, image_size)
+
+    from_factory(factory, 4, 1, 16)
+    assert seen == {"classes": 4, "image_size": 16, "width": 9}
+
+
+def test_check_leaves_no_trace() -> None:
+    before = torch.random.get_rng_state()
+    net = from_factory(functools.partial(Plain, image_size=8), 4, 3, 32)
+    with torch.random.fork_rng(devices=[]):
+        torch.random.set_rng_state(before)
+        Plain(4)
+        after = torch.random.get_rng_state()
+    assert torch.equal(torch.random.get_rng_state(), after), "the check drew numbers"
+    assert all(module.training for module in net.modules())
+    assert float(net.get_buffer("body.1.running_mean").abs().max()) == 0
+    assert int(net.get_buffer("body.1.num_batches_tracked")) == 0
+
+
+def test_check_keeps_the_modes_of_frozen_parts() -> None:
+    def frozen(classes: int) -> nn.Module:
+        net = Plain(classes)
+        net.body.eval()
+        return net
+
+    net = from_factory(frozen, 4, 3, 32)
+    assert net.training and not net.get_submodule("body").training
+
+
+@pytest.mark.parametrize(
+    ("factory", "words"),
+    [
+        (Fixed, r"\[2, 1000\].*not \[2, 10\]"),
+        (Tuple, "returns a tuple"),
+        (needs_depth, "needs an argument 'depth'"),
+        (fails, "RuntimeError: no weights"),
+        (returns_text, "returned a str"),
+        (grey_only, "fails on two images 3x32x32"),
+    ],
+)
+def test_bad_factories(factory: Callable[..., object], words: str) -> None:
+    with pytest.raises(StillroomError, match=words) as caught:
+        from_factory(factory, 10, 3, 32)
+    assert "\n" not in str(caught.value)
+
+
+def test_features_by_hook() -> None:
+    net, x = Plain(4).eval(), torch.randn(3, 3, 32, 32)
+    features = feature_function(net)(x)
+    assert features.shape == (3, 16)
+    assert torch.equal(net.head(features), net(x))
+    assert not net.head._forward_pre_hooks, "the hook must go"
+    assert features.requires_grad
+
+
+def test_features_of_their_own() -> None:
+    assert feature_function(Fixed())(torch.randn(3, 3, 6, 6)).shape == (3, 64)
+
+
+def test_containers_are_not_features() -> None:
+    net = Plain(4)
+    net.features = nn.ModuleList([nn.Linear(1, 1)])
+    net.late = net.head  # the head stays the last that runs
+    with pytest.raises(StillroomError, match=r"features\(x\)"):
+        feature_function(Headless())
+    linear = [m for m in net.modules() if isinstance(m, nn.Linear)]
+    assert linear[-1] is not net.head
+    with pytest.raises(StillroomError, match=r"features\(x\)"):
+        feature_function(net)(torch.randn(2, 3, 32, 32))  # that one never runs
+
+
+# -- resolve ---------------------------------------------------------------------------------------
+def test_resolve_names() -> None:
+    arch = resolve("ConvNetW64")
+    assert (arch.name, arch.factory) == ("convnet3-w64", None)
+    assert arch.build(10, 3, 32)(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+
+
+def test_resolve_callables() -> None:
+    arch = resolve(Plain)
+    qualname, _, digest = arch.name.rpartition("-")
+    assert qualname == "Plain" and len(digest) == 12 and int(digest, 16) >= 0
+    assert resolve(Plain).name == arch.name
+    assert isinstance(arch.build(4, 3, 32), Plain)
+
+
+def test_resolve_tells_factories_apart() -> None:
+    """One source, other parameters: another network, so another key."""
+    names = [
+        resolve(factory).name
+        for factory in (
+            maker(8),
+            maker(16),
+            functools.partial(Plain, in_channels=3),
+            functools.partial(Plain, in_channels=1),
+            functools.partial(Plain, image_size=1),
+            Plain,
+        )
+    ]
+    assert len(set(names)) == len(names)
+    assert resolve(maker(8)).name == names[0]
+    assert resolve(functools.partial(Plain, in_channels=3)).name == names[2]
+
+
+def test_resolve_without_source() -> None:
+    assert resolve(dict).name == "dict"
+
+
+def test_resolve_import_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "from torch import nn\nclass Net(nn.Linear):\n    pass\nvalue = 3\n"
+    (tmp_path / "zoo_user_module.py").write_text(text)
+    (tmp_path / "zoo_broken_module.py").write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert resolve("zoo_user_module:Net").name.startswith("Net-")
+    for path, words in {
+        "zoo_user_module:Nets": "no 'Nets'; did you mean 'Net'",
+        "zoo_user_module:value": "not callable",
+        "zoo_no_such_module:Net": "ModuleNotFoundError",
+        "zoo_broken_module:Net": "ZeroDivisionError",
+        ":Net": "does not import",
+        "zoo_user_module:": "no ''",
+    }.items():
+        with pytest.raises(StillroomError, match=words):
+            resolve(path)
+
+
+def test_resolve_refuses_objects() -> None:
+    with pytest.raises(StillroomError, match="pass its class or a factory"):
+        resolve(Plain(4))
+    with pytest.raises(StillroomError, match="not callable"):
+        resolve(3)  # type: ignore[arg-type]
