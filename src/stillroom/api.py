@@ -60,8 +60,14 @@ def distill(
         given["outer"] = {**given.get("outer", {}), "steps": steps}
     recipe, row = from_preset(method, bench.name, ipc, given)
     planned = plan(
-        recipe, bench, settings, Session(), store=store, out=None if out is None else Path(out),
-        net=None if net == "auto" else net, row=row,
+        recipe,
+        bench,
+        settings,
+        Session(),
+        store=store,
+        out=None if out is None else Path(out),
+        net=None if net == "auto" else net,
+        row=row,
     )
     return distil(planned, settings)
 
@@ -100,8 +106,17 @@ def evaluate(
     chosen = find_protocol(protocol)
     nets: Sequence[Net] = [net] if isinstance(net, str) or callable(net) else net
     how = judges.judging(
-        bench, chosen, nets, seeds or chosen.seeds, numerics, "loop", store, settings, Session(),
-        rows=1, images=len(made),
+        bench,
+        chosen,
+        nets,
+        seeds or chosen.seeds,
+        numerics,
+        "loop",
+        store,
+        settings,
+        Session(),
+        rows=1,
+        images=len(made),
     )
     rows = judges.rows_of_set(path, steps)
     if baselines:

@@ -12,6 +12,4 @@ class Model(BaseModel):
     """Frozen, and unknown keys are errors."""
 
     # defer_build: a model's validator is built when it is first used, which --help never does.
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)

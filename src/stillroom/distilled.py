@@ -282,7 +282,7 @@ def _label_problem(kind: str, labels: Tensor, n: int, c: int) -> str:
         return f"{kind} labels must be float [{n},{c}], got {labels.dtype} {list(labels.shape)}"
     if not bool(labels.isfinite().all()):
         return "labels hold NaN or infinite values"
-    if kind == "probs":
-        if bool((labels < 0).any()) or bool(((labels.sum(1) - 1).abs() > 1e-3).any()):
-            return "probability labels must be >= 0 and sum to 1 in every row"
+    off = (labels < 0).any() | ((labels.sum(1) - 1).abs() > 1e-3).any()
+    if kind == "probs" and bool(off):
+        return "probability labels must be >= 0 and sum to 1 in every row"
     return ""

@@ -51,7 +51,9 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     blob = data.encode() if isinstance(data, str) else data
     with readable_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=".tmp")
+        handle, temporary = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.name}-", suffix=".tmp"
+        )
         try:
             with os.fdopen(handle, "wb") as stream:
                 stream.write(blob)
@@ -82,7 +84,9 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise StillroomError(f"{path}: no such file") from None
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise StillroomError(f"{path}: not readable as JSON ({error}); is the file cut off?") from None
+        raise StillroomError(
+            f"{path}: not readable as JSON ({error}); is the file cut off?"
+        ) from None
     except OSError as error:
         raise StillroomError(f"{path}: {error.strerror or error}") from None
 

@@ -70,8 +70,10 @@ def method_class(kind: str) -> type[Method]:
     if kind in METHODS:
         return METHODS[kind]
     if ":" not in kind:
-        raise ValueError(f"kind {kind!r} is unknown; known: {', '.join(METHODS)} "
-                         f"(or pkg.mod:Class){suggest(kind, METHODS)}")
+        raise ValueError(
+            f"kind {kind!r} is unknown; known: {', '.join(METHODS)} "
+            f"(or pkg.mod:Class){suggest(kind, METHODS)}"
+        )
     module, _, name = kind.partition(":")
     try:
         found = getattr(importlib.import_module(module), name)
@@ -208,7 +210,10 @@ def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     out = dict(base)
     for key, value in over.items():
         old = out.get(key)
-        out[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        if isinstance(old, dict) and isinstance(value, dict):
+            out[key] = merged(old, value)
+        else:
+            out[key] = value
     return out
 
 

@@ -33,5 +33,5 @@ def global_rng(seed: int, *key: str | int) -> Iterator[None]:
     this is the only door through which they are keyed.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(key_seed(seed, *key))
+        torch.default_generator.manual_seed(key_seed(seed, *key))
         yield

@@ -47,7 +47,7 @@ class Golden:
         """
         config = request.config
         selected = any("::" in argument for argument in config.args)
-        partial = ("keyword", "markexpr", "lf", "deselect")
+        partial = ("keyword", "lf", "deselect")
         if selected or any(config.getoption(name, None) for name in partial):
             pytest.skip("only a selection of this file's tests ran")
         if "PYTEST_XDIST_WORKER" in os.environ:

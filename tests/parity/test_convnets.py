@@ -115,7 +115,7 @@ def outputs(net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     seen: list[Tensor] = []
     head = [module for module in net.modules() if isinstance(module, nn.Linear)][-1]
 
-    def keep(module: nn.Module, inputs: Any) -> None:
+    def keep(_: nn.Module, inputs: Any) -> None:
         seen.append(inputs[0])
 
     hook = head.register_forward_pre_hook(keep)
@@ -139,8 +139,9 @@ def check(variant: str, mode: str, logits: Tensor, features: Tensor, tolerance: 
 def check_statistics(variant: str, net: nn.Module, tolerance: float) -> None:
     norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
     first = norms[0]
-    assert first.running_mean is not None and first.running_var is not None
     last = norms[-1].running_var
+    assert first.running_mean is not None
+    assert first.running_var is not None
     assert last is not None
     mean = DATA.take(f"bn_first_running_mean/{variant}")
     assert max_rel(first.running_mean, mean) <= tolerance

@@ -84,7 +84,7 @@ class Processes:
             except BrokenProcessPool:
                 left = [job for job in left if not (job.out / DONE).is_file()]
                 continue
-            return
+            return None
         raise StillroomError(
             f"a worker process died {self.retries + 1} times (out of memory?); "
             "run with fewer --workers"

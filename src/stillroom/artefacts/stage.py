@@ -45,7 +45,7 @@ class Stage(ABC):
     def make(self, shard: int, out: Path, rt: Runtime) -> None:
         """Do one shard, writing into `out`; may resume from files that a killed run left there."""
 
-    def finish(self, parts: list[Path], folder: Path) -> None:
+    def finish(self, parts: list[Path], folder: Path) -> None:  # noqa: B027 - joining is optional
         """Join the shards' folders into `folder`, once, before it is published."""
 
     @abstractmethod

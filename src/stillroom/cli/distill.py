@@ -27,9 +27,7 @@ RUN_FLAGS = [
         "init_from", flags.flag(Path | None, "start from the images of a set or class folder")
     ),
     flags.keyword("plan", flags.flag(bool, "show the cost and stop", switch=True), False),
-    flags.keyword(
-        "force", flags.flag(bool, "overwrite another run in --out", switch=True), False
-    ),
+    flags.keyword("force", flags.flag(bool, "overwrite another run in --out", switch=True), False),
     flags.keyword("quiet", flags.flag(bool, "no progress, no notes", switch=True), False),
 ]
 COMMON_FLAGS = [
@@ -71,7 +69,11 @@ def _command(name: str, preset: Preset) -> Callable[..., None]:
         flags.keyword("ipc", flags.flag(int, "images per class"), inspect.Parameter.empty),
         *(p for p in RUN_FLAGS if iterates or p.name not in ("keep", "init_from")),
         *flags.of_model(family, "method", "Method", preset.method, ("kind", "rule")),
-        *(flags.of_model(Outer, "outer", "Outer loop", preset.outer, ("keep",)) if iterates else ()),
+        *(
+            flags.of_model(Outer, "outer", "Outer loop", preset.outer, ("keep",))
+            if iterates
+            else ()
+        ),
         *flags.of_model(Recipe, "recipe", "Recipe", skip=skip),
         *COMMON_FLAGS,
     ]
@@ -106,29 +108,31 @@ def _recipe(**values: Any) -> None:
     _run(checked, where, _started(values, values["data"] or checked.benchmark))
 
 
-app.default(flags.with_signature(
-    _recipe,
-    [
-        inspect.Parameter(
-            "source",
-            inspect.Parameter.POSITIONAL_ONLY,
-            annotation=Annotated[
-                str, Parameter(help="a YAML file, or a name from `stillroom recipes list`")
-            ],
-        ),
-        inspect.Parameter(
-            "overrides",
-            inspect.Parameter.VAR_POSITIONAL,
-            annotation=Annotated[
-                str, Parameter(help="key.sub=value, such as method.batch_real=128")
-            ],
-        ),
-        flags.keyword("data", flags.flag(str | None, "read the data from here")),
-        *RUN_FLAGS,
-        *COMMON_FLAGS,
-    ],
-    "Make a set: METHOD with flags, or a recipe file or name with overrides.",
-))
+app.default(
+    flags.with_signature(
+        _recipe,
+        [
+            inspect.Parameter(
+                "source",
+                inspect.Parameter.POSITIONAL_ONLY,
+                annotation=Annotated[
+                    str, Parameter(help="a YAML file, or a name from `stillroom recipes list`")
+                ],
+            ),
+            inspect.Parameter(
+                "overrides",
+                inspect.Parameter.VAR_POSITIONAL,
+                annotation=Annotated[
+                    str, Parameter(help="key.sub=value, such as method.batch_real=128")
+                ],
+            ),
+            flags.keyword("data", flags.flag(str | None, "read the data from here")),
+            *RUN_FLAGS,
+            *COMMON_FLAGS,
+        ],
+        "Make a set: METHOD with flags, or a recipe file or name with overrides.",
+    )
+)
 
 
 def distil_preset(name: str, values: dict[str, Any]) -> None:
@@ -142,7 +146,9 @@ def distil_preset(name: str, values: dict[str, Any]) -> None:
     made, row = from_preset(name, Path(data).name, ipc, given)
     if values.get("keep") is not None:
         steps = _keep(values["keep"], made.outer.steps)
-        made, row = from_preset(name, Path(data).name, ipc, merged(given, {"outer": {"keep": steps}}))
+        made, row = from_preset(
+            name, Path(data).name, ipc, merged(given, {"outer": {"keep": steps}})
+        )
     _run(made, row, _started(values, data))
 
 
@@ -158,8 +164,15 @@ def _run(recipe: Recipe, row: str | None, how: Started) -> None:
         for note in bench.notes:
             shown.say(note)
         planned = plan(
-            recipe, bench, how.machine, shown, store=store, out=how.out, init_from=how.init_from,
-            row=row, force=how.force,
+            recipe,
+            bench,
+            how.machine,
+            shown,
+            store=store,
+            out=how.out,
+            init_from=how.init_from,
+            row=row,
+            force=how.force,
         )
         if how.plan:
             _show_plan(planned)
@@ -180,7 +193,12 @@ def _evaluate_recipe(spec: Any, planned: Any, out: Path | None, machine: Machine
         planned.stage.method.steps(planned.stage.outer)
     )
     judge_and_show(
-        folder, planned.bench, spec.protocol, list(spec.archs), spec.seeds, spec.baselines,
+        folder,
+        planned.bench,
+        spec.protocol,
+        list(spec.archs),
+        spec.seeds,
+        spec.baselines,
         machine=machine,
     )
 
@@ -215,14 +233,20 @@ def _show_plan(planned: Any) -> None:
         [
             ("key", stage.key() + (" (in the store already)" if whole else "")),
             ("row", planned.row or "none published; defaults"),
-            ("data", f"{planned.bench.name}: {len(planned.bench.train)} train images, "
-                     f"{len(planned.bench.test)} test ({planned.bench.split})"),
+            (
+                "data",
+                f"{planned.bench.name}: {len(planned.bench.train)} train images, "
+                f"{len(planned.bench.test)} test ({planned.bench.split})",
+            ),
             ("network", stage.arch.name),
             ("images", f"{estimate.images} ({stage.storage})"),
             ("steps", str(estimate.steps)),
             ("work", f"{estimate.flops / 1e12:.2f} TFLOP"),
-            ("time", f"about {minutes:.1f} min on this {planned.rt.device}, "
-                     f"{'compiled' if planned.rt.compile else 'eager'} {stage.numerics}"),
+            (
+                "time",
+                f"about {minutes:.1f} min on this {planned.rt.device}, "
+                f"{'compiled' if planned.rt.compile else 'eager'} {stage.numerics}",
+            ),
             ("peak memory", f"about {size(estimate.memory)}"),
             ("disk", f"about {size(estimate.disk)}"),
         ],

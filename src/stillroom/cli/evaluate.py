@@ -44,7 +44,12 @@ def _evaluate(**values: Any) -> None:
         )
         own = made.arch if ":" not in made.arch and made.arch != "none" else "auto"
     judge_and_show(
-        folder, bench, values["protocol"], values["arch"] or [own], seeds, values["baselines"],
+        folder,
+        bench,
+        values["protocol"],
+        values["arch"] or [own],
+        seeds,
+        values["baselines"],
         machine=machine,
         **{k: values[k] for k in ("steps", "numerics", "students", "quiet")},
     )
@@ -119,12 +124,18 @@ def judge_and_show(
     chosen = find_protocol(protocol)
     shown, store = session(quiet), machines.store(machine)
     made = None if folder is None else load(folder)
-    rows = (
-        [judges.Row("full", None, 0)] if folder is None else judges.rows_of_set(folder, steps)
-    )
+    rows = [judges.Row("full", None, 0)] if folder is None else judges.rows_of_set(folder, steps)
     with shown.interruptible():
         how = judges.judging(
-            bench, chosen, archs, seeds or chosen.seeds, numerics, students, store, machine, shown,
+            bench,
+            chosen,
+            archs,
+            seeds or chosen.seeds,
+            numerics,
+            students,
+            store,
+            machine,
+            shown,
             rows=len(rows) + 3 * baselines,
             images=len(bench.train) if made is None else len(made),
         )

@@ -62,7 +62,8 @@ def of_model(
             group=panel,
             negative="" if boolean and default is False else None,
         )
-        annotation = Annotated[info.annotation | None, parameter]  # type: ignore[operator]
+        kind: Any = info.annotation
+        annotation: Any = Annotated[kind | None, parameter]
         found.append(keyword(f"{slot}{SEPARATOR}{name}", annotation))
     return found
 
@@ -77,22 +78,18 @@ def keyword(name: str, annotation: Any, default: Any = None) -> inspect.Paramete
 def flag(kind: Any, help: str, name: str | None = None, switch: bool = False) -> Any:
     """An annotation for a flag of the "Run" panel; a switch has no `--no-` form."""
     negative = "" if switch else None
-    return Annotated[
-        kind, Parameter(name=name, help=help, group=PANELS["Run"], negative=negative)
-    ]
+    return Annotated[kind, Parameter(name=name, help=help, group=PANELS["Run"], negative=negative)]
 
 
 def with_signature(
     function: Callable[..., None], parameters: list[inspect.Parameter], doc: str
 ) -> Callable[..., None]:
     """Give a `**values` function a written-out signature; absent values become their defaults."""
-    defaults = {
-        p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty
-    }
+    defaults = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
 
     def call(*args: Any, **values: Any) -> None:
         named = [p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_ONLY]
-        rest = args[len(named):]
+        rest = args[len(named) :]
         taken = dict(zip(named, args, strict=False))
         if rest:
             taken["rest"] = rest

@@ -33,10 +33,16 @@ def inspect(folder: Annotated[Path, Parameter(name="SET", help="a set's folder")
             ("labels", data.label_kind),
             ("images per class", str(data.ipc)),
             ("classes", f"{len(data.classes)}: {names}"),
-            ("network space", f"{pre.name}: mean {list(pre.mean)}, std {list(pre.std)}"
-                              f"{', ZCA' if pre.zca else ''}"),
-            ("values", f"{float(data.images.min()):.3f} .. {float(data.images.max()):.3f} in "
-                       f"network space, mean pixel {float(pixels.mean()):.3f}"),
+            (
+                "network space",
+                f"{pre.name}: mean {list(pre.mean)}, std {list(pre.std)}"
+                f"{', ZCA' if pre.zca else ''}",
+            ),
+            (
+                "values",
+                f"{float(data.images.min()):.3f} .. {float(data.images.max()):.3f} in "
+                f"network space, mean pixel {float(pixels.mean()):.3f}",
+            ),
             ("augmentation", data.augment),
             ("network", data.arch),
             ("learned rate", "none" if data.lr is None else f"{data.lr:g}"),

@@ -382,19 +382,17 @@ class _Op:
 _OPS: dict[str, _Op] = {
     "color": _Op(
         ("shift", "saturation", "contrast"),
-        lambda u, h, w: ((u[0] - 0.5) * BRIGHTNESS, u[1] * SATURATION, u[2] + CONTRAST),
+        lambda u, *_: ((u[0] - 0.5) * BRIGHTNESS, u[1] * SATURATION, u[2] + CONTRAST),
         _color,
     ),
     "crop": _Op(("shift_h", "shift_w"), _crop_values, _crop, exact=True),
     "cutout": _Op(("center_h", "center_w"), _cutout_values, _cutout, exact=True),
-    "flip": _Op(("flip",), lambda u, h, w: (u[0] < 0.5,), _flip, exact=True),
+    "flip": _Op(("flip",), lambda u, *_: (u[0] < 0.5,), _flip, exact=True),
     "scale": _Op(
-        ("sx", "sy"), lambda u, h, w: tuple(v * (SCALE - 1 / SCALE) + 1 / SCALE for v in u), _scale
+        ("sx", "sy"), lambda u, *_: tuple(v * (SCALE - 1 / SCALE) + 1 / SCALE for v in u), _scale
     ),
-    "rotate": _Op(
-        ("angle",), lambda u, h, w: ((u[0] - 0.5) * 2 * ROTATE * math.pi / 180,), _rotate
-    ),
-    "brightness": _Op(("shift",), lambda u, h, w: ((u[0] - 0.5) * BRIGHTNESS,), _brightness),
-    "saturation": _Op(("factor",), lambda u, h, w: (u[0] * SATURATION,), _saturation),
-    "contrast": _Op(("factor",), lambda u, h, w: (u[0] + CONTRAST,), _contrast),
+    "rotate": _Op(("angle",), lambda u, *_: ((u[0] - 0.5) * 2 * ROTATE * math.pi / 180,), _rotate),
+    "brightness": _Op(("shift",), lambda u, *_: ((u[0] - 0.5) * BRIGHTNESS,), _brightness),
+    "saturation": _Op(("factor",), lambda u, *_: (u[0] * SATURATION,), _saturation),
+    "contrast": _Op(("factor",), lambda u, *_: (u[0] + CONTRAST,), _contrast),
 }

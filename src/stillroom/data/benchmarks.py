@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from stillroom.data.arrays import Array, MapDataset, raw_arrays, raw_dataset
 from stillroom.data.cache import Decoded, cached, find_by_content, in_memory
 from stillroom.data.named import NAMED, find
@@ -24,6 +26,7 @@ __all__ = [
     "NAMED",
     "Benchmark",
     "DataSpec",
+    "folder_images",
     "from_arrays",
     "from_dataset",
     "load_benchmark",
@@ -159,6 +162,27 @@ def reopen(described: dict[str, Any], store: Path) -> Benchmark:
             f"{described['digest'][:16]}; pass --data"
         )
     return bench
+
+
+def folder_images(folder: Path, bench: Benchmark, store: Path) -> tuple[Tensor, Tensor]:
+    """Images and classes of a class folder that has the classes of `bench`: where to start from.
+
+    Returns (float32 [N,ch,H,W] pixels in [0, 1], int64 [N]), all images of its train split.
+    Raises: StillroomError if its classes or channels are not those of `bench`.
+    """
+    found = find(str(folder), None)
+    decoded = cached(found.raw, store, bench.size, skip_bad=False)
+    if decoded.classes != bench.classes:
+        raise StillroomError(
+            f"{folder}: its classes ({', '.join(decoded.classes[:3])}, ...) are not those of "
+            f"{bench.name} ({', '.join(bench.classes[:3])}, ...)"
+        )
+    pixels = decoded.train.images.float() / 255
+    if decoded.channels != bench.channels:
+        if decoded.channels != 1:
+            raise StillroomError(f"{folder}: colour images, but {bench.name} is grey")
+        pixels = pixels.expand(-1, bench.channels, -1, -1)
+    return pixels, decoded.train.labels
 
 
 def from_arrays(

@@ -141,6 +141,8 @@ def open_entry(folder: Path) -> Decoded:
 def _open(folder: Path, meta: dict[str, Any]) -> Decoded:
     if meta["format"] != FORMAT:
         raise _damaged(folder / "meta.json", f"has format {meta['format']}, not {FORMAT}")
+    if meta.pop("digest") != sha256(canonical(meta)):
+        raise _damaged(folder / "meta.json", "was altered (its digest does not match)")
     hashed = sum(file["bytes"] for file in meta["files"].values()) <= MAX_HASHED_BYTES
     for name in [f"{split}.{kind}" for split in meta["counts"] for kind in ("images", "labels")]:
         path, file = _file(folder, name), meta["files"][name]
@@ -148,20 +150,13 @@ def _open(folder: Path, meta: dict[str, Any]) -> Decoded:
             raise _damaged(path, "is missing or cut off")
         if hashed and sha256_file(path) != file["sha256"]:
             raise _damaged(path, "was altered (its SHA-256 does not match)")
-    digests = {
-        split: [meta["files"][f"{split}.{kind}"]["sha256"] for kind in ("images", "labels")]
-        for split in meta["counts"]
-    }
-    classes = tuple(meta["classes"])
-    if content_digest(classes, meta["size"], digests) != meta["content"]:
-        raise _damaged(folder / "meta.json", "was altered (its content digest does not match)")
     shape = (meta["channels"], meta["size"], meta["size"])
     sources: dict[str, ImageSource] = {}
     for split in meta["counts"]:
         images, labels = _file(folder, f"{split}.images"), _file(folder, f"{split}.labels")
         sources[split] = open_source(images, labels, shape)
     return Decoded(
-        classes=classes,
+        classes=tuple(meta["classes"]),
         size=meta["size"],
         channels=meta["channels"],
         resized=meta["resized"],
@@ -192,7 +187,7 @@ def _write(folder: Path, raw: RawSplits, the_plan: Plan, skip_bad: bool) -> None
         elif len(labels) == 0:
             raise StillroomError(f"no image of the {name} split can be read; repair or remove it")
     meta["content"] = content_digest(raw.classes, the_plan.size, digests)
-    write_json(folder / "meta.json", meta)
+    write_json(folder / "meta.json", meta | {"digest": sha256(canonical(meta))})
 
 
 def _write_split(

@@ -20,7 +20,7 @@ from stillroom.errors import StillroomError
 Pixels = NDArray[np.uint8]
 
 MAX_PIXELS = 100_000_000
-FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM")
+FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM")
 _ORIENTATION = 0x0112
 _MAX_ASPECT = 8
 _EXIF_ERRORS = (SyntaxError, OSError, ValueError, LookupError, TypeError, EOFError, struct.error)

@@ -47,9 +47,7 @@ class Found:
 
 NAMED: dict[str, Named] = {
     "digits": Named("Digits (scikit-learn)", 10, 8, None, None),
-    "mnist": Named(
-        "MNIST", 10, 28, "mnist", ("ylecun/mnist", None), (("MNIST", formats.mnist),)
-    ),
+    "mnist": Named("MNIST", 10, 28, "mnist", ("ylecun/mnist", None), (("MNIST", formats.mnist),)),
     "fashion-mnist": Named(
         "FashionMNIST",
         10,

@@ -38,8 +38,16 @@ class Score(Stage):
     kind: ClassVar[str] = "scores"
     version: ClassVar[int] = 1
     sources: ClassVar[tuple[str, ...]] = (
-        "rng.py", "types.py", "distilled.py", "runtime.py", "data", "nets/zoo", "nets/ensemble.py",
-        "nets/train.py", "evaluate/score.py", "evaluate/protocol.py",
+        "rng.py",
+        "types.py",
+        "distilled.py",
+        "runtime.py",
+        "data",
+        "nets/zoo",
+        "nets/ensemble.py",
+        "nets/train.py",
+        "evaluate/score.py",
+        "evaluate/protocol.py",
     )
 
     protocol: Protocol
@@ -120,7 +128,9 @@ class Score(Stage):
             rows += [{**row, **timing} for row in read_json(part / "scores.json")]
         return rows
 
-    def _training_images(self, bench: Benchmark, rt: Runtime) -> tuple[Images, LabelKind, Preprocess]:
+    def _training_images(
+        self, bench: Benchmark, rt: Runtime
+    ) -> tuple[Images, LabelKind, Preprocess]:
         if self.set_folder is None:
             train_set = bench.train
 

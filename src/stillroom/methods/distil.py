@@ -34,7 +34,13 @@ class Distil(Stage):
     kind: ClassVar[str] = "distilled"
     version: ClassVar[int] = 1
     sources: ClassVar[tuple[str, ...]] = (
-        "rng.py", "types.py", "distilled.py", "runtime.py", "data", "nets/zoo", "nets/ensemble.py",
+        "rng.py",
+        "types.py",
+        "distilled.py",
+        "runtime.py",
+        "data",
+        "nets/zoo",
+        "nets/ensemble.py",
         "methods",
     )
 
@@ -148,9 +154,7 @@ def _tensors(synth: Synth) -> dict[str, Tensor]:
 def _merge(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Chunks in any order -> tensors in row order; learned rates are averaged over chunks."""
     order = torch.cat([p["rows"] for p in parts]).argsort()
-    merged = {
-        k: torch.cat([p[k] for p in parts])[order] for k in ("images", "labels", "of_class")
-    }
+    merged = {k: torch.cat([p[k] for p in parts])[order] for k in ("images", "labels", "of_class")}
     if "lr" in parts[0]:
         merged["lr"] = torch.stack([p["lr"] for p in parts]).mean()
     return merged

@@ -16,6 +16,7 @@ from stillroom.methods.base import Context, Method, Synth
 if TYPE_CHECKING:
     from torch import Tensor
 
+
 class DistributionMatching(Method):
     """Squared distance of mean features, summed over features and classes (not averaged)."""
 
@@ -69,7 +70,8 @@ def class_means(features: Tensor, counts: Sequence[int]) -> Tensor:
     import torch
 
     if len(set(counts)) == 1:
-        return features.unflatten(1, (len(counts), counts[0])).mean(2)
+        k, _, d = features.shape
+        return features.reshape(k, len(counts), counts[0], d).mean(2)
     return torch.stack([part.mean(1) for part in features.split(list(counts), dim=1)], dim=1)
 
 

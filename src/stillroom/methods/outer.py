@@ -73,7 +73,7 @@ class _Loop:
         self.method, self.ctx, self.outer, self.synth = method, ctx, outer, synth
         self.folder = folder
         self.step = 0
-        self.kept: dict[int, Tensor] = {}
+        self.kept: dict[int, Synth] = {}
         self.metrics: list[dict[str, float]] = []
         self.optimisers = {
             name: _optimiser(_settings(outer, name), tensor)
@@ -96,9 +96,7 @@ class _Loop:
                 self.snapshot()
                 saved = time.monotonic()
         session.end()
-        final = self._frozen(self.synth)
-        kept = {step: self._frozen_at(images) for step, images in self.kept.items()}
-        return Outcome(final, kept, self.metrics)
+        return Outcome(self._frozen(), self.kept, self.metrics)
 
     def _step(self) -> None:
         it = self.step
@@ -106,7 +104,7 @@ class _Loop:
             optimiser.zero_grad(set_to_none=True)
         total: Tensor | None = None
         for term in self.method.loss(self.ctx, self.synth, it):
-            term.backward()  # type: ignore[no-untyped-call]
+            term.backward()
             total = term.detach() if total is None else total + term.detach()
         log = it % self.every == 0 or it + 1 == self.total
         if total is not None and (log or self.ctx.device.type == "cpu"):
@@ -120,8 +118,7 @@ class _Loop:
             self.metrics.append({"step": self.step, "loss": float(total), **extra})
             self.ctx.rt.session.update(self.step, loss=float(total))
         if self.step in self.outer.keep and self.step < self.total:
-            self._guard_images()
-            self.kept[self.step] = self.synth.images.detach().clone()
+            self.kept[self.step] = self._frozen()
 
     def _guard(self, loss: float) -> None:
         """Stop with a diagnosis as soon as the loss or a gradient is not finite."""
@@ -150,7 +147,8 @@ class _Loop:
         """Write everything that the next steps depend on, in one file, whole or not at all."""
         self._guard_images()
         tensors = {f"synth.{k}": v for k, v in _fields(self.synth).items()}
-        tensors |= {f"kept.{step}": images for step, images in self.kept.items()}
+        for step, kept in self.kept.items():
+            tensors |= {f"kept.{step}.{k}": v for k, v in _fields(kept).items()}
         numbers: dict[str, float] = {}
         for name, value in self.synth.memory.items():
             if isinstance(value, Tensor):
@@ -192,13 +190,16 @@ class _Loop:
         for name, value in tensors.items():
             if name.startswith("memory."):
                 self.synth.memory[name.removeprefix("memory.")] = value.to(device)
-            elif name.startswith("kept."):
-                self.kept[int(name.removeprefix("kept."))] = value.to(device)
+        for step in sorted({int(n.split(".")[1]) for n in tensors if n.startswith("kept.")}):
+            prefix = f"kept.{step}."
+            parts = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            self.kept[step] = Synth(**{k: v.to(device) for k, v in parts.items()})
         for name, optimiser in self.optimisers.items():
             prefix = f"optimiser.{name}."
             slots = {
                 k.removeprefix(prefix): v.to(device) if v.ndim else v
-                for k, v in tensors.items() if k.startswith(prefix)
+                for k, v in tensors.items()
+                if k.startswith(prefix)
             }
             if slots:
                 groups = optimiser.state_dict()["param_groups"]
@@ -217,15 +218,9 @@ class _Loop:
             self.ctx.rt.session.say(f"resuming under other conditions: {'; '.join(changed)}")
             (self.folder / "drift").write_text("; ".join(changed) + "\n", encoding="utf-8")
 
-    def _frozen(self, synth: Synth) -> Synth:
-        parts: dict[str, Any] = {k: v.detach().clone() for k, v in _fields(synth).items()}
+    def _frozen(self) -> Synth:
         self._guard_images()
-        return Synth(**parts)
-
-    def _frozen_at(self, images: Tensor) -> Synth:
-        frozen = self._frozen(self.synth)
-        frozen.images = images
-        return frozen
+        return Synth(**{k: v.detach().clone() for k, v in _fields(self.synth).items()})
 
 
 def _fields(synth: Synth) -> dict[str, Tensor]:
@@ -238,7 +233,9 @@ def _fields(synth: Synth) -> dict[str, Tensor]:
 def _settings(outer: Outer, name: str) -> Optim:
     chosen = {"images": outer.images, "labels": outer.labels, "rate": outer.rate}[name]
     if chosen is None:
-        raise StillroomError(f"the method learns its {name}, so outer.{name} must name an optimiser")
+        raise StillroomError(
+            f"the method learns its {name}, so outer.{name} must name an optimiser"
+        )
     return chosen
 
 

@@ -22,7 +22,7 @@ from stillroom.runtime import Runtime
 
 Params = dict[str, Tensor]
 Backend = Literal["loop", "vmap"]
-MICRO_BATCH = 32  # images of one compiled CPU forward: activations of 4 to 17 MB stay in cache
+PIECE_BYTES = 2**24  # the largest activation of one CPU forward without a graph: stays in cache
 
 
 @dataclass
@@ -76,13 +76,19 @@ class Nets:
 
     def activation_bytes(self) -> int:
         """Bytes of all layer outputs for one image: a static estimate, from a dry run."""
+        return sum(self._activations())
+
+    def piece(self) -> int:
+        """Images of one CPU forward without a graph: a power of two, from a static estimate."""
+        return 1 << max(3, (PIECE_BYTES // max(self._activations())).bit_length() - 1)
+
+    def _activations(self) -> list[int]:
         if "activations" not in self._cache:
-            total = 0
+            found: list[int] = []
 
             def add(module: nn.Module, inputs: Any, output: Any) -> None:
-                nonlocal total
                 if isinstance(output, Tensor) and not list(module.children()):
-                    total += output.numel() * output.element_size()
+                    found.append(output.numel() * output.element_size())
 
             net = self.build(0, "probe").eval()
             hooks = [m.register_forward_hook(add) for m in net.modules()]
@@ -90,8 +96,8 @@ class Nets:
                 net(self._zeros(1))
             for hook in hooks:
                 hook.remove()
-            self._cache["activations"] = total
-        return int(self._cache["activations"])
+            self._cache["activations"] = found or [1]
+        return list(self._cache["activations"])
 
     def forward_flops(self) -> int:
         """Floating-point operations (2 a multiply-add) of one image's forward."""
@@ -176,7 +182,7 @@ class Ensemble:
         terms = []
         for i in range(self.k):
             slope, value = compute(*self.member(i), x.detach(), y, target[i])
-            terms.append(Precomputed.apply(x, value.detach(), slope.detach()))
+            terms.append(precomputed(x, value.detach(), slope.detach()))
         return torch.stack(terms).mean()
 
     def unroll(
@@ -197,9 +203,7 @@ class Ensemble:
                 logits = functional_call(self.nets.skeleton, (params, buffers), (x,))
                 loss = F.cross_entropy(logits.to(self.nets.rt.dtype), y)
                 slopes = torch.autograd.grad(loss, list(params.values()), create_graph=True)
-                params = {
-                    n: p - lr * g for (n, p), g in zip(params.items(), slopes, strict=True)
-                }
+                params = {n: p - lr * g for (n, p), g in zip(params.items(), slopes, strict=True)}
             finals.append(params)
         return finals
 
@@ -211,22 +215,29 @@ class Ensemble:
         with self.nets.rt.autocast():
             if self.stacked:
                 mapped = vmap(call, in_dims=(0, 0, 0 if own else None), randomness="different")
-                out = mapped(self.params[0], self.buffers[0], x)
+                out: Tensor = mapped(self.params[0], self.buffers[0], x)
             else:
-                out = torch.stack([
-                    self._pieces(call, *self.member(i), x[i] if own else x, train)
-                    for i in range(self.k)
-                ])
+                out = torch.stack(
+                    [
+                        self._pieces(call, *self.member(i), x[i] if own else x, train)
+                        for i in range(self.k)
+                    ]
+                )
         return out.to(self.nets.rt.dtype)
 
-    def _pieces(self, call: Callable[..., Tensor], p: Params, b: Params, x: Tensor,
-                train: bool) -> Tensor:
+    def _pieces(
+        self, call: Callable[..., Tensor], p: Params, b: Params, x: Tensor, train: bool
+    ) -> Tensor:
         """Without a graph, run in pieces of one fixed size; padded, so that one shape compiles."""
-        whole = torch.is_grad_enabled() and (x.requires_grad or next(iter(p.values())).requires_grad)
+        whole = torch.is_grad_enabled() and (
+            x.requires_grad or next(iter(p.values())).requires_grad
+        )
         splits = self.nets.rt.device.type == "cpu" and not (train and self.nets.has_batchnorm())
-        if whole or not splits or len(x) <= MICRO_BATCH:
-            return call(p, b, x)
-        parts = [call(p, b, piece) for piece in _padded(x, MICRO_BATCH)]
+        size = self.nets.piece()
+        if whole or not splits or len(x) <= size:
+            whole_batch: Tensor = call(p, b, x)
+            return whole_batch
+        parts = [call(p, b, piece) for piece in _padded(x, size)]
         return torch.cat(parts)[: len(x)]
 
     def _mode(self, train: bool) -> None:
@@ -242,8 +253,10 @@ class Ensemble:
         if what == "features":
             wrapped = _Features(skeleton)
             return lambda p, b, x: functional_call(
-                wrapped, ({f"net.{n}": v for n, v in p.items()},
-                          {f"net.{n}": v for n, v in b.items()}), (x,))
+                wrapped,
+                ({f"net.{n}": v for n, v in p.items()}, {f"net.{n}": v for n, v in b.items()}),
+                (x,),
+            )
         if what == "logits":
             return lambda p, b, x: functional_call(skeleton, (p, b), (x,))
 
@@ -277,6 +290,12 @@ class Precomputed(torch.autograd.Function):
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, None, None]:
         (slope,) = ctx.saved_tensors
         return outputs[0] * slope, None, None
+
+
+def precomputed(x: Tensor, value: Tensor, slope: Tensor) -> Tensor:
+    """The scalar `value`, whose gradient with respect to x is `slope`."""
+    result: Tensor = Precomputed.apply(x, value, slope)  # type: ignore[no-untyped-call]
+    return result
 
 
 def _padded(x: Tensor, size: int) -> list[Tensor]:

@@ -99,7 +99,7 @@ def train(
                 loss_of(out, data.labels[r.to(data.labels.device)], training.labels)
                 for out, r in zip(logits, rows, strict=True)
             ]
-            torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
+            torch.stack(losses).sum().backward()
             optimiser.step()
             last = torch.stack([loss.detach() for loss in losses]).mean()
         if on_epoch is not None:

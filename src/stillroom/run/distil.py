@@ -84,13 +84,11 @@ def plan(
 
 
 def distil(planned: Plan, machine: Machine) -> Distilled:
-    """Run a plan; returns the set after the last step, and publishes it if the plan has an `out`."""
+    """Run a plan; returns the last set, and publishes it if the plan has an `out`."""
     began = time.perf_counter()
     key = planned.stage.key()
     cached = planned.store.complete(key)
-    data: Distilled = obtain(
-        planned.store, planned.stage, machines.executor(machine), planned.rt
-    )
+    data: Distilled = obtain(planned.store, planned.stage, machines.executor(machine), planned.rt)
     if planned.out is not None and owner_key(planned.out) != key:
         run = {
             **environment(planned.rt),
@@ -149,15 +147,14 @@ def _start(
     """Bring the images of `--init-from` into the store, in network space, class-major."""
     if init_from is None:
         return None, ""
-    import torch
     from safetensors.torch import save_file
 
-    images = _start_images(init_from, bench, recipe, store)
-    digest = sha256(images.contiguous().numpy().tobytes())[:16]
+    images = _start_images(init_from, bench, recipe, store).contiguous()
+    digest = sha256(images.numpy().tobytes())[:16]
     folder = store.root / f"start-{digest}"
     if not (folder / "images.safetensors").is_file():
         with fresh_folder(folder) as fresh:
-            save_file({"images": images.contiguous().to(torch.float32)}, fresh / "images.safetensors")
+            save_file({"images": images}, fresh / "images.safetensors")
     return folder / "images.safetensors", digest
 
 

@@ -236,8 +236,17 @@ def read_records(path: Path) -> list[Record]:
 
 
 def _identity(r: Record) -> tuple[Any, ...]:
-    return (r.row, r.set_key, r.protocol_hash, r.arch, r.seed, r.draw, r.numerics, r.data_digest,
-            r.metric)
+    return (
+        r.row,
+        r.set_key,
+        r.protocol_hash,
+        r.arch,
+        r.seed,
+        r.draw,
+        r.numerics,
+        r.data_digest,
+        r.metric,
+    )
 
 
 def _record(how: Judging, row: Row, arch: Arch, score: dict[str, Any]) -> Record:

@@ -40,9 +40,11 @@ def runtime(machine: Machine, numerics: Numerics, flops: float, session: Session
     return Runtime(
         device=device,
         numerics=numerics,
-        compile=able and (machine.compile == "on" or (
-            machine.compile == "auto" and device.type == "cpu" and flops >= COMPILE_FLOPS
-        )),
+        compile=able
+        and (
+            machine.compile == "on"
+            or (machine.compile == "auto" and device.type == "cpu" and flops >= COMPILE_FLOPS)
+        ),
         threads=threads,
         deterministic=machine.deterministic,
         allow_drift=machine.allow_drift,

@@ -15,7 +15,7 @@ from stillroom.nets.zoo.names import Spec
 _VGG11 = (64, 0, 128, 0, 256, 256, 0, 512, 512, 0, 512, 512, 0)  # 0: max pooling
 
 
-def mlp(spec: Spec, classes: int, channels: int, size: int) -> FeatureNet:
+def mlp(_: Spec, classes: int, channels: int, size: int) -> FeatureNet:
     """Return two hidden layers of 128 with ReLU; features [B,128]."""
     features = nn.Sequential(
         nn.Flatten(), nn.Linear(channels * size * size, 128), nn.ReLU(), nn.Linear(128, 128),
@@ -27,7 +27,7 @@ def mlp(spec: Spec, classes: int, channels: int, size: int) -> FeatureNet:
 def lenet(spec: Spec, classes: int, channels: int, size: int) -> FeatureNet:
     """Return LeNet-5 with ReLU and max pooling; features [B,84].
 
-    Raises: StillroomError below 12 px.
+    Raises: StillroomError below 16 px.
     """
     padding = grown(size, 0, 2)  # here 28 px stay 28, the map that 32 px reach without padding
     side = after(after(size, 5, padding) // 2, 5, 0) // 2

@@ -1,0 +1,227 @@
+"""Every method, one contract: moves pixels, resumes to the same bytes, splits over ranks."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+from contract.toys import Chunked, SecondOrder, Unrolled
+
+from stillroom.artefacts.executor import Job, Processes, Serial, run_job
+from stillroom.artefacts.store import Store, obtain
+from stillroom.distilled import load
+from stillroom.methods.base import Method, Optim, Outer
+from stillroom.methods.context import RunContext
+from stillroom.methods.distil import Distil
+from stillroom.methods.distribution_matching import DistributionMatching
+from stillroom.methods.outer import SNAPSHOT, outer_loop
+from stillroom.methods.selection import Selection
+from stillroom.nets.ensemble import Nets
+from stillroom.nets.zoo import resolve
+from stillroom.recipe import method_class
+from stillroom.runtime import Interrupted, Runtime, Session
+
+METHODS: list[Method] = [
+    DistributionMatching(batch_real=8),
+    DistributionMatching(batch_real=8, init="noise", augment="none", nets=2),
+    SecondOrder(),
+    Chunked(),
+    Unrolled(),
+    Selection(rule="random"),
+    Selection(rule="class-mean"),
+    Selection(rule="herding"),
+    Selection(rule="k-center", space="net"),
+    Selection(rule="k-means"),
+    Selection(rule="k-means", centroids=True),
+]
+ITERATIVE = [m for m in METHODS if not isinstance(m, Selection)]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    named = [method_class(name)() for name in metafunc.config.getoption("--method")]
+    for name, pool in (("method", METHODS), ("iterative", ITERATIVE)):
+        if name in metafunc.fixturenames:
+            methods = named or pool
+            ids = [f"{i}-{m.kind}-{getattr(m, 'rule', '')}" for i, m in enumerate(methods)]
+            metafunc.parametrize(name, methods, ids=ids)
+
+
+class StopAt(Session):
+    """Presses Ctrl-C when a step is reached."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.at = step
+
+    def update(self, done: int, **metrics: float) -> None:
+        if done >= self.at:
+            self.stop.set()
+
+
+def outer(steps: int = 5, keep: tuple[int, ...] = ()) -> Outer:
+    optim = Optim(lr=0.1, momentum=0.5)
+    return Outer(steps=steps, images=optim, labels=optim, rate=Optim(lr=1e-3), keep=keep)
+
+
+def context(bench, rt: Runtime, chunk: int = 0, ipc: int = 2) -> RunContext:
+    nets = Nets(resolve("convnet1-w8"), len(bench.classes), bench.channels, bench.size, rt)
+    return RunContext(bench, ipc, 0, rt, nets, chunk=chunk)
+
+
+def runtime(**changes) -> Runtime:
+    return Runtime(device=torch.device("cpu"), **changes)
+
+
+def stage(method: Method, bench, store: Path, **changes) -> Distil:
+    fields = {
+        "method": method,
+        "outer": outer(),
+        "bench": bench.describe(),
+        "ipc": 2,
+        "seed": 0,
+        "arch": resolve("convnet1-w8"),
+        "numerics": "float32",
+        "storage": "float32",
+        "store": store,
+    }
+    return Distil(**{**fields, **changes})
+
+
+def digest(folder: Path) -> dict[str, str]:
+    """Hashes of what must repeat: sets and curves."""
+    names = ("data.safetensors", "meta.json", "metrics.jsonl")
+    return {
+        p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(folder.rglob("*"))
+        if p.name in names
+    }
+
+
+def test_steps_move_pixels_and_nothing_else(iterative, bench, tmp_path):
+    ctx = context(bench, runtime())
+    rows = torch.arange(4)
+    before = iterative.start(ctx, rows)
+    after = outer_loop(iterative, ctx, outer(2), rows, tmp_path).synth
+    assert not torch.equal(before.images, after.images)
+    assert torch.equal(before.of_class, after.of_class)
+    if before.labels.dtype == torch.int64:
+        assert torch.equal(before.labels, after.labels)
+    else:
+        assert not torch.equal(before.labels, after.labels)
+        assert float(after.lr) != float(before.lr.detach())
+
+
+def test_exactly_the_steps_asked_for(iterative, bench, tmp_path):
+    seen: list[int] = []
+
+    class Counting(type(iterative)):
+        def loss(self, ctx, synth, it):
+            seen.append(it)
+            return super().loss(ctx, synth, it)
+
+    counting = Counting(**iterative.model_dump())
+    outcome = outer_loop(counting, context(bench, runtime()), outer(3), torch.arange(4), tmp_path)
+    assert seen == [0, 1, 2]
+    assert [line["step"] for line in outcome.metrics] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("stop", [1, 3])
+def test_resumed_run_gives_the_same_bytes(iterative, stop, bench, store, tmp_path):
+    """Ctrl-C after step `stop`, started again, against a straight run."""
+    settings = {"outer": outer(5, keep=(2,))}
+    straight = Store(tmp_path / "straight")
+    one = stage(iterative, bench, store, **settings)
+    obtain(straight, one, Serial(), runtime())
+
+    broken = Store(tmp_path / "broken")
+    for shard in range(one.shards()):
+        with pytest.raises(Interrupted):
+            obtain(broken, one, Serial(), runtime(session=StopAt(stop)))
+        assert (broken.part(one.key()) / f"{shard:04d}" / SNAPSHOT).is_file()
+        if shard + 1 < one.shards():  # finish this shard, stop in the next
+            out = broken.part(one.key()) / f"{shard:04d}"
+            run_job(Job(one, shard, out), runtime())
+    obtain(broken, one, Serial(), runtime())
+    key = one.key()
+    assert digest(broken.folder(key)) == digest(straight.folder(key))
+    assert (straight.folder(key) / "steps" / "2" / "meta.json").is_file()
+
+
+def test_workers_give_the_same_bytes_as_one(bench, store, tmp_path):
+    """Two local processes over the shards of a chunked method."""
+    one = stage(Chunked(), bench, store)
+    assert one.shards() == 2
+    serial, parallel = Store(tmp_path / "serial"), Store(tmp_path / "parallel")
+    obtain(serial, one, Serial(), runtime(threads=1))
+    obtain(parallel, one, Processes(2), runtime(threads=1))
+    assert digest(serial.folder(one.key())) == digest(parallel.folder(one.key()))
+
+
+def test_two_ranks_sum_to_one(iterative, bench):
+    """Terms shared over two ranks give the gradient of one rank: draws are keyed."""
+    if isinstance(iterative, (Chunked, Unrolled)):
+        pytest.skip("its terms are not split over classes")
+
+    def gradient(ranks: list[tuple[int, int]]) -> torch.Tensor:
+        total = None
+        for rank, world in ranks:
+            ctx = context(bench, runtime(numerics="float64", rank=rank, world=world))
+            synth = iterative.start(ctx, torch.arange(4))
+            for term in iterative.loss(ctx, synth, 3):
+                term.backward()
+            total = synth.images.grad if total is None else total + synth.images.grad
+        return total
+
+    one, two = gradient([(0, 1)]), gradient([(0, 2), (1, 2)])
+    torch.testing.assert_close(two, one, rtol=1e-9, atol=1e-12)
+
+
+def test_round_trip_and_shapes(method, bench, store, tmp_path):
+    one = stage(method, bench, store)
+    opened = Store(tmp_path / "s")
+    data = obtain(opened, one, Serial(), runtime())
+    assert data.images.shape == (4, 3, 8, 8)
+    assert data.of_class.tolist() == [0, 0, 1, 1]
+    assert data.provenance["key"] == one.key()
+    data.save(tmp_path / "copy")
+    again = load(tmp_path / "copy")
+    assert torch.equal(again.images, data.images)
+    assert torch.equal(again.labels, data.labels)
+    assert again.label_kind == ("logits" if isinstance(method, Unrolled) else "hard")
+
+
+def test_another_seed_gives_another_set(iterative, bench, store, tmp_path):
+    opened = Store(tmp_path / "s")
+    sets = [
+        obtain(opened, stage(iterative, bench, store, seed=s), Serial(), runtime()) for s in (0, 1)
+    ]
+    assert not torch.equal(sets[0].images, sets[1].images)
+
+
+def test_snapshot_of_other_conditions_is_refused(bench, store, tmp_path):
+    from stillroom.errors import StillroomError
+
+    one = stage(DistributionMatching(batch_real=8), bench, store)
+    opened = Store(tmp_path / "s")
+    with pytest.raises(Interrupted):
+        obtain(opened, one, Serial(), runtime(session=StopAt(2), threads=1))
+    with pytest.raises(StillroomError, match=r"threads 1 -> 2.*--allow-drift"):
+        obtain(opened, one, Serial(), runtime(threads=2))
+    obtain(opened, one, Serial(), runtime(threads=2, allow_drift=True))
+    final = (opened.folder(one.key()) / "final.json").read_text()
+    assert "threads 1 -> 2" in final
+
+
+def test_kept_steps_are_the_sets_of_shorter_runs(iterative, bench, store, tmp_path):
+    opened = Store(tmp_path / "s")
+    long = stage(iterative, bench, store, outer=outer(4, keep=(2,)))
+    short = stage(iterative, bench, store, outer=outer(2))
+    obtain(opened, long, Serial(), runtime())
+    data = obtain(opened, short, Serial(), runtime())
+    kept = load(opened.folder(long.key()) / "steps" / "2")
+    assert torch.equal(kept.images, data.images)
+    assert torch.equal(kept.labels, data.labels)
+    assert kept.lr == data.lr
+    assert kept.provenance["step"] == 2

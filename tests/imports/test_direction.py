@@ -1,0 +1,122 @@
+"""Who may import whom: a lower part never imports a higher one."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2] / "src" / "stillroom"
+# A part may import parts of a lower number; parts of one number may not import each other.
+LEVELS = {
+    "": 0,
+    "errors": 0,
+    "files": 1,
+    "config": 1,
+    "rng": 1,
+    "cite": 1,
+    "types": 2,
+    "records": 3,
+    "tables": 5,
+    "distilled": 3,
+    "runtime": 3,
+    "data": 4,
+    "nets": 5,
+    "artefacts": 6,
+    "methods": 7,
+    "evaluate": 7,
+    "recipe": 8,
+    "run": 9,
+    "report": 8,
+    "api": 10,
+    "cli": 11,
+}
+OWNERS = {  # library -> the only parts that may import it
+    "torch.func": {"nets/ensemble.py"},
+    "yaml": {"recipe.py"},
+    "matplotlib": {"report"},
+    "ray": {"artefacts/executor.py"},
+    "torch.distributed": {"artefacts/executor.py"},
+    "multiprocessing": {"artefacts/executor.py"},
+    "cyclopts": {"cli"},
+    "rich": {"cli"},
+    "jinja2": {"report"},
+    "datasets": {"data/hub.py", "run/publish.py"},
+    "torchvision": set(),
+}
+
+
+def imports(path: Path) -> list[tuple[str, bool]]:
+    """(module, at top level) of every import of a file, type-checking ones left out."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    hidden = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and getattr(block.test, "id", "") == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
+    found = []
+    for node in ast.walk(tree):
+        if id(node) in hidden:
+            continue
+        if isinstance(node, ast.Import):
+            found += [(alias.name, node in tree.body) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{a.name}" for a in node.names]
+            found += [(name, node in tree.body) for name in names]
+    return found
+
+
+def part_of(module: str) -> str:
+    pieces = module.split(".")
+    return pieces[1] if len(pieces) > 1 and pieces[1] in LEVELS else ""
+
+
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_imports_point_down(path: Path):
+    relative = path.relative_to(ROOT)
+    own = relative.parts[0].removesuffix(".py") if relative.parts[0] != "__init__.py" else None
+    if own is None:
+        return  # the package's own __init__ only forwards names
+    assert own in LEVELS, f"{own} has no level; give it one"
+    for module, _ in imports(path):
+        if not module.startswith("stillroom"):
+            continue
+        other = part_of(module)
+        if other == own or other == "":
+            continue
+        assert LEVELS[other] < LEVELS[own], f"{relative} imports {module}, which is not below it"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_libraries_have_one_owner(path: Path):
+    relative = path.relative_to(ROOT).as_posix()
+    for module, _ in imports(path):
+        for library, owners in OWNERS.items():
+            if module == library or module.startswith(library + "."):
+                assert any(relative.startswith(o) for o in owners), f"{relative} imports {module}"
+
+
+def test_one_method_file_never_imports_another():
+    methods = {"distribution_matching", "selection"}
+    for name in methods:
+        for module, _ in imports(ROOT / "methods" / f"{name}.py"):
+            assert module.split(".")[-2:-1] != [name]
+            assert not any(f"methods.{other}" in module for other in methods - {name}), module
+
+
+def test_limits():
+    """Lines <= 100, functions <= 60 lines, modules <= 400."""
+    for path in FILES:
+        text = path.read_text(encoding="utf-8")
+        lines = text.splitlines()
+        assert len(lines) <= 400, f"{path.name} has {len(lines)} lines"
+        assert max(map(len, lines), default=0) <= 100, path.name
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                length = (node.end_lineno or 0) - node.lineno + 1
+                assert length <= 60, f"{path.name}: {node.name} has {length} lines"
