@@ -38,7 +38,7 @@ def images(n: int, channels: int = 3, height: int = 32, width: int = 32, seed: i
     return torch.randn(n, channels, height, width, generator=generator(seed))
 
 
-def one(op: str, n: int = 8, size: int | tuple[int, int] = 32, siamese: bool = False) -> Draw:
+def one(op: str, n: int = 8, size: augment.Size = 32, siamese: bool = False) -> Draw:
     return draw(Strategy((op,)), n, size, generator(7), siamese)
 
 
@@ -224,8 +224,7 @@ def test_sampling_twin(op: str, shape: tuple[int, int], monkeypatch: pytest.Monk
     """The deterministic sampler gives the same values and gradients, siamese or not."""
     for siamese in (False, True):
         drawn = one(op, 4, shape, siamese)
-        values: list[Tensor] = []
-        grads: list[Tensor] = []
+        values, grads = list[Tensor](), list[Tensor]()
         for sampler in (augment._sample, augment._sample_by_gather):
             with monkeypatch.context() as patch:
                 patch.setattr(augment, "_sample", sampler)
@@ -251,13 +250,12 @@ def test_cutout_counts_zeros(side: int) -> None:
     drawn = one("cutout", 2000, side)
     out = apply(torch.ones(2000, 1, side, side), drawn)
     zeros = (out == 0).sum((1, 2, 3))
-    hole = side // 2
+    hole, half = side // 2, side // 4
     assert hole**2 // 4 <= int(zeros.min()) < int(zeros.max()) == hole**2
     if side == 32:
         assert abs(float(zeros.float().mean()) - 191) < 5
     h, w = (int(drawn.params[f"cutout.center_{axis}"][0]) for axis in "hw")
     expected = torch.ones(side, side)
-    half = hole // 2
     expected[max(0, h - half) : h + half, max(0, w - half) : w + half] = 0
     assert torch.equal(out[0, 0], expected)
 
