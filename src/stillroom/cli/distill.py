@@ -223,7 +223,7 @@ def _keep(text: str, steps: int) -> list[int]:
 def _show_plan(planned: Any) -> None:
     from stillroom.cli.show import key_values
     from stillroom.run.estimate import seconds
-    from stillroom.run.tables import size
+    from stillroom.tables import size
 
     estimate, stage = planned.estimate, planned.stage
     minutes = seconds(estimate.flops, planned.rt) / 60

@@ -119,7 +119,7 @@ def judge_and_show(
     from stillroom.evaluate.protocol import find_protocol
     from stillroom.run import judge as judges
     from stillroom.run import machine as machines
-    from stillroom.run.tables import lines
+    from stillroom.tables import lines
 
     chosen = find_protocol(protocol)
     shown, store = session(quiet), machines.store(machine)

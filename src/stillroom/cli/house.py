@@ -19,7 +19,7 @@ def inspect(folder: Annotated[Path, Parameter(name="SET", help="a set's folder")
     from stillroom.cli.show import key_values
     from stillroom.distilled import load, set_bytes
     from stillroom.files import canonical
-    from stillroom.run.tables import size
+    from stillroom.tables import size
 
     data = load(folder)
     pixels = data.pixels()
@@ -118,7 +118,7 @@ def recipes_show(name: Annotated[str, Parameter(name="NAME")], /) -> None:
 def store_list(*, store: StoreFlag = None) -> None:
     """List what is in it."""
     from stillroom.cli.show import say
-    from stillroom.run.tables import size
+    from stillroom.tables import size
 
     opened = _open(store)
     for entry in opened.entries():
@@ -146,7 +146,7 @@ def store_gc(
 ) -> None:
     """Remove what is unfinished or damaged."""
     from stillroom.cli.show import say
-    from stillroom.run.tables import size
+    from stillroom.tables import size
 
     gone = list(_open(store).gc(everything=everything))
     for entry in gone:

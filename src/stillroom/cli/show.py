@@ -12,8 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from stillroom.run.tables import Line
     from stillroom.runtime import Session
+    from stillroom.tables import Line
 
 
 def say(text: str) -> None:
@@ -78,7 +78,7 @@ def session(quiet: bool = False) -> Session:
 
 def accuracy_table(lines: Sequence[Line], title: str) -> None:
     """Print rows with mean, interval, n, gap to random, bytes."""
-    from stillroom.run.tables import percent, size
+    from stillroom.tables import percent, size
 
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("set")

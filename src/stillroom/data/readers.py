@@ -34,15 +34,18 @@ def read_folder(root: Path, only: Collection[str] | None = None) -> RawSplits:
 
     `only` restricts a class folder to these class names, so that ten classes of ImageNet do not
     cost a walk through a million files.
-    Raises: StillroomError if the folder is absent, or is of neither form.
+    Raises: StillroomError if the folder is absent, unreadable, or of neither form.
     """
     if not root.is_dir():
         raise StillroomError(f"{root}: no such folder")
-    if (root / "val" / "val_annotations.txt").is_file():
-        return annotated_folder(root)
-    if any(_parquet_files(root).values()):
-        return parquet_folder(root)
-    return class_folder(root, only)
+    try:
+        if (root / "val" / "val_annotations.txt").is_file():
+            return annotated_folder(root)
+        if any(_parquet_files(root).values()):
+            return parquet_folder(root)
+        return class_folder(root, only)
+    except OSError as error:
+        raise StillroomError(f"{error.filename or root}: {error.strerror or error}") from error
 
 
 def class_folder(root: Path, only: Collection[str] | None = None) -> RawSplits:
@@ -85,7 +88,7 @@ def annotated_folder(root: Path) -> RawSplits:
     label_of = {name: label for label, name in enumerate(names)}
     annotations = root / "val" / "val_annotations.txt"
     test: list[tuple[Path, int]] = []
-    for number, line in enumerate(annotations.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(annotations.read_text("utf-8", "replace").splitlines(), 1):
         cells = line.split("\t")
         if len(cells) < 2 or Path(cells[0]).name != cells[0]:
             raise StillroomError(f"{annotations}: line {number} is not 'file<TAB>class<TAB>...'")

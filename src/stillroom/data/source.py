@@ -70,7 +70,7 @@ class ImageSource:
         """Return images uint8 [B,ch,H,W] of `rows` int64 [B], on `device` or where they lie."""
         at = rows if self.index is None else self.index[rows.cpu()]
         found = self.stored[at.to(self.stored.device)]
-        return found if device is None else found.to(device, non_blocking=True)
+        return found if device is None else found.to(device)
 
     def rows_of(self, c: int) -> Tensor:
         """Rows of class `c`, int64 on the CPU, ascending; empty for a class without images.

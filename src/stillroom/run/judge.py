@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from stillroom.methods.distil import Distil
 from stillroom.nets.ensemble import Backend
 from stillroom.nets.zoo import Arch
 from stillroom.recipe import from_preset
+from stillroom.records import read_records
 from stillroom.run import machine as machines
 from stillroom.run.distil import choose_arch
 from stillroom.run.options import Machine
@@ -218,21 +218,6 @@ def append_records(folder: Path, records: Sequence[Record]) -> Path:
         write_atomic(path, "".join(canonical(r.to_dict()) + "\n" for r in merged.values()))
     (folder / ".records.lock").unlink(missing_ok=True)
     return path
-
-
-def read_records(path: Path) -> list[Record]:
-    """Read a ledger.
-
-    Raises: StillroomError naming file and line.
-    """
-    records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            value = json.loads(line)
-        except (json.JSONDecodeError, RecursionError):
-            raise StillroomError(f"{path}:{number}: not a line of JSON; is it cut off?") from None
-        records.append(Record.from_dict(value, f"{path}:{number}"))
-    return records
 
 
 def _identity(r: Record) -> tuple[Any, ...]:

@@ -97,6 +97,13 @@ def test_missing_folder(tmp_path: Path) -> None:
         read_folder(tmp_path / "nowhere")
 
 
+def test_dangling_link_is_named(tmp_path: Path, tree: Make) -> None:
+    tree(tmp_path, {"a": 1})
+    (tmp_path / "a" / "z.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(StillroomError, match=r"a/z\.png: No such file"):
+        read_folder(tmp_path)
+
+
 def test_listing_follows_the_files(tmp_path: Path, tree: Make) -> None:
     tree(tmp_path, {"a": 2})
     before = class_folder(tmp_path).key

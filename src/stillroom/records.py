@@ -1,0 +1,81 @@
+"""The ledger `records.jsonl`: one record a line, every line checked. No torch work here."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from stillroom.errors import StillroomError
+from stillroom.files import MAX_JSON_BYTES
+from stillroom.types import Record
+
+_TEXTS = ("data_digest", "set_key", "protocol_hash", "unit", "device", "code", "split", "note")
+_COUNTS = ("ipc", "seed", "bytes")
+MAX_TEXT = 2000
+
+
+def read_records(path: Path) -> list[Record]:
+    """Read a ledger.
+
+    Raises: StillroomError naming file and line.
+    """
+    records = []
+    for number, line in enumerate(_text(path).splitlines(), 1):
+        where = f"{path}:{number}"
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            raise StillroomError(f"{where}: not a line of JSON; is it cut off?") from None
+        record = Record.from_dict(value, where)
+        if problem := _problem(record):
+            raise StillroomError(f"{where}: {problem}")
+        records.append(record)
+    return records
+
+
+def _text(path: Path) -> str:
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise StillroomError(f"{path}: larger than 64 MiB, so not a file of stillroom's")
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise StillroomError(f"{path}:{line}: not text in UTF-8; is the file damaged?") from None
+    except OSError as error:
+        raise StillroomError(f"{path}: {error.strerror or error}") from None
+
+
+def _problem(r: Record) -> str:
+    """Return what is wrong with the types that `Record.from_dict` leaves open, or nothing."""
+    for name in _TEXTS:
+        if not isinstance(getattr(r, name), str) or len(getattr(r, name)) > MAX_TEXT:
+            return f"{name} of a record must be text of <= {MAX_TEXT} letters"
+    for name in _COUNTS:
+        if not _is_count(getattr(r, name)):
+            return f"{name} of a record must be a whole number >= 0"
+    for name in ("step", "draw"):
+        if getattr(r, name) is not None and not _is_count(getattr(r, name)):
+            return f"{name} of a record must be a whole number >= 0 or null"
+    if r.source not in ("measured", "reported"):
+        return f"source={str(r.source)[:40]!r} of a record must be measured or reported"
+    if not _is_finite(r.seconds) or r.seconds < 0:
+        return "seconds of a record must be a number >= 0"
+    if not _is_finite(r.value):
+        return "value of a record must be a finite number"
+    if r.metric == "accuracy" and not 0 <= r.value <= 1:
+        return f"value={r.value:g} of an accuracy must be a fraction in 0..1"
+    if not isinstance(r.versions, dict):
+        return "versions of a record must be an object"
+    return ""
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) < 1e300 and math.isfinite(value)

@@ -1,0 +1,233 @@
+"""Charts as inline SVG: text stays text, colours are CSS variables, bytes are always the same."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stillroom.tables import Line, percent
+
+WIDTH = 460  # natural width in CSS pixels; on a phone it shrinks to about 350
+MAX_DOTS = 24
+MAX_POINTS = 240
+MAX_LABEL = 34
+
+# Colours that matplotlib writes and that are replaced by CSS variables afterwards.
+INK, MUTED, GRID, SET, BASE, REF, PAPER = (
+    "#010201", "#010202", "#010203", "#010204", "#010205", "#010206", "#010207"
+)
+_VARIABLES = {
+    INK: "ink", MUTED: "muted", GRID: "rule", SET: "accent", BASE: "base", REF: "ref",
+    PAPER: "paper",
+}
+
+
+@dataclass(frozen=True)
+class Dot:
+    """One row of the dot chart."""
+
+    label: str
+    line: Line
+    own: bool
+
+
+def short(text: str, most: int = MAX_LABEL) -> str:
+    """A foreign name as a label: printable, and cut in the middle where it is long."""
+    clean = "".join(c if c.isprintable() else "�" for c in text)
+    return clean if len(clean) <= most else f"{clean[: most - 9]}…{clean[-8:]}"
+
+
+def dot_chart(dots: Sequence[Dot], reference: float | None, prefix: str) -> str:
+    """Mean, 95 % interval and single students of every row; the reference is random's mean."""
+    rows = list(dots)[:MAX_DOTS]
+
+    def draw(axes: Any) -> None:
+        for place, dot in enumerate(rows):
+            s, y = dot.line.summary, -place
+            colour = SET if dot.own else REF if dot.line.drawn else BASE
+            if s.half is not None:
+                axes.plot([s.low, s.high], [y, y], color=colour, linewidth=2.4,
+                          solid_capstyle="round")
+            axes.scatter(dot.line.values, [y] * len(dot.line.values), s=26, color=colour,
+                         alpha=0.35, linewidths=0, zorder=3)
+            axes.scatter([s.mean], [y], s=62, color=colour, edgecolors=PAPER, linewidths=1.6,
+                         zorder=4)
+            above = {"xytext": (0, 9), "textcoords": "offset points", "annotation_clip": False}
+            axes.annotate(short(dot.label), (0, y), xycoords=("axes fraction", "data"), ha="left",
+                          color=INK, parse_math=False, **above)
+            axes.annotate(f"{percent(s.mean)} %", (1, y), xycoords=("axes fraction", "data"),
+                          ha="right", color=INK, **above)
+        if reference is not None:
+            axes.axvline(reference, color=REF, linewidth=1, linestyle=(0, (3, 3)), zorder=1)
+        axes.set_xlim(*_limits([v for d in rows for v in _extent(d.line)]))
+        axes.set_ylim(-len(rows) + 0.55, 0.75)
+        axes.set_yticks([])
+        axes.grid(axis="x", color=GRID, linewidth=1)
+        _percent_axis(axes.xaxis)
+
+    return _svg(draw, 46 * len(rows) + 34, prefix, left=4, right=4, top=4, bottom=28)
+
+
+def step_chart(curve: Sequence[Line], baselines: Sequence[Line], prefix: str) -> str:
+    """Accuracy over kept steps with its interval; baselines as level lines named on the right."""
+    steps = [line.step or 0 for line in curve]
+    means = [line.summary.mean for line in curve]
+    known = [line for line in curve if line.summary.half is not None]
+
+    def draw(axes: Any) -> None:
+        axes.fill_between(
+            [line.step for line in known], [line.summary.low for line in known],
+            [line.summary.high for line in known], color=SET, alpha=0.16, linewidth=0,
+        )
+        tags = [(means[-1], short(curve[-1].row.split("@")[0], 12), SET)]
+        for line in baselines:
+            colour = REF if line.drawn else BASE
+            axes.axhline(line.summary.mean, color=colour, linewidth=1.4, linestyle=(0, (4, 3)))
+            tags.append((line.summary.mean, short(line.row, 12), colour))
+        axes.plot(steps, means, color=SET, linewidth=2.2, zorder=3)
+        axes.scatter(steps, means, s=34, color=SET, edgecolors=PAPER, linewidths=1.4, zorder=4)
+        bounds = [v for x in (*known, *curve, *baselines) for v in (x.summary.mean, *_ends(x))]
+        low, high = _limits(bounds)
+        axes.set_ylim(low, high)
+        axes.grid(axis="y", color=GRID, linewidth=1)
+        axes.set_xlabel("step", color=MUTED)
+        _percent_axis(axes.yaxis)
+        _steps_axis(axes)
+        for y, (value, name, colour) in zip(_apart(tags, (high - low) / 13), sorted(tags),
+                                            strict=True):
+            axes.annotate(f"{name} {percent(value)}", (1, y), xycoords=("axes fraction", "data"),
+                          xytext=(8, 0), textcoords="offset points", va="center", color=colour,
+                          parse_math=False, annotation_clip=False)
+
+    return _svg(draw, 286, prefix, left=50, right=124, top=8, bottom=46)
+
+
+def loss_chart(points: Sequence[dict[str, float]], prefix: str) -> str:
+    """The loss of the distillation; many points are averaged, their range is a band."""
+    steps, mean, low, high = _binned([(p["step"], p["loss"]) for p in points])
+
+    def draw(axes: Any) -> None:
+        if low != high:
+            axes.fill_between(steps, low, high, color=SET, alpha=0.16, linewidth=0)
+        axes.plot(steps, mean, color=SET, linewidth=1.5, solid_joinstyle="round")
+        if len(steps) == 1:
+            axes.scatter(steps, mean, s=34, color=SET)
+        if min(low) > 0 and max(high) > 30 * min(low):
+            axes.set_yscale("log")
+            axes.minorticks_off()
+        axes.grid(axis="y", color=GRID, linewidth=1)
+        axes.set_xlabel("step", color=MUTED)
+        _steps_axis(axes)
+
+    return _svg(draw, 286, prefix, left=64, right=12, top=8, bottom=46)
+
+
+def _binned(
+    points: Sequence[tuple[float, float]],
+) -> tuple[list[float], list[float], list[float], list[float]]:
+    """Mean, lowest and highest loss by step, or by equal ranges of steps where there are many."""
+    first, last = min(s for s, _ in points), max(s for s, _ in points)
+    many = len({s for s, _ in points}) > MAX_POINTS
+    bins: dict[float, list[tuple[float, float]]] = {}
+    for step, loss in points:
+        key = int((step - first) / (last - first) * (MAX_POINTS - 1)) if many else step
+        bins.setdefault(key, []).append((step, loss))
+    groups = [bins[key] for key in sorted(bins)]
+    return (
+        [sum(s for s, _ in g) / len(g) for g in groups],
+        [sum(v for _, v in g) / len(g) for g in groups],
+        [min(v for _, v in g) for g in groups],
+        [max(v for _, v in g) for g in groups],
+    )
+
+
+def _ends(line: Line) -> tuple[float, ...]:
+    return () if line.summary.half is None else (line.summary.low, line.summary.high)
+
+
+def _extent(line: Line) -> tuple[float, ...]:
+    return (line.summary.mean, *line.values, *_ends(line))
+
+
+def _limits(values: Sequence[float]) -> tuple[float, float]:
+    """Range of an accuracy axis: the values with a margin; never far outside 0..1."""
+    low, high = max(0.0, min(values)), min(1.0, max(values))
+    margin = max(0.01, 0.07 * (high - low))
+    return low - margin, high + margin
+
+
+def _apart(tags: Sequence[tuple[float, str, str]], least: float) -> list[float]:
+    """Heights of labels, lowest first, moved so that neighbours are `least` apart."""
+    places = [value for value, _, _ in sorted(tags)]
+    for _ in range(40):
+        for i in range(len(places) - 1):
+            if (lack := least - (places[i + 1] - places[i])) > 1e-12:
+                places[i] -= lack / 2
+                places[i + 1] += lack / 2
+    return places
+
+
+def _percent_axis(axis: Any) -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    axis.set_major_formatter(FuncFormatter(
+        lambda v, _: f"{round(100 * v, 2):g} %" if -1e-9 <= v <= 1 + 1e-9 else ""
+    ))
+
+
+def _steps_axis(axes: Any) -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}".replace(",", " ")))
+
+
+def _svg(
+    draw: Callable[[Any], None], height: int, prefix: str,
+    *, left: int, right: int, top: int, bottom: int,
+) -> str:
+    """Draw on axes with margins in pixels; return `<svg>` markup safe to stand beside others."""
+    from matplotlib import style
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    settings = {"svg.fonttype": "none", "svg.hashsalt": "stillroom", "font.size": 12.5}
+    with style.context(["default", settings], after_reset=True), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a name in a script that the default font lacks
+        figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72, facecolor="none")
+        FigureCanvasSVG(figure)
+        box = (left / WIDTH, bottom / height, 1 - (left + right) / WIDTH,
+               1 - (top + bottom) / height)
+        axes = figure.add_axes(box, facecolor="none")
+        axes.set_axisbelow(True)
+        axes.tick_params(length=0, pad=7, labelcolor=MUTED)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        draw(axes)
+        stream = io.StringIO()
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(stream, format="svg", transparent=True, metadata=nothing)
+    return _inlined(stream.getvalue(), prefix)
+
+
+def _inlined(svg: str, prefix: str) -> str:
+    """Strip what belongs to a file of its own; make ids unique; colours and font the page's."""
+    svg = svg[svg.index("<svg"):]
+    svg = re.sub(r"\s*<style type=\"text/css\">.*?</style>", "", svg, count=1, flags=re.DOTALL)
+    svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, count=1, flags=re.DOTALL)
+    box = re.search(r'viewBox="([^"]+)"', svg)
+    view = box.group(1) if box else f"0 0 {WIDTH} {WIDTH}"
+    opening = f'<svg class="chart" viewBox="{view}" aria-hidden="true" focusable="false">'
+    svg = opening + svg[svg.index(">") + 1:]
+    svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(?<=[\s<])id="', f'id="{prefix}-', svg)
+    svg = re.sub(r"(url\(#|href=\"#)", rf"\g<1>{prefix}-", svg)
+    svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
+    for colour, name in _VARIABLES.items():
+        svg = svg.replace(colour, f"var(--{name})")
+    return svg

@@ -1,0 +1,169 @@
+"""From folders to what the page shows: the set, its records, its loss curve, its machine."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from stillroom.distilled import Distilled, load, set_bytes
+from stillroom.errors import StillroomError
+from stillroom.files import MAX_JSON_BYTES, read_json, sha256_file
+from stillroom.records import read_records
+from stillroom.tables import Line, lines
+from stillroom.types import Record
+
+MAX_SETS = 50
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One set of the page.
+
+    `name` is the folder's name and unique on the page, `keys` the digests of the set and of its
+    kept steps, `stale` the number of records left out because they judge images that the folder
+    holds no more, `metrics` the lines of `metrics.jsonl`, `run` those of `run.json`.
+    """
+
+    name: str
+    data: Distilled
+    bytes: int
+    keys: frozenset[str]
+    records: tuple[Record, ...]
+    stale: int
+    metrics: tuple[dict[str, float], ...]
+    run: dict[str, Any]
+
+    @property
+    def label(self) -> str:
+        """What made the set, as its rows are called: "dm", "random", or the folder's name."""
+        label = self.data.provenance.get("label")
+        return label[:80] if isinstance(label, str) and label else self.name
+
+    @cached_property
+    def lines(self) -> tuple[Line, ...]:
+        """The table: best first inside each group of equal conditions."""
+        return tuple(lines(self.records))
+
+    def own(self, line: Line) -> bool:
+        """Whether a line judges this set or a kept step of it, not a baseline."""
+        return not line.drawn and bool(line.set_keys & self.keys)
+
+    @cached_property
+    def main(self) -> Line | None:
+        """The line that the headline quotes: the last step, on the set's own data and network."""
+        mine = [line for line in self.lines if self.own(line) and not line.reported]
+        if not mine:
+            return None
+        digest, arch = self.data.data.get("digest"), self.data.arch
+        order = {r.protocol_hash: i for i, r in enumerate(self.records)}
+
+        def rank(line: Line) -> tuple[int, bool, bool, bool, int]:
+            return (
+                -1 if line.step is None else line.step,
+                line.conditions[5] == digest,
+                line.arch == arch,
+                any(x.drawn and x.conditions == line.conditions for x in self.lines),
+                order[line.conditions[2]],
+            )
+
+        return max(mine, key=rank)
+
+    def beside(self, line: Line) -> list[Line]:
+        """The baselines measured under the same conditions as `line`, random first."""
+        found = [
+            x for x in self.lines
+            if x.conditions == line.conditions and not self.own(x) and x is not line
+        ]
+        return sorted(found, key=lambda x: (not x.drawn, x.row))
+
+    def curve(self) -> list[Line]:
+        """The lines of all kept steps under the conditions of the headline, by step."""
+        if self.main is None:
+            return []
+        found = [
+            x for x in self.lines
+            if self.own(x) and x.conditions == self.main.conditions and x.step is not None
+        ]
+        return sorted(found, key=lambda x: x.step or 0)
+
+
+def gather(folders: Sequence[Path]) -> list[Shown]:
+    """Read and check every folder.
+
+    Raises: StillroomError naming the first that is no set, or the damaged file and its line.
+    """
+    if not folders:
+        raise StillroomError("report needs at least one set folder")
+    if len(folders) > MAX_SETS:
+        raise StillroomError(f"{len(folders)} sets on one page; a page shows at most {MAX_SETS}")
+    found = [_read(Path(folder)) for folder in folders]
+    names = [shown.name for shown in found]
+    seen: dict[str, int] = {}
+    unique = []
+    for shown in found:
+        seen[shown.name] = seen.get(shown.name, 0) + 1
+        twice = names.count(shown.name) > 1
+        name = f"{shown.name} ({seen[shown.name]})" if twice else shown.name
+        unique.append(replace(shown, name=name))
+    return unique
+
+
+def _read(folder: Path) -> Shown:
+    data = load(folder)
+    kept = [p for p in folder.glob("steps/*") if p.name.isdigit()]
+    metas = [p / "meta.json" for p in [folder, *kept] if (p / "meta.json").is_file()]
+    keys = frozenset(sha256_file(path)[:16] for path in metas)
+    ledger = folder / "records.jsonl"
+    records = read_records(ledger) if ledger.is_file() else []
+    valid = [r for r in records if r.step is None or r.draw is not None or r.set_key in keys]
+    return Shown(
+        name=folder.resolve().name or "set",
+        data=data,
+        bytes=set_bytes(folder),
+        keys=keys,
+        records=tuple(valid),
+        stale=len(records) - len(valid),
+        metrics=tuple(read_metrics(folder / "metrics.jsonl")),
+        run=_run(folder / "run.json"),
+    )
+
+
+def _run(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise StillroomError(f"{path}: must hold a JSON object")
+    return value
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The curve of a run: a step and a loss a line; empty if there is no file.
+
+    Raises: StillroomError naming file and line.
+    """
+    if not path.is_file():
+        return []
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise StillroomError(f"{path}: larger than 64 MiB, so not a file of stillroom's")
+    found = []
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            raise StillroomError(f"{path}:{number}: not a line of JSON; is it cut off?") from None
+        if not isinstance(value, dict) or not all(_number(value.get(k)) for k in ("step", "loss")):
+            raise StillroomError(f"{path}:{number}: must hold the numbers 'step' and 'loss'")
+        found.append(value)
+    return found
+
+
+def _number(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) < 1e300 and math.isfinite(value)

@@ -1,0 +1,143 @@
+"""The images of a set as sprites: one PNG a class, tiles in rows of ten, as data URIs."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from stillroom.distilled import Distilled
+
+MAX_CLASSES = 20
+MAX_PER_CLASS = 20
+COLUMNS = 10
+PIXELS = 1_600_000  # of all tiles of a set together, beyond which they are shown smaller
+NATIVE = 64  # a side up to which tiles are never reduced
+LARGEST = 128
+TILE = 72  # CSS pixels that a tile is shown at, about
+
+
+@dataclass(frozen=True)
+class Sprite:
+    """One PNG and how to show it: its natural size, the size on the page, and its words."""
+
+    name: str
+    count: int
+    shown: int
+    uri: str
+    width: int
+    height: int
+    sharp: bool
+
+    @property
+    def alt(self) -> str:
+        """The picture in words."""
+        images = "1 image" if self.shown == 1 else f"{self.shown} images"
+        return f"{images} of class {self.name}"
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The sprites of a set and what was left out or reduced, in words."""
+
+    sprites: tuple[Sprite, ...]
+    cover: Sprite
+    notes: tuple[str, ...]
+
+
+def gallery(data: Distilled) -> Gallery:
+    """At most 20 classes with 20 images each; class order and image order are the set's."""
+    present = [c for c in range(len(data.classes)) if bool((data.of_class == c).any())]
+    chosen = {c: (data.of_class == c).nonzero().flatten() for c in present[:MAX_CLASSES]}
+    picked = {c: rows[:MAX_PER_CLASS] for c, rows in chosen.items()}
+    shown = sum(map(len, picked.values()))
+    side = max(data.images.shape[-2:])
+    target = _side(side, shown)
+    widest = min(COLUMNS, max(map(len, picked.values())))
+    rows = torch.cat(list(picked.values()))
+    pixels = dict(zip(rows.tolist(), _pixels(data, rows), strict=True))
+    sprites = []
+    for c, mine in picked.items():
+        tiles = [_tile(pixels[row], target) for row in mine.tolist()]
+        sprites.append(_sprite(data.classes[c], len(chosen[c]), tiles, COLUMNS, widest))
+    first = [_tile(pixels[int(mine[0])], target) for mine in picked.values()]
+    cover = _sprite("", len(first), first, math.ceil(math.sqrt(len(first) * 1.6)), 5)
+    return Gallery(tuple(sprites), cover, tuple(_notes(data, present, shown, side, target)))
+
+
+def _notes(data: Distilled, present: list[int], shown: int, side: int, target: int) -> list[str]:
+    notes = []
+    if shown < len(data):
+        classes = f"; {len(present) - MAX_CLASSES} classes" if len(present) > MAX_CLASSES else ""
+        notes.append(f"{len(data) - shown} of {len(data)} images are left out{classes}.".replace(
+            "out; ", "out, and with them "
+        ))
+    empty = len(data.classes) - len(present)
+    if empty:
+        notes.append(f"{empty} of {len(data.classes)} classes have no image.")
+    if target < side:
+        notes.append(f"Reduced from {side} to {target} pixels for this page.")
+    if data.tiles > 1:
+        notes.append(f"Each image is a canvas of {data.tiles} × {data.tiles} smaller pictures.")
+    if data.images.shape[1] not in (1, 3):
+        seen = "first is" if data.images.shape[1] == 2 else "first three are"
+        notes.append(f"Of {data.images.shape[1]} channels the {seen} shown.")
+    return notes
+
+
+def _side(side: int, count: int) -> int:
+    """The side of a tile in the file: native if small, else what `PIXELS` leaves room for."""
+    room = max(NATIVE, min(LARGEST, math.isqrt(PIXELS // max(1, count))))
+    return min(side, room)
+
+
+def _pixels(data: Distilled, rows: Tensor) -> Tensor:
+    some = data.preprocess.invert(data.images[rows]).clamp(0, 1)
+    return (some * 255).round().to(torch.uint8).cpu()  # [n,ch,H,W]
+
+
+def _tile(pixels: Tensor, target: int) -> Image.Image:
+    """uint8 [ch,H,W] -> a picture whose larger side is at most `target`."""
+    if pixels.shape[0] < 3:
+        image = Image.fromarray(pixels[0].contiguous().numpy())
+    else:
+        image = Image.fromarray(pixels[:3].permute(1, 2, 0).contiguous().numpy())
+    if max(image.size) > target:
+        image.thumbnail((target, target), Image.Resampling.LANCZOS)
+    return image
+
+
+def _sprite(
+    name: str, count: int, tiles: list[Image.Image], columns: int, widest: int
+) -> Sprite:
+    """Tiles in rows, with transparent gaps, at a whole multiple of their size where it fits."""
+    wide, high = tiles[0].size
+    columns = min(columns, len(tiles))
+    gap = max(1, round(max(wide, high) / 16))
+    lines = math.ceil(len(tiles) / columns)
+    size = (columns * (wide + gap) - gap, lines * (high + gap) - gap)
+    grey = tiles[0].mode == "L"
+    sheet = Image.new("LA" if grey else "RGBA", size)
+    for i, tile in enumerate(tiles):
+        opaque = tile.convert("LA" if grey else "RGBA")
+        sheet.paste(opaque, (i % columns * (wide + gap), i // columns * (high + gap)))
+    buffer = io.BytesIO()
+    sheet.save(buffer, format="PNG", optimize=True)
+    uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    scale = max(1, round((TILE if widest > 1 else 1.4 * TILE) / max(wide, high)))
+    if widest > 5:
+        scale = max(1, round(0.6 * TILE / max(wide, high)))
+    return Sprite(
+        name=name,
+        count=count,
+        shown=len(tiles),
+        uri=uri,
+        width=size[0] * scale,
+        height=size[1] * scale,
+        sharp=max(wide, high) <= NATIVE,
+    )
