@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from contract.toys import Chunked, SecondOrder, Unrolled
 
+from contract.toys import Chunked, SecondOrder, Unrolled
 from stillroom.artefacts.executor import Job, Processes, Serial, run_job
 from stillroom.artefacts.store import Store, obtain
 from stillroom.distilled import load

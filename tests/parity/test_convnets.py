@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from golden import golden, max_rel, normalise
 from torch import Tensor, nn
 
+from golden import golden, max_rel, normalise
 from stillroom.nets.zoo import build, feature_function
 
 DATA = golden("convnets")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from golden import Golden, max_rel
 from golden import golden as load_golden
-
 from stillroom.data.benchmarks import from_arrays
 from stillroom.methods.base import Synth
 from stillroom.methods.context import RunContext

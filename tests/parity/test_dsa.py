@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from golden import Golden, golden, max_abs, normalise
 from torch import Tensor
 
+from golden import Golden, golden, max_abs, normalise
 from stillroom.data.augment import Draw, apply, from_uniform
 
 FILES = {

@@ -230,7 +230,7 @@ def test_students_together_equal_students_in_turn(arch):
 
 
 def test_trainer_equals_a_naive_loop():
-    """Written out with a module, torch.optim.SGD and plain indexing; no shared code but the draws."""
+    """Written out with a module, torch.optim.SGD and plain indexing; only the draws are shared."""
     from stillroom.data.augment import apply, draw
 
     nets = nets_of()

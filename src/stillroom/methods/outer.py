@@ -193,7 +193,7 @@ class _Loop:
         for step in sorted({int(n.split(".")[1]) for n in tensors if n.startswith("kept.")}):
             prefix = f"kept.{step}."
             parts = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-            self.kept[step] = Synth(**{k: v.to(device) for k, v in parts.items()})
+            self.kept[step] = _synth({k: v.to(device) for k, v in parts.items()})
         for name, optimiser in self.optimisers.items():
             prefix = f"optimiser.{name}."
             slots = {
@@ -210,7 +210,7 @@ class _Loop:
         changed = [f"{k} {before.get(k)} -> {now[k]}" for k in now if before.get(k) != now[k]]
         if changed and not self.ctx.rt.allow_drift:
             raise StillroomError(
-                f"{path.parent.name}: the snapshot at step {self.step or 'n'} was made under other "
+                f"{path.parent.name}: the snapshot was made under other "
                 f"conditions ({'; '.join(changed)}); restore them, or go on with --allow-drift "
                 "(then the bytes differ from an unbroken run)"
             )
@@ -220,7 +220,7 @@ class _Loop:
 
     def _frozen(self) -> Synth:
         self._guard_images()
-        return Synth(**{k: v.detach().clone() for k, v in _fields(self.synth).items()})
+        return _synth({k: v.detach().clone() for k, v in _fields(self.synth).items()})
 
 
 def _fields(synth: Synth) -> dict[str, Tensor]:
@@ -228,6 +228,10 @@ def _fields(synth: Synth) -> dict[str, Tensor]:
     if synth.lr is not None:
         found["lr"] = synth.lr
     return found
+
+
+def _synth(parts: dict[str, Tensor]) -> Synth:
+    return Synth(parts["images"], parts["labels"], parts["of_class"], parts.get("lr"))
 
 
 def _settings(outer: Outer, name: str) -> Optim:

@@ -116,7 +116,7 @@ def loss_chart(points: Sequence[dict[str, float]], prefix: str) -> str:
         axes.plot(steps, mean, color=SET, linewidth=1.5, solid_joinstyle="round")
         if len(steps) == 1:
             axes.scatter(steps, mean, s=34, color=SET)
-        if min(low) > 0 and max(high) > 30 * min(low):
+        if min(low) > 0 and max(high) > 10 * min(low):
             axes.set_yscale("log")
             axes.minorticks_off()
         axes.grid(axis="y", color=GRID, linewidth=1)
@@ -223,11 +223,14 @@ def _inlined(svg: str, prefix: str) -> str:
     box = re.search(r'viewBox="([^"]+)"', svg)
     view = box.group(1) if box else f"0 0 {WIDTH} {WIDTH}"
     opening = f'<svg class="chart" viewBox="{view}" aria-hidden="true" focusable="false">'
-    svg = opening + svg[svg.index(">") + 1:]
-    svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'(?<=[\s<])id="', f'id="{prefix}-', svg)
-    svg = re.sub(r"(url\(#|href=\"#)", rf"\g<1>{prefix}-", svg)
-    svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
+    svg = re.sub(r"<!--.*?-->\s*", "", svg[svg.index(">") + 1:], flags=re.DOTALL)
+    return opening + re.sub(r"<[^>]+>", lambda tag: _tag(tag.group(), prefix), svg)
+
+
+def _tag(tag: str, prefix: str) -> str:
+    """One tag with the page's ids, colours and font; foreign names are never inside a tag."""
+    tag = re.sub(r'(\sid="|url\(#|href="#)', rf"\g<1>{prefix}-", tag)
+    tag = re.sub(r"font-family: [^;\"]*;? ?", "", tag)
     for colour, name in _VARIABLES.items():
-        svg = svg.replace(colour, f"var(--{name})")
-    return svg
+        tag = tag.replace(colour, f"var(--{name})")
+    return re.sub(r"\s+", " ", tag)

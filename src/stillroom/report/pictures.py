@@ -19,7 +19,7 @@ COLUMNS = 10
 PIXELS = 1_600_000  # of all tiles of a set together, beyond which they are shown smaller
 NATIVE = 64  # a side up to which tiles are never reduced
 LARGEST = 128
-TILE = 72  # CSS pixels that a tile is shown at, about
+COVER = 340  # CSS pixels that the cover is wide, at most
 
 
 @dataclass(frozen=True)
@@ -59,14 +59,16 @@ def gallery(data: Distilled) -> Gallery:
     side = max(data.images.shape[-2:])
     target = _side(side, shown)
     widest = min(COLUMNS, max(map(len, picked.values())))
+    css = 88 if widest == 1 else 64 if widest <= 5 else 44
     rows = torch.cat(list(picked.values()))
     pixels = dict(zip(rows.tolist(), _pixels(data, rows), strict=True))
     sprites = []
     for c, mine in picked.items():
         tiles = [_tile(pixels[row], target) for row in mine.tolist()]
-        sprites.append(_sprite(data.classes[c], len(chosen[c]), tiles, COLUMNS, widest))
+        sprites.append(_sprite(data.classes[c], len(chosen[c]), tiles, COLUMNS, css))
     first = [_tile(pixels[int(mine[0])], target) for mine in picked.values()]
-    cover = _sprite("", len(first), first, math.ceil(math.sqrt(len(first) * 1.6)), 5)
+    columns = _columns(len(first))
+    cover = _sprite("", len(first), first, columns, min(72, COVER // columns))
     return Gallery(tuple(sprites), cover, tuple(_notes(data, present, shown, side, target)))
 
 
@@ -88,6 +90,12 @@ def _notes(data: Distilled, present: list[int], shown: int, side: int, target: i
         seen = "first is" if data.images.shape[1] == 2 else "first three are"
         notes.append(f"Of {data.images.shape[1]} channels the {seen} shown.")
     return notes
+
+
+def _columns(count: int) -> int:
+    """Columns of a wide rectangle with the fewest empty places: 5 of 10, 5 of 20, 4 of 7."""
+    least = math.isqrt(count - 1) + 1
+    return min(range(least, 2 * least), key=lambda columns: (-count % columns, columns))
 
 
 def _side(side: int, count: int) -> int:
@@ -113,9 +121,9 @@ def _tile(pixels: Tensor, target: int) -> Image.Image:
 
 
 def _sprite(
-    name: str, count: int, tiles: list[Image.Image], columns: int, widest: int
+    name: str, count: int, tiles: list[Image.Image], columns: int, css: int
 ) -> Sprite:
-    """Tiles in rows, with transparent gaps, at a whole multiple of their size where it fits."""
+    """Tiles in rows with transparent gaps, shown about `css` pixels wide, a whole multiple."""
     wide, high = tiles[0].size
     columns = min(columns, len(tiles))
     gap = max(1, round(max(wide, high) / 16))
@@ -129,15 +137,15 @@ def _sprite(
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG", optimize=True)
     uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-    scale = max(1, round((TILE if widest > 1 else 1.4 * TILE) / max(wide, high)))
-    if widest > 5:
-        scale = max(1, round(0.6 * TILE / max(wide, high)))
+    sharp = max(wide, high) <= NATIVE
+    scale = css / max(wide, high)
+    scale = max(1, round(scale)) if sharp else min(1, scale)
     return Sprite(
         name=name,
         count=count,
         shown=len(tiles),
         uri=uri,
-        width=size[0] * scale,
-        height=size[1] * scale,
-        sharp=max(wide, high) <= NATIVE,
+        width=round(size[0] * scale),
+        height=round(size[1] * scale),
+        sharp=sharp,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 from stillroom.report.gather import Shown
@@ -27,26 +28,30 @@ def counted(line: Line) -> str:
     return plural(line.summary.n, line.counts.removesuffix("s"))
 
 
-def headline(shown: Shown) -> str:
-    """The result in a sentence or two, with exactly the claims that the intervals allow."""
+def headline(shown: Shown) -> list[str]:
+    """The result in sentences, the main one first, with the claims that the intervals allow."""
     images = f"{plural(len(shown.data), 'image')} ({size(shown.bytes)})"
     line = shown.main
     if line is None:
-        judge = f"stillroom evaluate {shown.name} --baselines"
-        return f"{images}, not judged yet: no student has been trained on them. Run: {judge}"
+        return [
+            f"{images}, not judged yet: no student has been trained on them.",
+            f"Run: stillroom evaluate {shlex.quote(shown.name)} --baselines",
+        ]
     verb = "trains" if len(shown.data) == 1 else "train"
     first = f"{images} {verb} a {line.arch} to {percent(line.summary.mean)} % on {line.conditions[4]}"
     random = next((x for x in shown.beside(line) if x.drawn and x.row == "random"), None)
     if random is None:
-        return (
-            f"{first} ({_interval(line)}). There is no random baseline beside it, so nothing here "
-            "shows that they are better than random images."
-        )
-    sentence = (
-        f"{first}; random images of the same number give {percent(random.summary.mean)} % "
-        f"({counted(random)}): {_verdict(line, random, 'random images')}."
-    )
-    return sentence + "".join(_second(line, x) for x in shown.beside(line) if _coreset(x))
+        sentences = [
+            f"{first} ({_interval(line)}).",
+            "There is no random baseline beside it, so nothing here shows that the images are "
+            "better than random ones.",
+        ]
+    else:
+        sentences = [
+            f"{first}; random images of the same number give {percent(random.summary.mean)} % "
+            f"({counted(random)}): {_verdict(line, random, 'random images')}."
+        ]
+    return sentences + [_second(line, x) for x in shown.beside(line) if _coreset(x)]
 
 
 def _coreset(line: Line) -> bool:
@@ -57,7 +62,7 @@ def _second(line: Line, coreset: Line) -> str:
     name = {"class-mean": "The mean image of each class", "k-means": "K-means centres"}[coreset.row]
     verb = "gives" if coreset.row == "class-mean" else "give"
     return (
-        f" {name} {verb} {percent(coreset.summary.mean)} % ({counted(coreset)}): "
+        f"{name} {verb} {percent(coreset.summary.mean)} % ({counted(coreset)}): "
         f"{_verdict(line, coreset, 'that')}."
     )
 

@@ -1,0 +1,277 @@
+"""Time the fast paths against plain twins in the same run: `make bench`, or one by name.
+
+    python benchmarks/run.py [dm-step] [student-epoch] [test-pass] [--repeats 3] [--json FILE]
+
+Every line is a ratio to the plain twin: eager float32, one class or one batch at a time, PyTorch's
+default allocator. "floor" is the time of the same multiply-adds at the rate of a large matrix
+product of that dtype, measured here; "of floor" is the fraction of that rate which is reached. The
+order is twin first, so that the allocator hint (`runtime.keep_freed_memory`) does not help it.
+Compile time is shown apart, with the number of steps after which it is repaid.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from stillroom.config import DSA
+from stillroom.data.augment import apply, draw, parse
+from stillroom.data.benchmarks import Benchmark, from_arrays
+from stillroom.methods.context import RunContext
+from stillroom.methods.distribution_matching import DistributionMatching
+from stillroom.nets.ensemble import Nets
+from stillroom.nets.train import Images, Training, predict, train
+from stillroom.nets.zoo import feature_function, resolve
+from stillroom.rng import rng
+from stillroom.runtime import Numerics, Runtime, can_compile, default_threads
+
+CLASSES, IPC, REAL, SIZE = 10, 10, 256, 32
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One line of the table."""
+
+    job: str
+    variant: str
+    seconds: float
+    ratio: float
+    compile_seconds: float
+    flops: float
+    of_floor: float
+
+
+def clock(work: Callable[[], object], repeats: int, device: torch.device) -> tuple[float, float]:
+    """(seconds of the first call, best of `repeats` later ones)."""
+
+    def once() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        began = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - began
+
+    first = once()
+    return first, min(once() for _ in range(repeats))
+
+
+def matmul_rate(dtype: torch.dtype, device: torch.device) -> float:
+    """FLOP/s of a 2048 x 2048 matrix product: what the floor is measured against."""
+    a = torch.randn(2048, 2048, device=device).to(dtype)
+    _, best = clock(lambda: a @ a, 5, device)
+    return 2 * 2048**3 / best
+
+
+def variants(device: torch.device) -> list[tuple[str, Numerics, bool]]:
+    """What is timed beside the twin."""
+    found: list[tuple[str, Numerics, bool]] = [("float32 eager", "float32", False)]
+    found.append(("bf16 eager", "bf16", False))
+    if can_compile(device):
+        found += [("float32 compiled", "float32", True), ("bf16 compiled", "bf16", True)]
+    return found
+
+
+def toy_bench() -> Benchmark:
+    """CIFAR-10's shapes; the values do not change the time."""
+    gen = rng(0, "benchmark")
+    images = torch.randint(0, 256, (CLASSES * 300, 3, SIZE, SIZE), generator=gen).to(torch.uint8)
+    labels = torch.arange(CLASSES).repeat_interleave(300)
+    return from_arrays(images, labels, images[:2000], labels[:2000], normalise="cifar10")
+
+
+def runtime(device: torch.device, numerics: Numerics, compiled: bool) -> Runtime:
+    return Runtime(device, numerics, compiled, threads=default_threads())
+
+
+# -- the plain twins: what one writes without the library's parts -----------------------------
+
+
+def plain_dm_step(bench: Benchmark, device: torch.device) -> Callable[[], object]:
+    """One class at a time, eager float32, a fresh module a step."""
+    synthetic = torch.randn(CLASSES * IPC, 3, SIZE, SIZE, device=device, requires_grad=True)
+    sgd = torch.optim.SGD([synthetic], lr=1.0, momentum=0.5)
+    strategy, step = parse(DSA), iter(range(10**9))
+    arch = resolve("convnet3")
+
+    def work() -> None:
+        it = next(step)
+        net = arch.build(CLASSES, 3, SIZE).to(device)
+        for parameter in net.parameters():
+            parameter.requires_grad_(False)
+        loss = torch.zeros((), device=device)
+        for c in range(CLASSES):
+            rows = bench.train.rows_of(c)[torch.randperm(300)[:REAL]]
+            real = bench.preprocess.apply(bench.train.take(rows, device))
+            drawn = draw(strategy, 1, SIZE, rng(0, it, c), siamese=True)
+            features = feature_function(net)
+            with torch.no_grad():
+                target = features(apply(real, drawn)).mean(0)
+            made = features(apply(synthetic[c * IPC : (c + 1) * IPC], drawn)).mean(0)
+            loss = loss + (target - made).square().sum()
+        sgd.zero_grad()
+        loss.backward()
+        sgd.step()
+
+    return work
+
+
+def plain_epoch(device: torch.device) -> Callable[[], object]:
+    """An epoch of a student on 100 images."""
+    net = resolve("convnet3").build(CLASSES, 3, SIZE).to(device)
+    sgd = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+    x = torch.randn(CLASSES * IPC, 3, SIZE, SIZE, device=device)
+    y = torch.arange(CLASSES, device=device).repeat_interleave(IPC)
+    strategy, step = parse(DSA), iter(range(10**9))
+
+    def work() -> None:
+        order = torch.randperm(len(x))
+        drawn = draw(strategy, len(x), SIZE, rng(0, next(step)))
+        sgd.zero_grad()
+        F.cross_entropy(net(apply(x[order], drawn)), y[order]).backward()
+        sgd.step()
+
+    return work
+
+
+def plain_test(bench: Benchmark, device: torch.device) -> Callable[[], object]:
+    """Logits of 2,000 test images in batches of 256."""
+    net = resolve("convnet3").build(CLASSES, 3, SIZE).to(device).eval()
+
+    def work() -> None:
+        with torch.no_grad():
+            for i in range(0, 2000, 256):
+                rows = torch.arange(i, min(i + 256, 2000))
+                net(bench.preprocess.apply(bench.test.take(rows, device))).argmax(1)
+
+    return work
+
+
+# -- the same jobs through the library -----------------------------------------------------------
+
+
+def fast_dm_step(bench: Benchmark, rt: Runtime) -> Callable[[], object]:
+    ctx = RunContext(bench, IPC, 0, rt, Nets(resolve("convnet3"), CLASSES, 3, SIZE, rt))
+    method = DistributionMatching(batch_real=REAL)
+    synth = method.start(ctx, torch.arange(CLASSES * IPC))
+    sgd = torch.optim.SGD([synth.images], lr=1.0, momentum=0.5)
+    step = iter(range(10**9))
+
+    def work() -> None:
+        sgd.zero_grad()
+        for term in method.loss(ctx, synth, next(step)):
+            term.backward()
+        sgd.step()
+
+    return work
+
+
+def fast_epoch(rt: Runtime) -> Callable[[], object]:
+    x = torch.randn(CLASSES * IPC, 3, SIZE, SIZE, device=rt.device)
+    y = torch.arange(CLASSES, device=rt.device).repeat_interleave(IPC)
+    data = Images(lambda rows: x[rows.to(x.device)], y, SIZE)
+    training = Training(1, 256, 0.01, 0.9, 5e-4, "constant", parse(DSA))
+    nets = Nets(resolve("convnet3"), CLASSES, 3, SIZE, rt).seeded([0], "student")
+    return lambda: train(nets, data, training, [0])
+
+
+def fast_test(bench: Benchmark, rt: Runtime) -> Callable[[], object]:
+    nets = Nets(resolve("convnet3"), CLASSES, 3, SIZE, rt).seeded([0], "student")
+
+    def take(rows: torch.Tensor) -> torch.Tensor:
+        return bench.preprocess.apply(bench.test.take(rows, rt.device))
+
+    return lambda: predict(nets, Images(take, bench.test.labels, SIZE))
+
+
+def jobs(
+    bench: Benchmark, device: torch.device
+) -> dict[str, tuple[Callable[[], object], Callable[[Runtime], Callable[[], object]], float]]:
+    """name -> (plain twin, the library's way, FLOPs)."""
+    probe = Nets(resolve("convnet3"), CLASSES, 3, SIZE, runtime(device, "float32", False))
+    forward = probe.forward_flops()
+    n = CLASSES * IPC
+    return {
+        "dm-step": (
+            plain_dm_step(bench, device),
+            lambda rt: fast_dm_step(bench, rt),
+            forward * (CLASSES * REAL + 2.0 * n),
+        ),
+        "student-epoch": (plain_epoch(device), fast_epoch, forward * 3.0 * n),
+        "test-pass": (plain_test(bench, device), lambda rt: fast_test(bench, rt), forward * 2000.0),
+    }
+
+
+def measure(names: list[str], repeats: int, device: torch.device) -> list[Timing]:
+    torch.set_num_threads(default_threads())
+    bench = toy_bench()
+    rates = {
+        "float32": matmul_rate(torch.float32, device),
+        "bf16": matmul_rate(torch.bfloat16, device),
+    }
+    chosen = {k: v for k, v in jobs(bench, device).items() if not names or k in names}
+    plain = {name: clock(twin, repeats, device)[1] for name, (twin, _, _) in chosen.items()}
+    found = []
+    for name, (_, make, flops) in chosen.items():
+        floor = flops / rates["float32"]
+        found.append(Timing(name, "plain twin", plain[name], 1.0, 0.0, flops, floor / plain[name]))
+        print_line(found[-1])
+        for label, numerics, compiled in variants(device):
+            rt = runtime(device, numerics, compiled)
+            with rt.activate():
+                first, best = clock(make(rt), repeats, device)
+            floor = flops / rates[numerics]
+            spent = first - best if compiled else 0.0
+            line = Timing(name, label, best, plain[name] / best, spent, flops, floor / best)
+            found.append(line)
+            print_line(line)
+    return found
+
+
+def print_line(t: Timing) -> None:
+    repaid = ""
+    if t.compile_seconds and t.ratio > 1:
+        saving = t.seconds * t.ratio - t.seconds
+        repaid = f"compile {t.compile_seconds:.0f} s, repaid in {t.compile_seconds / saving:.0f}"
+    print(
+        f"{t.job:<14} {t.variant:<17} {t.seconds:8.3f} s  {t.ratio:5.2f}x  "
+        f"{t.flops / t.seconds / 1e9:7.0f} GFLOP/s  {100 * t.of_floor:3.0f} % of floor  {repaid}",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("names", nargs="*", choices=["dm-step", "student-epoch", "test-pass", []])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", type=Path, help="append the lines to this file")
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    found = measure(list(arguments.names), arguments.repeats, device)
+    if arguments.json is not None:
+        machine = {
+            "torch": torch.__version__,
+            "cpu": torch.backends.cpu.get_cpu_capability(),
+            "threads": default_threads(),
+            "device": str(device),
+            "python": platform.python_version(),
+        }
+        with arguments.json.open("a", encoding="utf-8") as stream:
+            for timing in found:
+                line = {**dataclasses.asdict(timing), **machine}
+                stream.write(json.dumps(line, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""Where a set comes from, as groups of (term, value). All of it is foreign text, none followed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from stillroom.report.gather import Shown
+from stillroom.report.sentences import real_data
+from stillroom.tables import size
+
+Pairs = list[tuple[str, str]]
+MAX_VALUE = 400
+MAX_RECIPE = 20_000
+
+
+def groups(shown: Shown) -> list[tuple[str, Pairs]]:
+    """Recipe, real data, files and machine, each without the terms that nothing is known of."""
+    found = [
+        ("Recipe", _recipe(shown)),
+        ("Real data", _data(shown)),
+        ("The set", _files(shown)),
+        ("Machine", _machine(shown.run)),
+    ]
+    return [(name, [(k, v) for k, v in pairs if v]) for name, pairs in found]
+
+
+def whole_recipe(shown: Shown) -> str:
+    """Everything that determined the pixels, as JSON, cut where it is unreasonably long."""
+    recipe = shown.data.provenance.get("recipe")
+    if not recipe:
+        return ""
+    text = json.dumps(recipe, indent=2, sort_keys=True, ensure_ascii=False)
+    return text if len(text) <= MAX_RECIPE else text[:MAX_RECIPE] + "\n… cut here"
+
+
+def papers(shown: Shown) -> list[str]:
+    """The BibTeX keys that a set names; what is no text is dropped."""
+    keys = shown.data.provenance.get("papers")
+    return [k for k in keys if isinstance(k, str)][:50] if isinstance(keys, list) else []
+
+
+def _recipe(shown: Shown) -> Pairs:
+    made, recipe = shown.data.provenance, _dict(shown.data.provenance.get("recipe"))
+    method, outer = _dict(recipe.get("method")), _dict(recipe.get("outer"))
+    step, steps = made.get("step"), outer.get("steps")
+    parts = {k: v for k, v in method.items() if k not in ("kind", "augment")}
+    return [
+        ("Name", flat(made.get("label"))),
+        ("Key", flat(made.get("key"))),
+        ("Method", flat(method.get("kind"))),
+        ("Settings", flat(parts)),
+        ("Optimiser", flat(outer.get("images"))),
+        ("Steps", flat(steps if step in (None, steps) else f"{flat(step)} of {flat(steps)}")),
+        ("Seed", flat(recipe.get("seed"))),
+        ("Numerics", flat(recipe.get("numerics"))),
+        ("Network", shown.data.arch),
+        ("Augmentation", shown.data.augment),
+        ("Started from", flat(recipe.get("start"))),
+        ("Published row", flat(shown.run.get("row"))),
+    ]
+
+
+def _data(shown: Shown) -> Pairs:
+    data = shown.data.data
+    side, channels = data.get("size"), data.get("channels")
+    notes = data.get("notes")
+    return [
+        ("Name", flat(data.get("name"))),
+        ("Digest", flat(data.get("digest"))),
+        ("Images", real_data(data)),
+        ("Classes", str(len(shown.data.classes))),
+        ("Size", f"{side} × {side}, {channels} channel{'s' * (channels != 1)}"
+         if isinstance(side, int) and isinstance(channels, int) else ""),
+        ("Also in train", f"{data['duplicates']} test images"
+         if isinstance(data.get("duplicates"), int) else ""),
+        ("Notes", "; ".join(flat(n) for n in notes) if isinstance(notes, list) else ""),
+    ]
+
+
+def _files(shown: Shown) -> Pairs:
+    data = shown.data
+    n, ch, high, wide = data.images.shape
+    pre = data.preprocess
+    zca = ", then ZCA whitening" if pre.zca is not None else ""
+    mean, std = (" ".join(f"{v:.4g}" for v in values) for values in (pre.mean, pre.std))
+    kinds = {"hard": "hard, one class an image", "probs": "soft, probabilities",
+             "logits": "soft, logits"}
+    return [
+        ("Images", f"{n} of {ch} × {high} × {wide}, {data.ipc} per class"),
+        ("Stored as", data.storage),
+        ("Labels", kinds[data.label_kind]),
+        ("Learned step size", "" if data.lr is None else f"{data.lr:g}"),
+        ("Preprocessing", f"{pre.name}: (pixel − {mean}) / {std}{zca}"),
+        ("On disk", f"{size(shown.bytes)} ({shown.bytes:,} bytes)".replace(",", " ")),
+    ]
+
+
+def _machine(run: dict[str, Any]) -> Pairs:
+    if not run:
+        return [("Not recorded", "The folder has no run.json.")]
+    seconds = run.get("seconds")
+    known = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+    time = duration(float(seconds)) if known and 0 <= seconds < 1e12 else ""
+    if time and run.get("from_store") is True:
+        time += " (taken from the store, not made anew)"
+    flags = [name for name in ("compile", "deterministic") if run.get(name) is True]
+    return [
+        ("Time", time),
+        ("Device", " ".join(filter(None, (flat(run.get("device")), _brackets(run))))),
+        ("Threads", flat(run.get("threads"))),
+        ("Workers", flat(run.get("workers"))),
+        ("Switched on", ", ".join(flags)),
+        ("Versions", ", ".join(
+            f"{k} {flat(run[k])}" for k in ("stillroom", "torch", "python") if run.get(k)
+        )),
+        ("System", flat(run.get("system"))),
+        ("Drift", flat(run.get("drift"))),
+    ]
+
+
+def _brackets(run: dict[str, Any]) -> str:
+    named = [flat(run[k]) for k in ("device_name", "cpu") if run.get(k)]
+    return f"({', '.join(named)})" if named else ""
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: "7.3 s", "2 min 27 s", "3 h 5 min"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    if seconds < 3600:
+        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
+
+
+def flat(value: Any) -> str:
+    """Any JSON value as a short line of text; nothing for None, empty text and empty lists."""
+    if value is None or value == "" or value == [] or value == {}:
+        return ""
+    if isinstance(value, dict):
+        text = ", ".join(f"{k} {flat(v) or '-'}" for k, v in value.items())
+    elif isinstance(value, list):
+        text = ", ".join(flat(v) or "-" for v in value)
+    elif isinstance(value, bool):
+        text = "yes" if value else "no"
+    elif isinstance(value, float):
+        text = f"{value:g}"
+    else:
+        text = str(value)
+    return text if len(text) <= MAX_VALUE else text[: MAX_VALUE - 1] + "…"
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
