@@ -13,7 +13,7 @@ from stillroom.artefacts.store import Store
 from stillroom.data.benchmarks import Benchmark, from_arrays, from_dataset
 from stillroom.distilled import Distilled, load
 from stillroom.errors import StillroomError
-from stillroom.evaluate.protocol import find_protocol
+from stillroom.evaluation.protocol import find_protocol
 from stillroom.recipe import from_preset
 from stillroom.run import judge as judges
 from stillroom.run import machine as machines

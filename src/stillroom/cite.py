@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 PAPERS = {
     "zhao2023dm": """@inproceedings{zhao2023dm,
   title     = {Dataset Condensation with Distribution Matching},
@@ -35,13 +33,14 @@ PAPERS = {
 }
 
 
-def bibtex(keys: Sequence[str]) -> str:
+def bibtex(keys: object) -> str:
     """The entries of known keys, in order; a line of text where there is none.
 
     Keys come out of a set's metadata and are foreign: unknown ones are named, not followed.
     """
-    entries = [PAPERS[k] for k in keys if k in PAPERS]
-    unknown = [str(k)[:60] for k in keys if k not in PAPERS]
+    named = [str(k)[:60] for k in keys] if isinstance(keys, (list, tuple)) else []
+    entries = [PAPERS[k] for k in named if k in PAPERS]
+    unknown = [k for k in named if k not in PAPERS]
     if unknown:
         entries.append(f"% no entry for: {', '.join(unknown)}")
     return "\n\n".join(entries) or "% this set names no paper"

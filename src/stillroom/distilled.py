@@ -17,13 +17,14 @@ from safetensors.torch import save
 from torch import Tensor
 
 from stillroom.errors import StillroomError
-from stillroom.files import canonical, read_json, sha256, write_atomic, write_json
+from stillroom.files import canonical, read_json, sha256, user_path, write_atomic, write_json
 from stillroom.types import LabelKind, Preprocess, Zca
 
 FORMAT = 1
 MAX_SET_BYTES = 8 * 2**30
 MAX_NAME = 300
 Storage = Literal["float32", "float16", "uint8"]
+_DTYPES = (torch.uint8, torch.int64, torch.float16, torch.float32)
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def load(folder: str | Path) -> Distilled:
     Raises: StillroomError in one line if a file is absent, cut off, altered, of a newer format,
     larger than 8 GiB, or inconsistent with itself.
     """
-    folder = Path(folder)
+    folder = user_path(folder, "set")
     if not folder.is_dir():
         raise StillroomError(f"{folder}: no such set; a set is a folder with meta.json in it")
     meta = _read_meta(folder / "meta.json")
@@ -213,6 +214,8 @@ def _read_tensors(path: Path, described: dict[str, Any]) -> dict[str, Tensor]:
             f"{path}: not a whole safetensors file ({str(error)[:120]}); copy it again"
         ) from None
     for name, value in tensors.items():
+        if value.dtype not in _DTYPES:
+            raise StillroomError(f"{path}: tensor {name[:80]!r} is of {value.dtype}; not read")
         wanted = described[name]
         if not isinstance(wanted, dict) or wanted.get("sha256") != sha256(
             value.contiguous().flatten().view(torch.uint8).numpy().tobytes()
@@ -238,6 +241,8 @@ def _problem(meta: dict[str, Any], tensors: dict[str, Tensor]) -> str:
     classes, pre = meta["classes"], meta["preprocess"]
     if not classes or not all(isinstance(c, str) and 0 < len(c) <= MAX_NAME for c in classes):
         return f"class names must be 1 to {MAX_NAME} letters each"
+    if any("\ud800" <= letter <= "\udfff" for name in classes for letter in name):
+        return "a class name is not valid text"
     if len(set(classes)) != len(classes):
         return "two classes have the same name"
     if images.ndim != 4 or len(images) == 0 or 0 in images.shape:
@@ -253,6 +258,13 @@ def _problem(meta: dict[str, Any], tensors: dict[str, Tensor]) -> str:
         return f"of_class must lie in 0..{c - 1}"
     if problem := _label_problem(meta["label_kind"], labels, n, c):
         return problem
+    if meta["tiles"] < 1 or (meta["lr"] is not None and not 0 < meta["lr"] < 1e6):
+        return f"tiles={meta['tiles']} and lr={meta['lr']} must be positive"
+    return _preprocess_problem(pre, tensors)
+
+
+def _preprocess_problem(pre: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    images = tensors["images"]
     if not isinstance(pre.get("name"), str) or not isinstance(pre.get("zca"), bool):
         return "preprocess lacks its name or its ZCA flag"
     for key in ("mean", "std"):
@@ -268,6 +280,8 @@ def _problem(meta: dict[str, Any], tensors: dict[str, Tensor]) -> str:
         mean, transform = tensors.get("zca.mean"), tensors.get("zca.transform")
         if mean is None or transform is None or transform.shape != (d, d) or mean.shape != (d,):
             return f"the ZCA tensors are absent or not [{d}] and [{d},{d}]"
+        if any(t.dtype != torch.float32 or not bool(t.isfinite().all()) for t in (mean, transform)):
+            return "the ZCA tensors must be finite float32 numbers"
     return ""
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -25,6 +26,7 @@ except ImportError:  # pragma: no cover - Windows has no flock; single-process u
     fcntl = None  # type: ignore[assignment]
 
 MAX_JSON_BYTES = 64 * 2**20  # a foreign meta.json cannot exhaust memory
+TEMPORARY = ".tmp"  # what ends so, was made by `mkstemp` or `mkdtemp` below, and is nobody's result
 
 
 def canonical(value: Any) -> str:
@@ -52,7 +54,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     with readable_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.name}-", suffix=".tmp"
+            dir=path.parent, prefix=f".{path.name}-", suffix=TEMPORARY
         )
         try:
             with os.fdopen(handle, "wb") as stream:
@@ -80,15 +82,34 @@ def read_json(path: Path) -> Any:
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise StillroomError(f"{path}: larger than 64 MiB, so not a file of stillroom's")
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
     except FileNotFoundError:
         raise StillroomError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise StillroomError(
-            f"{path}: not readable as JSON ({error}); is the file cut off?"
-        ) from None
+    except StillroomError:
+        raise
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, 5000 digits, too deep
+        why = str(error)[:120]
+        raise StillroomError(f"{path}: not readable as JSON ({why}); is the file cut off?") from None
     except OSError as error:
         raise StillroomError(f"{path}: {error.strerror or error}") from None
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a number")
+
+
+def user_path(path: str | Path, what: str) -> Path:
+    """A path as a person wrote it, with `~` for a home folder.
+
+    Raises: StillroomError if no file could have that name.
+    """
+    try:
+        expanded = Path(path).expanduser()
+        expanded.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, no such user, a null byte
+        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise StillroomError(f"{what}={str(path)[:80]!r} is no usable path ({why})") from None
+    return expanded
 
 
 @contextlib.contextmanager
@@ -102,56 +123,130 @@ def readable_os_errors(path: Path) -> Iterator[None]:
                 f"{path}: the disk is full; free space or choose another folder, then run the "
                 "same command again, it resumes"
             ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
-            raise StillroomError(f"{path}: cannot be written ({error.strerror})") from error
-        raise
+        raise StillroomError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
 @contextlib.contextmanager
 def fresh_folder(final: Path) -> Iterator[Path]:
-    """Yield a temporary sibling of `final`; on success it replaces `final`, else it is removed."""
+    """Yield a temporary sibling of `final`; on success it replaces `final`, else it is removed.
+
+    What killed processes left of their own attempts at `final` is removed as well.
+    """
     with readable_os_errors(final):
+        final = final.resolve()  # "." has no name of its own
         final.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}-"))
-        os.chmod(temporary, 0o777 & ~_umask())
+        temporary, handle = _temporary_folder(final)
     try:
         with readable_os_errors(final):
             yield temporary
             replace_folder(temporary, final)
+            _sweep(final)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if handle is not None:
+            os.close(handle)
 
 
 def replace_folder(new: Path, final: Path) -> None:
-    """Rename `new` to `final`; an older `final` is moved aside first and then removed."""
-    if final.exists():
-        aside = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}-old-"))
-        os.rename(final, aside / "old")
-        os.rename(new, final)
-        shutil.rmtree(aside, ignore_errors=True)
-    else:
-        os.rename(new, final)
+    """Rename `new` to `final`; an older `final` is moved aside first and then removed.
+
+    Processes that publish the same folder at once do not harm each other: the last one stays.
+    """
+    aside: list[Path] = []
+    try:
+        while True:
+            try:
+                os.rename(new, final)  # in one step where `final` is absent or an empty folder
+                return
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+            aside.append(_mkdtemp(final))
+            with contextlib.suppress(FileNotFoundError):  # another process was quicker
+                os.rename(final, aside[-1] / "old")
+    finally:
+        for old in aside:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _mkdtemp(final: Path) -> Path:
+    return Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}-", suffix=TEMPORARY))
+
+
+def _temporary_folder(final: Path) -> tuple[Path, int | None]:
+    """A new folder beside `final` and the lock that shows that its maker is alive."""
+    while True:
+        path = _mkdtemp(final)
+        os.chmod(path, 0o777 & ~_umask())
+        if fcntl is None:
+            return path, None
+        with contextlib.suppress(FileNotFoundError):  # swept before it was locked
+            handle = os.open(path, os.O_RDONLY)
+            with contextlib.suppress(OSError):  # a file system without locks is never swept
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if path.is_dir():
+                return path, handle
+            os.close(handle)
+
+
+def _sweep(final: Path) -> None:
+    """Remove temporary siblings of `final` whose makers are dead: nobody holds their lock."""
+    if fcntl is None:
+        return
+    for path in final.parent.glob(f".{glob.escape(final.name)}-????????{TEMPORARY}"):
+        with contextlib.suppress(OSError):
+            handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(handle)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of killed writers; call it while nobody else writes there."""
+    for path in folder.glob(f".*-????????{TEMPORARY}"):
+        if path.is_file():
+            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[bool]:
+def locked(path: Path, *, wait: bool = True, remove: bool = False) -> Iterator[bool]:
     """Hold an exclusive lock on `path`, which the kernel frees if this process dies.
 
-    Yields True if another process held it first, that is, if this one had to wait.
+    Yields True if another process held it first, that is, if this one had to wait. `remove`
+    deletes the file before the lock is freed.
+    Raises: BlockingIOError if another process holds it and `wait` is False.
     """
-    with readable_os_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
-    waited = False
+    handle, waited = _lock(path, wait)
     try:
-        if fcntl is not None:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                waited = True
-                fcntl.flock(handle, fcntl.LOCK_EX)
         yield waited
     finally:
+        if remove:
+            with contextlib.suppress(OSError):
+                path.unlink()
+        os.close(handle)
+
+
+def _lock(path: Path, wait: bool) -> tuple[int, bool]:
+    waited = False
+    while True:
+        with readable_os_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+        if fcntl is None:
+            return handle, waited
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not wait:
+                os.close(handle)
+                raise
+            waited = True
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        # Whoever held it may have removed the file: a lock on that one keeps nobody out.
+        if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
+            return handle, waited
         os.close(handle)
 
 

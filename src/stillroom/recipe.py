@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+import reprlib
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -51,7 +53,9 @@ class Recipe(Model):
             return value
         if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
             raise ValueError("must be a mapping with a kind, such as {kind: distribution_matching}")
-        return method_class(value["kind"])(**value)
+        family = method_class(value["kind"])
+        own = ":" in value["kind"]  # an import path is no field of the class that it names
+        return family(**{k: v for k, v in value.items() if not (own and k == "kind")})
 
     @property
     def stored_as(self) -> Literal["float32", "float16", "uint8"]:
@@ -77,10 +81,13 @@ def method_class(kind: str) -> type[Method]:
     module, _, name = kind.partition(":")
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"kind {kind!r} does not import: {error}") from None
-    if not (isinstance(found, type) and issubclass(found, Method)):
-        raise ValueError(f"kind {kind!r} is not a subclass of stillroom.methods.base.Method")
+    except Exception as error:  # a user's module may raise anything while it is imported
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ValueError(f"kind {kind!r} does not import ({why})") from None
+    if not (isinstance(found, type) and issubclass(found, Method)) or inspect.isabstract(found):
+        raise ValueError(
+            f"kind {kind!r} is not a finished subclass of stillroom.methods.base.Method"
+        )
     return found
 
 
@@ -112,7 +119,7 @@ def explain(error: ValidationError) -> str:
         if problem["type"] == "extra_forbidden":
             message = "unknown key" + suggest(path[-1], _siblings(path))
         elif problem["type"] not in ("missing", "value_error"):
-            message += f" (got {str(problem['input'])[:60]!r})"
+            message += f" (got {reprlib.repr(problem['input'])})"
         lines.append(f"{key}: {message}")
     return "; ".join(dict.fromkeys(lines))
 
@@ -139,7 +146,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         near = suggest(str(path), [r.name for r in packaged()])
         raise StillroomError(f"{path}: no such recipe file{near}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except StillroomError:
+        raise
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date like 99-99
         where = " ".join(str(error).split())[:160]
         raise StillroomError(f"{path}: not readable as YAML: {where}") from None
     except OSError as error:
@@ -230,8 +239,8 @@ def with_overrides(value: dict[str, Any], overrides: list[str]) -> dict[str, Any
             raise StillroomError(f"override {text!r} must look like key.sub=value")
         try:
             parsed = yaml.safe_load(raw)
-        except yaml.YAMLError:
-            raise StillroomError(f"override {text!r}: the value is not readable as YAML") from None
+        except (yaml.YAMLError, ValueError, RecursionError):
+            raise StillroomError(f"override {text[:80]!r}: the value is not readable as YAML") from None
         nested: Any = parsed
         for part in reversed(key.split(".")):
             nested = {part: nested}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stillroom.evaluate.statistics import Summary, summarise
+from stillroom.evaluation.statistics import Summary, summarise
 from stillroom.types import Record
 
 Conditions = tuple[str, str, str, str, str, str, str, str, str]

@@ -54,7 +54,12 @@ class Preprocess:
         x = images.float()
         if self.zca is not None:
             flat = x.flatten(1).double()
-            back = torch.linalg.solve(self.zca.transform.double().to(x.device), flat.T).T
+            try:
+                back = torch.linalg.solve(self.zca.transform.double().to(x.device), flat.T).T
+            except torch.linalg.LinAlgError:
+                raise StillroomError(
+                    "the ZCA matrix of the set cannot be inverted, so it has no pixels to show"
+                ) from None
             x = (back + self.zca.mean.double().to(x.device)).float().view_as(x)
         return x * self._row(self.std, x) + self._row(self.mean, x)
 

@@ -25,7 +25,7 @@ LEVELS = {
     "nets": 5,
     "artefacts": 6,
     "methods": 7,
-    "evaluate": 7,
+    "evaluation": 7,
     "recipe": 8,
     "run": 9,
     "report": 8,

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from stillroom.artefacts.stage import Stage
 from stillroom.errors import StillroomError
-from stillroom.files import locked, write_atomic
+from stillroom.files import locked, readable_os_errors, remove_leftovers, write_atomic
 from stillroom.runtime import Interrupted, Runtime
 
 DONE = "done"
@@ -40,14 +40,15 @@ def run_job(job: Job, rt: Runtime) -> None:
 
     The lock matters when a parent was killed: its orphaned worker may still be writing.
     """
-    with locked(job.out.with_suffix(".lock")):
+    with locked(job.out.with_suffix(".lock"), remove=True):
         if (job.out / DONE).is_file():
             return
-        job.out.mkdir(parents=True, exist_ok=True)
+        with readable_os_errors(job.out):
+            job.out.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(job.out)
         with rt.activate():
             job.stage.make(job.shard, job.out, rt)
         write_atomic(job.out / DONE, "")
-    job.out.with_suffix(".lock").unlink(missing_ok=True)
 
 
 class Serial:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,17 +12,29 @@ from typing import Any
 
 from stillroom.artefacts.executor import Executor, Job
 from stillroom.artefacts.stage import Stage
+from stillroom.artefacts.starts import start_damage
+from stillroom.data.cache import entry_damage
+from stillroom.data.whitening import fit_damage
 from stillroom.errors import StillroomError
-from stillroom.files import locked, read_json, readable_os_errors, sha256_file, write_json
+from stillroom.files import (
+    locked,
+    read_json,
+    readable_os_errors,
+    remove_leftovers,
+    sha256_file,
+    write_json,
+)
 from stillroom.runtime import Runtime
 
 MANIFEST = "stage.json"
+NAME = re.compile(r"[a-z][a-z_-]*-[0-9a-f]{16}(\.part)?")  # anything else in the folder is not ours
+MAX_CHECKED_BYTES = 2**28  # what is smaller is read and compared before it is used
 
 
 def default_store() -> Path:
     """`STILLROOM_STORE`, else a folder in the user's cache."""
     if named := os.environ.get("STILLROOM_STORE"):
-        return Path(named).expanduser()
+        return Path(named)
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "stillroom"
 
@@ -56,27 +69,34 @@ class Store:
     def entries(self) -> Iterator[Entry]:
         """Everything in the store, sorted by name."""
         for path in sorted(self.root.iterdir() if self.root.is_dir() else ()):
-            if path.is_dir() and not path.name.startswith("."):
+            if NAME.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
                 state = "unfinished" if path.suffix == ".part" else "whole"
                 yield Entry(path.name, state, _bytes(path))
 
     def verify(self) -> Iterator[tuple[str, str]]:
         """Yield (name, problem) for every damaged artefact, after reading every byte."""
         for entry in self.entries():
-            folder = self.root / entry.name
-            if entry.state == "whole" and (folder / MANIFEST).is_file():
-                problem = _damage(folder)
-                if problem:
-                    yield entry.name, problem
+            if entry.state == "whole" and (problem := _damage(self.root / entry.name)):
+                yield entry.name, problem
 
     def gc(self, keep: frozenset[str] = frozenset(), everything: bool = False) -> Iterator[Entry]:
-        """Remove unfinished and damaged artefacts (or everything but `keep`); yield what went."""
+        """Remove unfinished and damaged artefacts (or everything but `keep`); yield what went.
+
+        What another process is making at the moment stays.
+        """
         damaged = {name for name, _ in self.verify()}
         for entry in list(self.entries()):
             doomed = entry.state == "unfinished" or entry.name in damaged or everything
-            if doomed and entry.name not in keep:
-                shutil.rmtree(self.root / entry.name, ignore_errors=True)
+            if doomed and entry.name not in keep and self._removed(entry.name):
                 yield entry
+
+    def _removed(self, name: str) -> bool:
+        try:
+            with locked(self.root / ".locks" / name.removesuffix(".part"), wait=False):
+                shutil.rmtree(self.root / name, ignore_errors=True)
+        except BlockingIOError:
+            return False
+        return not (self.root / name).exists()
 
 
 def obtain(store: Store, stage: Stage, executor: Executor, rt: Runtime) -> Any:
@@ -86,14 +106,18 @@ def obtain(store: Store, stage: Stage, executor: Executor, rt: Runtime) -> Any:
     there. Two processes that want the same artefact wait for each other.
     """
     key = stage.key()
-    if not store.complete(key):
+    folder = store.folder(key)
+    if store.complete(key):
+        if _bytes(folder) <= MAX_CHECKED_BYTES and (problem := _damage(folder)):
+            raise StillroomError(f"{folder}: {problem}; remove it with: stillroom store gc")
+    else:
         lock = store.root / ".locks" / key
         with locked(lock) as waited:
             if waited:
                 rt.session.say(f"waited for another process that was making {key}")
             if not store.complete(key):
                 _make(store, stage, key, executor, rt)
-    return stage.load(store.folder(key))
+    return stage.load(folder)
 
 
 def _make(store: Store, stage: Stage, key: str, executor: Executor, rt: Runtime) -> None:
@@ -104,6 +128,7 @@ def _make(store: Store, stage: Stage, key: str, executor: Executor, rt: Runtime)
     executor.run([Job(stage, i, path) for i, path in enumerate(shards)], rt)
     with readable_os_errors(part):
         stage.finish(shards, part)
+        remove_leftovers(part)
         files = sorted(p for p in part.rglob("*") if p.is_file() and p.name != MANIFEST)
         manifest = {
             "key": key,
@@ -118,6 +143,10 @@ def _make(store: Store, stage: Stage, key: str, executor: Executor, rt: Runtime)
 
 
 def _damage(folder: Path) -> str:
+    """What is wrong with a whole entry, after reading every byte of it, or an empty string."""
+    kind = folder.name.rpartition("-")[0]
+    if kind in ("data", "zca", "start"):
+        return {"data": entry_damage, "zca": fit_damage, "start": start_damage}[kind](folder)
     try:
         manifest = read_json(folder / MANIFEST)
         files: dict[str, str] = manifest["files"]

@@ -116,7 +116,7 @@ def judge_and_show(
     """Judge a set (or the full data), store the records, print the table."""
     from stillroom.cli.show import accuracy_table, say, session
     from stillroom.distilled import load
-    from stillroom.evaluate.protocol import find_protocol
+    from stillroom.evaluation.protocol import find_protocol
     from stillroom.run import judge as judges
     from stillroom.run import machine as machines
     from stillroom.tables import lines
@@ -170,7 +170,7 @@ def report(
 
 def _list_protocols() -> None:
     from stillroom.cli.show import key_values
-    from stillroom.evaluate.protocol import PROTOCOLS
+    from stillroom.evaluation.protocol import PROTOCOLS
 
     for p in PROTOCOLS.values():
         fields = [(k, str(v)) for k, v in p.model_dump(mode="json").items()]

@@ -107,16 +107,27 @@ def find_by_content(store: Path, content: str) -> Decoded:
 
     Raises: StillroomError if there is none, with the remedy.
     """
+    damaged = ""
     for meta in sorted(store.glob("data-*/meta.json")):
         try:
             if read_json(meta).get("content") == content:
                 return open_entry(meta.parent)
         except (StillroomError, AttributeError) as error:
-            _LOG.warning("%s: passed over (%s)", meta.parent, error)
+            damaged = damaged or f" (passed over: {str(error) or meta})"
     raise StillroomError(
         f"the store has no decoded copy of the data with content {content[:16]}; pass --data to "
-        "read it again"
+        f"read it again{damaged}"
     )
+
+
+def entry_damage(folder: Path) -> str:
+    """What is wrong with a cache entry, or an empty string; every byte is read."""
+    try:
+        _open(folder, read_json(folder / "meta.json"), every_byte=True)
+    except (StillroomError, KeyError, TypeError, ValueError, OSError) as error:
+        known = isinstance(error, StillroomError)
+        return str(error).partition(": ")[2].partition(";")[0] if known else "meta.json is damaged"
+    return ""
 
 
 def content_digest(classes: tuple[str, ...], size: int, digests: dict[str, Any]) -> str:
@@ -138,12 +149,13 @@ def open_entry(folder: Path) -> Decoded:
         raise _damaged(folder / "meta.json", "is not the metadata of cached data") from error
 
 
-def _open(folder: Path, meta: dict[str, Any]) -> Decoded:
+def _open(folder: Path, meta: dict[str, Any], every_byte: bool = False) -> Decoded:
     if meta["format"] != FORMAT:
         raise _damaged(folder / "meta.json", f"has format {meta['format']}, not {FORMAT}")
     if meta.pop("digest") != sha256(canonical(meta)):
         raise _damaged(folder / "meta.json", "was altered (its digest does not match)")
-    hashed = sum(file["bytes"] for file in meta["files"].values()) <= MAX_HASHED_BYTES
+    total = sum(file["bytes"] for file in meta["files"].values())
+    hashed = every_byte or total <= MAX_HASHED_BYTES
     for name in [f"{split}.{kind}" for split in meta["counts"] for kind in ("images", "labels")]:
         path, file = _file(folder, name), meta["files"][name]
         if not path.is_file() or path.stat().st_size != file["bytes"]:

@@ -12,6 +12,7 @@ from stillroom.data.imagenet import SUBSETS, cut, wnids
 from stillroom.data.raw import RawSplits, check
 from stillroom.data.readers import read_folder
 from stillroom.errors import StillroomError, suggest
+from stillroom.files import user_path
 
 Release = tuple[str, Callable[[Path], RawSplits | None]]
 _IMAGENET = ("ILSVRC/imagenet-1k", None)
@@ -120,7 +121,9 @@ def find(data: str, data_root: Path | None) -> Found:
         return Found(raw, data, named.size, named.constants)
     if data.startswith("hf:"):
         return Found(check(hub.read_hub(*hub.parse(data)), data), data, None, None)
-    path = Path(data).expanduser()
+    if not data.strip():
+        raise StillroomError("data='' is empty; name a benchmark or a folder")
+    path = user_path(data, "data")
     if path.is_dir():
         return Found(check(read_folder(path), data), path.resolve().name or "data", None, None)
     if path.exists():
@@ -138,7 +141,7 @@ def _find_named(name: str, named: Named, root: Path | None) -> RawSplits:
         return formats.digits()
     looked: list[str] = []
     if root is not None:
-        root = root.expanduser()
+        root = user_path(root, "data_root")
         if not root.is_dir():
             raise StillroomError(f"data_root={str(root)!r}: no such folder")
         raw = _find_release(name, named, root) or _find_folder(name, named, root, looked)

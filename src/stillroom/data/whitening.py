@@ -48,6 +48,15 @@ def whitening(train: ImageSource, identity: str, store: Path | None) -> Zca:
         return zca
 
 
+def fit_damage(folder: Path) -> str:
+    """What is wrong with a kept fit, or an empty string."""
+    try:
+        _read(folder)
+    except (StillroomError, SafetensorError, KeyError, TypeError, OSError):
+        return "the kept ZCA fit is missing, cut off or altered"
+    return ""
+
+
 def _read(folder: Path) -> Zca:
     blob = (folder / "zca.safetensors").read_bytes()
     if sha256(blob) != read_json(folder / "meta.json")["sha256"]:

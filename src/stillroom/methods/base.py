@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from stillroom.config import Model
 
@@ -40,6 +40,15 @@ class Outer(Model):
     labels: Optim | None = Field(None, description="optimiser of learned labels, where learned")
     rate: Optim | None = Field(None, description="optimiser of a learned rate, where learned")
     keep: tuple[int, ...] = Field((), description="steps whose sets are published beside the last")
+
+    @field_validator("keep")
+    @classmethod
+    def _within(cls, value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        steps = info.data.get("steps")
+        outside = [s for s in value if steps is not None and not 1 <= s <= steps]
+        if outside:
+            raise ValueError(f"step {outside[0]} lies outside the run's {steps} steps")
+        return tuple(sorted(set(value)))
 
 
 @dataclass

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from stillroom.artefacts.opened import nets_for, open_bench
 from stillroom.artefacts.stage import Stage
 from stillroom.data.benchmarks import reopen
 from stillroom.distilled import Distilled, Storage, load
-from stillroom.files import canonical, write_atomic, write_json
+from stillroom.files import canonical, sha256, write_atomic, write_json
 from stillroom.methods.base import Method, Outer, Synth
 from stillroom.methods.context import RunContext
 from stillroom.methods.outer import SNAPSHOT, outer_loop
@@ -60,7 +62,7 @@ class Distil(Stage):
     def identity(self) -> dict[str, Any]:
         """Everything that determines the pixels."""
         return {
-            "method": self.method.model_dump(mode="json"),
+            "method": {**self.method.model_dump(mode="json"), **_foreign_code(self.method)},
             "outer": self.outer.model_dump(mode="json"),
             "data": self.bench["digest"],
             "ipc": self.ipc,
@@ -91,10 +93,9 @@ class Distil(Stage):
         last = self.method.steps(self.outer)
         for step, synth in [*outcome.kept.items(), (last, outcome.synth)]:
             tensors = {"rows": rows, **_tensors(synth)}
-            save_file(tensors, out / f"step-{step:08d}.safetensors")
+            write_atomic(out / f"step-{step:08d}.safetensors", save(tensors))
         lines = "".join(canonical(line) + "\n" for line in outcome.metrics)
         write_atomic(out / "metrics.jsonl", lines)
-        (out / SNAPSHOT).unlink(missing_ok=True)
 
     def finish(self, parts: list[Path], folder: Path) -> None:
         """Join the chunks into one set a kept step: `steps/<n>/`, the last also named `final`."""
@@ -107,9 +108,9 @@ class Distil(Stage):
         write_atomic(folder / "metrics.jsonl", _joined(curves))
         drifts = [(p / "drift").read_text() for p in parts if (p / "drift").is_file()]
         write_json(folder / "final.json", {"step": self.method.steps(self.outer), "drift": drifts})
-        for part in parts:
-            for name in names:
-                (part / name).unlink(missing_ok=True)
+        for part in parts:  # not earlier: a shard killed before it is marked done goes on from it
+            for path in (part / SNAPSHOT, *part.glob("step-*.safetensors")):
+                path.unlink(missing_ok=True)
 
     def load(self, folder: Path) -> Distilled:
         """The set after the last step."""
@@ -142,6 +143,18 @@ class Distil(Stage):
 
     def _preprocess(self) -> Any:
         return reopen(self.bench, self.store).preprocess
+
+
+def _foreign_code(method: Method) -> dict[str, str]:
+    """Where a user's own method is and what it says: the package's digest does not cover it."""
+    cls = type(method)
+    if cls.__module__.startswith("stillroom."):
+        return {}
+    try:
+        source = inspect.getsource(sys.modules[cls.__module__])
+    except (OSError, TypeError, KeyError):  # typed at a prompt: its name has to do
+        source = ""
+    return {"class": f"{cls.__module__}:{cls.__qualname__}", "code": sha256(source)[:16]}
 
 
 def _tensors(synth: Synth) -> dict[str, Tensor]:

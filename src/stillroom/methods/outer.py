@@ -165,8 +165,8 @@ class _Loop:
             "numbers": numbers,
             "metrics": self.metrics,
             "conditions": self.ctx.rt.conditions(),
-            "digest": _digest(stored),
         }
+        header["digest"] = _digest(stored, header)
         self.folder.mkdir(parents=True, exist_ok=True)
         blob = save(stored, metadata={"stillroom": canonical(header)})
         write_atomic(self.folder / SNAPSHOT, blob)
@@ -251,12 +251,12 @@ def _optimiser(settings: Optim, tensor: Tensor) -> torch.optim.Optimizer:
     return make[settings.kind]([tensor])
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
-    parts = [
+def _digest(tensors: dict[str, Tensor], header: dict[str, Any]) -> str:
+    parts: list[Any] = [
         [name, sha256(t.flatten().view(torch.uint8).numpy().tobytes())]
         for name, t in sorted(tensors.items())
     ]
-    return sha256(canonical(parts))
+    return sha256(canonical([*parts, header]))
 
 
 def _read_snapshot(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -264,11 +264,10 @@ def _read_snapshot(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         with safe_open(path, framework="pt") as archive:
             header: dict[str, Any] = json.loads((archive.metadata() or {})["stillroom"])
             tensors = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118
-        if header["digest"] == _digest(tensors):
+        if header.pop("digest") == _digest(tensors, header):
             return header, tensors
-    except (SafetensorError, OSError, ValueError, KeyError):
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
     raise StillroomError(
-        f"{path.parent.parent.name}/{path.parent.name}/{SNAPSHOT}: damaged; remove the unfinished "
-        "run with: stillroom store gc"
+        f"{path}: damaged; remove the unfinished run with: stillroom store gc"
     )

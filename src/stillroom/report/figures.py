@@ -14,7 +14,6 @@ from stillroom.tables import Line, percent
 WIDTH = 460  # natural width in CSS pixels; on a phone it shrinks to about 350
 MAX_DOTS = 24
 MAX_POINTS = 240
-MAX_LABEL = 34
 
 # Colours that matplotlib writes and that are replaced by CSS variables afterwards.
 INK, MUTED, GRID, SET, BASE, REF, PAPER = (
@@ -35,41 +34,48 @@ class Dot:
     own: bool
 
 
-def short(text: str, most: int = MAX_LABEL) -> str:
+def short(text: str, most: int) -> str:
     """A foreign name as a label: printable, and cut in the middle where it is long."""
     clean = "".join(c if c.isprintable() else "�" for c in text)
-    return clean if len(clean) <= most else f"{clean[: most - 9]}…{clean[-8:]}"
+    return clean if len(clean) <= most else f"{clean[: most - 4]}…{clean[-3:]}"
 
 
 def dot_chart(dots: Sequence[Dot], reference: float | None, prefix: str) -> str:
     """Mean, 95 % interval and single students of every row; the reference is random's mean."""
     rows = list(dots)[:MAX_DOTS]
+    names = [short(dot.label, 22) for dot in rows]
 
     def draw(axes: Any) -> None:
-        for place, dot in enumerate(rows):
+        for place, (dot, name) in enumerate(zip(rows, names, strict=True)):
             s, y = dot.line.summary, -place
             colour = SET if dot.own else REF if dot.line.drawn else BASE
             if s.half is not None:
-                axes.plot([s.low, s.high], [y, y], color=colour, linewidth=2.4,
+                axes.plot([s.low, s.high], [y, y], color=colour, linewidth=2,
                           solid_capstyle="round")
-            axes.scatter(dot.line.values, [y] * len(dot.line.values), s=26, color=colour,
-                         alpha=0.35, linewidths=0, zorder=3)
-            axes.scatter([s.mean], [y], s=62, color=colour, edgecolors=PAPER, linewidths=1.6,
+            axes.scatter(dot.line.values, [y - 0.24] * len(dot.line.values), s=9, color=colour,
+                         alpha=0.65, linewidths=0, zorder=3)
+            axes.scatter([s.mean], [y], s=64, color=colour, edgecolors=PAPER, linewidths=1.6,
                          zorder=4)
-            above = {"xytext": (0, 9), "textcoords": "offset points", "annotation_clip": False}
-            axes.annotate(short(dot.label), (0, y), xycoords=("axes fraction", "data"), ha="left",
-                          color=INK, parse_math=False, **above)
-            axes.annotate(f"{percent(s.mean)} %", (1, y), xycoords=("axes fraction", "data"),
-                          ha="right", color=INK, **above)
+            _beside(axes, (0, y), name, -10, INK, ha="right")
+            _beside(axes, (1, y), f"{percent(s.mean)} %", 10, INK)
         if reference is not None:
             axes.axvline(reference, color=REF, linewidth=1, linestyle=(0, (3, 3)), zorder=1)
         axes.set_xlim(*_limits([v for d in rows for v in _extent(d.line)]))
-        axes.set_ylim(-len(rows) + 0.55, 0.75)
+        axes.set_ylim(-len(rows) + 0.45, 0.55)
         axes.set_yticks([])
         axes.grid(axis="x", color=GRID, linewidth=1)
-        _percent_axis(axes.xaxis)
+        _percent_axis(axes.xaxis, 5)
 
-    return _svg(draw, 46 * len(rows) + 34, prefix, left=4, right=4, top=4, bottom=28)
+    left = 16 + max(60, 7 * max(map(len, names)))
+    return _svg(draw, 38 * len(rows) + 34, prefix, left=left, right=62, top=4, bottom=30)
+
+
+def _beside(axes: Any, at: tuple[float, float], text: str, shift: int, colour: str,
+            ha: str = "left") -> None:
+    """Text in a margin: `at` is a fraction of the axes across, and a value of the data up."""
+    axes.annotate(text, at, xycoords=("axes fraction", "data"), xytext=(shift, 0),
+                  textcoords="offset points", ha=ha, va="center", color=colour,
+                  parse_math=False, annotation_clip=False)
 
 
 def step_chart(curve: Sequence[Line], baselines: Sequence[Line], prefix: str) -> str:
@@ -95,13 +101,11 @@ def step_chart(curve: Sequence[Line], baselines: Sequence[Line], prefix: str) ->
         axes.set_ylim(low, high)
         axes.grid(axis="y", color=GRID, linewidth=1)
         axes.set_xlabel("step", color=MUTED)
-        _percent_axis(axes.yaxis)
-        _steps_axis(axes)
+        _percent_axis(axes.yaxis, 5)
+        _steps_axis(axes, steps)
         for y, (value, name, colour) in zip(_apart(tags, (high - low) / 13), sorted(tags),
                                             strict=True):
-            axes.annotate(f"{name} {percent(value)}", (1, y), xycoords=("axes fraction", "data"),
-                          xytext=(8, 0), textcoords="offset points", va="center", color=colour,
-                          parse_math=False, annotation_clip=False)
+            _beside(axes, (1, y), f"{name} {percent(value)}", 8, colour)
 
     return _svg(draw, 286, prefix, left=50, right=124, top=8, bottom=46)
 
@@ -118,10 +122,10 @@ def loss_chart(points: Sequence[dict[str, float]], prefix: str) -> str:
             axes.scatter(steps, mean, s=34, color=SET)
         if min(low) > 0 and max(high) > 10 * min(low):
             axes.set_yscale("log")
-            axes.minorticks_off()
+            _plain_log(axes.yaxis)
         axes.grid(axis="y", color=GRID, linewidth=1)
         axes.set_xlabel("step", color=MUTED)
-        _steps_axis(axes)
+        _steps_axis(axes, [])
 
     return _svg(draw, 286, prefix, left=64, right=12, top=8, bottom=46)
 
@@ -171,20 +175,30 @@ def _apart(tags: Sequence[tuple[float, str, str]], least: float) -> list[float]:
     return places
 
 
-def _percent_axis(axis: Any) -> None:
+def _percent_axis(axis: Any, most: int) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    axis.set_major_locator(MaxNLocator(most, steps=[1, 2, 2.5, 5, 10]))
     axis.set_major_formatter(FuncFormatter(
         lambda v, _: f"{round(100 * v, 2):g} %" if -1e-9 <= v <= 1 + 1e-9 else ""
     ))
 
 
-def _steps_axis(axes: Any) -> None:
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
+def _steps_axis(axes: Any, kept: Sequence[int]) -> None:
+    """Ticks at the kept steps where they are few, else round numbers."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    few = 0 < len(kept) <= 5
+    axes.xaxis.set_major_locator(FixedLocator(kept) if few else MaxNLocator(5, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}".replace(",", " ")))
+
+
+def _plain_log(axis: Any) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=9))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
 
 
 def _svg(

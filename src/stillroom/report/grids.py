@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -56,6 +57,13 @@ class Grid:
         return any(cell.apart for row in self.rows for cell in row.cells)
 
 
+_RESULT = [
+    Column(name, "number") for name in ("accuracy %", "95 % interval", "vs random", "n", "std")
+]
+_COST = [Column(name, "number") for name in ("size", "s / student")]
+_DASH = Cell("–", "")
+
+
 def kind(shown: Shown, line: Line) -> Literal["own", "draws", "base"]:
     """The role of a line beside its set."""
     return "own" if shown.own(line) else "draws" if line.drawn else "base"
@@ -65,60 +73,55 @@ def accuracy_grid(shown: Shown) -> Grid:
     """All rows of one set's records; what they were measured under is a column if it differs."""
     table = shown.lines
     differ = _differing(table)
-    columns = [Column("row", "text"), Column("student", "text"), *_measured()]
+    columns = [Column("row", "text"), *_RESULT, Column("student", "text"), *_COST]
     columns += [Column(_CONDITIONS[i], "text") for i in differ]
     rows = []
     for line in table:
-        cells = [_text(line.row), _text(line.arch), *_numbers(line)]
+        cells = [_text(line.row), *_result(line), _text(line.arch), *_cost(line)]
         cells += [_text(line.conditions[i + 1]) for i in differ]
         rows.append(Row(kind(shown, line), tuple(cells), line is shown.main))
     means = [line.summary.mean for line in table]
-    falling = all(a >= b for a, b in zip(means, means[1:], strict=False))
-    return Grid(_caption(table, differ), tuple(columns), tuple(rows), 2 if falling else None)
+    falling = all(a >= b for a, b in itertools.pairwise(means))
+    return Grid(_caption(table, differ), tuple(columns), tuple(rows), 1 if falling else None)
 
 
 def comparison_grid(sets: Sequence[Shown]) -> Grid:
     """The headline line of every set, side by side; a set without records has dashes."""
     columns = (
-        Column("set", "text"), Column("data", "text"), Column("images", "number"),
-        Column("student", "text"), Column("protocol", "text"), *_measured(),
+        Column("set", "text"), *_RESULT, Column("images", "number"), *_COST,
+        Column("data", "text"), Column("student", "text"), Column("protocol", "text"),
     )
     rows = []
     for shown in sorted(sets, key=lambda s: -s.main.summary.mean if s.main else 1):
         line, n = shown.main, len(shown.data)
         name, images = _text(shown.name), Cell(str(n), str(n))
         if line is None:
-            data = shown.data.data.get("name")
-            dash = Cell("–", "")
-            known = _text(data) if isinstance(data, str) and data else dash
-            numbers = [dash] * 5 + [_size(shown.bytes), dash]
-            rows.append(Row("own", (name, known, images, dash, dash, *numbers)))
+            known = shown.data.data.get("name")
+            data = _text(known[:80] if isinstance(known, str) else "")
+            cells = (*[_DASH] * len(_RESULT), images, _size(shown.bytes), _DASH, data, _DASH, _DASH)
         else:
-            judged = (_text(line.conditions[4]), images, _text(line.arch), _text(line.protocol))
-            rows.append(Row("own", (name, *judged, *_numbers(line))))
+            judged = (_text(line.conditions[4]), _text(line.arch), _text(line.protocol))
+            cells = (*_result(line), images, *_cost(line), *judged)
+        rows.append(Row("own", (name, *cells)))
     caption = "The last step of every set, on its own network where that was measured"
-    return Grid(caption, columns, tuple(rows), 5)
+    return Grid(caption, columns, tuple(rows), 1)
 
 
-def _measured() -> list[Column]:
-    names = ("accuracy %", "std", "95 % interval", "n", "vs random", "size", "s / student")
-    return [Column(name, "number") for name in names]
-
-
-def _numbers(line: Line) -> list[Cell]:
+def _result(line: Line) -> list[Cell]:
     s = line.summary
     known = s.half is not None
     return [
         Cell(percent(s.mean), f"{s.mean:.9g}"),
-        Cell(percent(s.std) if s.n > 1 else "–", f"{s.std:.9g}" if s.n > 1 else ""),
-        Cell(f"{percent(s.low)} to {percent(s.high)}" if known else "–",
-             f"{s.low:.9g}" if known else ""),
+        Cell(f"{percent(s.low)} to {percent(s.high)}", f"{s.low:.9g}") if known else _DASH,
+        _DASH if line.gap is None
+        else Cell(signed(line.gap), f"{line.gap:.9g}", bool(line.separate)),
         Cell(counted(line), str(s.n)),
-        Cell("–" if line.gap is None else signed(line.gap),
-             "" if line.gap is None else f"{line.gap:.9g}", bool(line.separate)),
-        _size(line.bytes),
-        Cell(f"{line.seconds:.1f}", f"{line.seconds:.9g}"),
+        Cell(percent(s.std), f"{s.std:.9g}") if s.n > 1 else _DASH,
     ]
+
+
+def _cost(line: Line) -> list[Cell]:
+    return [_size(line.bytes), Cell(f"{line.seconds:.1f}", f"{line.seconds:.9g}")]
 
 
 def _text(text: str) -> Cell:

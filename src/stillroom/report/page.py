@@ -21,6 +21,7 @@ from stillroom.tables import Line, percent
 _UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
 )
+_UNIT = re.compile(r"(?<=\d) (?=(?:%|B|kB|MB|GB|s|points|seeds?|draws?)(?!\w))")
 
 
 def render(sets: Sequence[Shown]) -> str:
@@ -46,8 +47,7 @@ def render(sets: Sequence[Shown]) -> str:
 
 def typeset(text: str) -> Markup:
     """Escaped text in which a number and its unit stay on one line."""
-    safe = str(escape(text))
-    return Markup(re.sub(r"(?<=\d) (?=(?:%|B|kB|MB|GB|s|points|seeds?|draws?)(?!\w))", "\u00a0", safe))
+    return Markup(_UNIT.sub("\u00a0", str(escape(text))))
 
 
 def code(text: str) -> Markup:

@@ -59,7 +59,7 @@ def gallery(data: Distilled) -> Gallery:
     side = max(data.images.shape[-2:])
     target = _side(side, shown)
     widest = min(COLUMNS, max(map(len, picked.values())))
-    css = 88 if widest == 1 else 64 if widest <= 5 else 44
+    css = 72 if widest == 1 else 64 if widest <= 5 else 44
     rows = torch.cat(list(picked.values()))
     pixels = dict(zip(rows.tolist(), _pixels(data, rows), strict=True))
     sprites = []

@@ -72,7 +72,7 @@ def _data(shown: Shown) -> Pairs:
         ("Classes", str(len(shown.data.classes))),
         ("Size", f"{side} × {side}, {channels} channel{'s' * (channels != 1)}"
          if isinstance(side, int) and isinstance(channels, int) else ""),
-        ("Also in train", f"{data['duplicates']} test images"
+        ("In train and test", f"{data['duplicates']} identical images"
          if isinstance(data.get("duplicates"), int) else ""),
         ("Notes", "; ".join(flat(n) for n in notes) if isinstance(notes, list) else ""),
     ]
@@ -100,8 +100,9 @@ def _machine(run: dict[str, Any]) -> Pairs:
     if not run:
         return [("Not recorded", "The folder has no run.json.")]
     seconds = run.get("seconds")
-    known = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
-    time = duration(float(seconds)) if known and 0 <= seconds < 1e12 else ""
+    time = ""
+    if isinstance(seconds, (int, float)) and 0 <= seconds < 1e12:
+        time = duration(float(seconds))
     if time and run.get("from_store") is True:
         time += " (taken from the store, not made anew)"
     flags = [name for name in ("compile", "deterministic") if run.get(name) is True]

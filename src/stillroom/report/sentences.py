@@ -38,7 +38,8 @@ def headline(shown: Shown) -> list[str]:
             f"Run: stillroom evaluate {shlex.quote(shown.name)} --baselines",
         ]
     verb = "trains" if len(shown.data) == 1 else "train"
-    first = f"{images} {verb} a {line.arch} to {percent(line.summary.mean)} % on {line.conditions[4]}"
+    mean, where = percent(line.summary.mean), line.conditions[4]
+    first = f"{images} {verb} a {line.arch} to {mean} % on {where}"
     random = next((x for x in shown.beside(line) if x.drawn and x.row == "random"), None)
     if random is None:
         sentences = [
@@ -92,7 +93,7 @@ def limits(shown: Shown) -> list[tuple[str, str]]:
     """What the result does not show: (topic, sentence) pairs."""
     table = shown.lines
     if not table:
-        return [("Nothing judged", "There are no records, so this page makes no claim of accuracy.")]
+        return [("Nothing judged", "There are no records, so nothing here claims an accuracy.")]
     found = []
     for name, digest in dict.fromkeys((x.protocol, x.conditions[2]) for x in table):
         found.append((
@@ -183,8 +184,8 @@ def real_data(data: dict[str, Any]) -> str:
     """Split of the real data in words, with the counts."""
     counts = data.get("counts")
     counts = counts if isinstance(counts, dict) else {}
-    numbers = [f"{counts[k]} {k}" for k in ("train", "val", "test") if isinstance(counts.get(k), int)
-               and counts[k]]
+    known = [(k, counts.get(k)) for k in ("train", "val", "test")]
+    numbers = [f"{n} {k}" for k, n in known if isinstance(n, int) and n > 0]
     split = data.get("split")
     seed = data.get("split_seed")
     if not isinstance(split, str):

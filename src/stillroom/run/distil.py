@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from stillroom.artefacts.opened import nets_for
+from stillroom.artefacts.starts import keep_start
 from stillroom.artefacts.store import Store, obtain
 from stillroom.data.benchmarks import Benchmark
 from stillroom.distilled import Distilled, load
 from stillroom.errors import StillroomError
-from stillroom.files import fresh_folder, read_json, sha256, sha256_file
+from stillroom.files import read_json, sha256_file
 from stillroom.methods.distil import Distil
 from stillroom.nets.zoo import Arch, default_arch, resolve
 from stillroom.recipe import Recipe
@@ -147,15 +148,7 @@ def _start(
     """Bring the images of `--init-from` into the store, in network space, class-major."""
     if init_from is None:
         return None, ""
-    from safetensors.torch import save_file
-
-    images = _start_images(init_from, bench, recipe, store).contiguous()
-    digest = sha256(images.numpy().tobytes())[:16]
-    folder = store.root / f"start-{digest}"
-    if not (folder / "images.safetensors").is_file():
-        with fresh_folder(folder) as fresh:
-            save_file({"images": images}, fresh / "images.safetensors")
-    return folder / "images.safetensors", digest
+    return keep_start(_start_images(init_from, bench, recipe, store), store.root)
 
 
 def _start_images(init_from: Path, bench: Benchmark, recipe: Recipe, store: Store) -> Any:

@@ -17,9 +17,9 @@ from stillroom.artefacts.store import Store, obtain
 from stillroom.data.benchmarks import Benchmark, reopen
 from stillroom.distilled import Distilled, load, set_bytes
 from stillroom.errors import StillroomError
-from stillroom.evaluate.protocol import Protocol
-from stillroom.evaluate.score import FULL, Score
-from stillroom.files import canonical, locked, sha256_file, write_atomic
+from stillroom.evaluation.protocol import Protocol
+from stillroom.evaluation.score import FULL, Score
+from stillroom.files import canonical, locked, remove_leftovers, sha256_file, write_atomic
 from stillroom.methods.distil import Distil
 from stillroom.nets.ensemble import Backend
 from stillroom.nets.zoo import Arch
@@ -28,7 +28,7 @@ from stillroom.records import read_records
 from stillroom.run import machine as machines
 from stillroom.run.distil import choose_arch
 from stillroom.run.options import Machine
-from stillroom.run.publish import steps_of
+from stillroom.run.publish import is_count, steps_of
 from stillroom.runtime import Numerics, Runtime, Session
 from stillroom.types import Record
 
@@ -147,9 +147,9 @@ def check_fits(data: Distilled, bench: Benchmark, name: str) -> None:
 
 
 def baseline_rows(how: Judging, ipc: int, augment: str) -> list[Row]:
-    """Random (five draws), class-mean where ipc is 1, k-means where it is more; made here."""
+    """Random (five draws), class-mean and k-means with as many images, made here."""
     wanted = [("random", draw) for draw in range(RANDOM_DRAWS)]
-    wanted.append(("class-mean", 0) if ipc == 1 else ("k-means", 0))
+    wanted += [("class-mean", 0), ("k-means", 0)]
     rows = []
     for rule, draw in wanted:
         recipe, _ = from_preset(
@@ -189,7 +189,7 @@ def rows_of_set(folder: Path, steps: str) -> list[Row]:
         chosen = list(found)
     else:
         texts = [t.strip() for t in steps.split(",")]
-        if not all(t.isdigit() for t in texts):
+        if not all(is_count(t) for t in texts):
             raise StillroomError(f"--steps {steps!r} must be last, all, or numbers such as 100,300")
         chosen = [int(t) for t in texts]
     missing = [s for s in chosen if s not in found]
@@ -212,11 +212,11 @@ def bench_of_set(data: Distilled, folder: Path, store: Store) -> Benchmark:
 def append_records(folder: Path, records: Sequence[Record]) -> Path:
     """Add records to `records.jsonl`; one that measures the same thing again replaces the old."""
     path = folder / "records.jsonl"
-    with locked(folder / ".records.lock"):
+    with locked(folder / ".records.lock", remove=True):
+        remove_leftovers(folder)
         old = read_records(path) if path.is_file() else []
         merged = {_identity(r): r for r in [*old, *records]}
         write_atomic(path, "".join(canonical(r.to_dict()) + "\n" for r in merged.values()))
-    (folder / ".records.lock").unlink(missing_ok=True)
     return path
 
 

@@ -8,7 +8,7 @@ from stillroom.artefacts.executor import Executor, Processes, Serial
 from stillroom.artefacts.store import Store, default_store
 from stillroom.data.benchmarks import Benchmark, DataSpec, load_benchmark
 from stillroom.errors import StillroomError
-from stillroom.files import readable_os_errors
+from stillroom.files import readable_os_errors, user_path
 from stillroom.run.options import DataOptions, Machine
 from stillroom.runtime import (
     Numerics,
@@ -57,7 +57,7 @@ def store(machine: Machine) -> Store:
 
     Raises: StillroomError if it cannot be made.
     """
-    root = (machine.store or default_store()).expanduser()
+    root = user_path(machine.store or default_store(), "store")
     if root.exists() and not root.is_dir():
         raise StillroomError(f"store={root} is a file; name a folder with --store")
     with readable_os_errors(root):

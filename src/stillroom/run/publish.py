@@ -49,9 +49,16 @@ def publish(artefact: Path, out: Path, key: str, run: dict[str, Any]) -> None:
 
 def steps_of(folder: Path) -> dict[int, Path]:
     """All sets of a published run by step, the last one included."""
-    last = load(folder).provenance.get("step", 0)
-    found = {int(p.name): p for p in (folder / "steps").glob("*") if p.name.isdigit()}
-    return dict(sorted({**found, int(last): folder}.items()))
+    last = load(folder).provenance.get("step")
+    if not isinstance(last, int) or isinstance(last, bool) or not 0 <= last < 10**9:
+        last = 0  # a foreign set may say anything
+    found = {int(p.name): p for p in (folder / "steps").glob("*") if is_count(p.name)}
+    return dict(sorted({**found, last: folder}.items()))
+
+
+def is_count(text: str) -> bool:
+    """Whether a text is a step: one to nine digits."""
+    return re.fullmatch(r"[0-9]{1,9}", text) is not None
 
 
 def export_folder(data: Distilled, folder: Path) -> None:
@@ -75,10 +82,13 @@ def export_folder(data: Distilled, folder: Path) -> None:
 def export_tensors(data: Distilled, folder: Path) -> None:
     """Write `images.pt`, `labels.pt` and, where learned, `lr.pt`: what other repositories read."""
     folder.mkdir(parents=True, exist_ok=True)
-    torch.save(data.images.clone(), folder / "images.pt")
-    torch.save(data.labels.clone(), folder / "labels.pt")
+    tensors = {"images": data.images, "labels": data.labels}
     if data.lr is not None:
-        torch.save(torch.tensor(data.lr), folder / "lr.pt")
+        tensors["lr"] = torch.tensor(data.lr)
+    for name, value in tensors.items():
+        buffer = io.BytesIO()
+        torch.save(value.clone(), buffer)
+        write_atomic(folder / f"{name}.pt", buffer.getvalue())
 
 
 def export_hf(data: Distilled, folder: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from stillroom.config import DSA, Model
+from stillroom.config import Model
 from stillroom.errors import StillroomError, suggest
 from stillroom.files import canonical, sha256
 
@@ -22,7 +22,7 @@ class Protocol(Model):
     momentum: float
     weight_decay: float
     schedule: Literal["constant", "cosine", "step"]
-    augment: str
+    augment: str = Field(description="a strategy, or 'set': the one that the set names")
     select: Literal["last"] = "last"
     seeds: int
     why: str = Field(exclude=True)
@@ -49,10 +49,11 @@ PROTOCOLS: dict[str, Protocol] = {
             momentum=0.9,
             weight_decay=5e-4,
             schedule="cosine",
-            augment=DSA,
+            augment="set",
             seeds=3,
-            why="A short student for the loop of everyday work: DSA augmentation, cosine rate, "
-            "last epoch. Not a published protocol; compare its numbers with each other only.",
+            why="A short student for the loop of everyday work: the set's own augmentation (its "
+            "baselines get the same), cosine rate, last epoch. Not a published protocol; compare "
+            "its numbers with each other only.",
         ),
     )
 }

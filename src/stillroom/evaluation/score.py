@@ -12,11 +12,12 @@ from torch import Tensor
 
 from stillroom.artefacts.opened import nets_for, open_bench
 from stillroom.artefacts.stage import Stage
+from stillroom.config import DSA
 from stillroom.data.augment import parse
 from stillroom.data.benchmarks import Benchmark
 from stillroom.distilled import load
 from stillroom.errors import StillroomError
-from stillroom.evaluate.protocol import Protocol
+from stillroom.evaluation.protocol import Protocol
 from stillroom.files import read_json, write_json
 from stillroom.nets.ensemble import Backend
 from stillroom.nets.train import Images, Training, predict, train
@@ -46,8 +47,8 @@ class Score(Stage):
         "nets/zoo",
         "nets/ensemble.py",
         "nets/train.py",
-        "evaluate/score.py",
-        "evaluate/protocol.py",
+        "evaluation/score.py",
+        "evaluation/protocol.py",
     )
 
     protocol: Protocol
@@ -82,7 +83,7 @@ class Score(Stage):
         seeds = self.seeds if self.students == "vmap" else (self.seeds[shard],)
         bench = open_bench(self.bench, self.store, rt)
         nets = nets_for(self.arch, bench, rt, self.students).seeded(seeds, "student")
-        data, kind, preprocess = self._training_images(bench, rt)
+        data, kind, preprocess, own = self._training_images(bench, rt)
         training = Training(
             epochs=self.protocol.epochs,
             batch=self.protocol.batch,
@@ -90,7 +91,7 @@ class Score(Stage):
             momentum=self.protocol.momentum,
             weight_decay=self.protocol.weight_decay,
             schedule=self.protocol.schedule,
-            augment=parse(self.protocol.augment),
+            augment=parse(own if self.protocol.augment == "set" else self.protocol.augment),
             labels=kind,
         )
         session = rt.session
@@ -130,7 +131,7 @@ class Score(Stage):
 
     def _training_images(
         self, bench: Benchmark, rt: Runtime
-    ) -> tuple[Images, LabelKind, Preprocess]:
+    ) -> tuple[Images, LabelKind, Preprocess, str]:
         if self.set_folder is None:
             train_set = bench.train
 
@@ -139,7 +140,7 @@ class Score(Stage):
                 return bench.preprocess.apply(pixels).to(rt.dtype)
 
             labels = train_set.labels.to(rt.device)
-            return Images(take_real, labels, bench.size), "hard", bench.preprocess
+            return Images(take_real, labels, bench.size), "hard", bench.preprocess, DSA
         data = load(self.set_folder)
         images = data.images.to(rt.device, rt.dtype)
         labels = data.labels.to(rt.device)
@@ -148,6 +149,7 @@ class Score(Stage):
             Images(lambda rows: images[rows.to(images.device)], labels, bench.size),
             data.label_kind,
             data.preprocess,
+            data.augment,
         )
 
 

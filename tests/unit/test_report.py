@@ -1,0 +1,474 @@
+"""The page: its sentences, its escaping, its code, its bytes."""
+
+from __future__ import annotations
+
+import html
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from stillroom.distilled import Distilled, load
+from stillroom.errors import StillroomError
+from stillroom.files import canonical, sha256_file, write_atomic, write_json
+from stillroom.records import read_records
+from stillroom.report import write_report
+from stillroom.report.figures import _apart, _binned, short
+from stillroom.report.gather import gather
+from stillroom.report.loading import plain_code, training_code
+from stillroom.report.pictures import _columns, gallery
+from stillroom.report.provenance import duration, flat
+from stillroom.report.sentences import headline, limits
+from stillroom.tables import lines
+from stillroom.types import Preprocess, Record, Zca
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "日本語 Ünïcode مرحبا $x^2$",
+    "n" * 300,
+    "a\u202eb\x07c",
+)
+
+
+def make(
+    folder: Path,
+    classes: tuple[str, ...] = ("cat", "dog"),
+    ipc: int = 1,
+    side: int = 4,
+    channels: int = 3,
+    label_kind: str = "hard",
+    zca: bool = False,
+    **fields: Any,
+) -> Path:
+    """A set of noise on disk."""
+    draw = torch.Generator().manual_seed(0)
+    n, d = ipc * len(classes), channels * side * side
+    of_class = torch.arange(len(classes)).repeat_interleave(ipc)
+    logits = torch.randn(n, len(classes), generator=draw)
+    labels = {"hard": of_class, "probs": logits.softmax(1), "logits": logits}[label_kind]
+    whitening = None
+    if zca:
+        mixed = torch.randn(d, d, generator=draw) * 0.05
+        whitening = Zca(torch.randn(d, generator=draw) * 0.1, torch.eye(d) + mixed + mixed.T)
+    preprocess = Preprocess("fitted", (0.4, 0.5, 0.6)[:channels], (0.2, 0.25, 0.3)[:channels],
+                            whitening)
+    data = {
+        "name": "pets", "digest": "d" * 64, "split": "given", "size": side, "channels": channels,
+        "counts": {"train": 20, "val": 0, "test": 10}, "duplicates": 0, "notes": [],
+    }
+    provenance = {"label": "dm", "key": "distilled-1", "step": 30, "papers": ["zhao2023dm"],
+                  "recipe": {"seed": 0, "method": {"kind": "distribution_matching"}}}
+    images = preprocess.apply(torch.rand(n, channels, side, side, generator=draw))
+    made = Distilled(
+        images=images, labels=labels, label_kind=label_kind, of_class=of_class, classes=classes,
+        preprocess=preprocess, arch="convnet1",
+        **{"data": data, "provenance": provenance, **fields},
+    )
+    made.quantised().save(folder)
+    return folder
+
+
+def record(folder: Path, value: float, seed: int = 0, **fields: Any) -> Record:
+    """One student of the set in `folder`."""
+    usual = {
+        "benchmark": "pets", "data_digest": "d" * 64, "ipc": 1, "row": "dm@30",
+        "set_key": sha256_file(folder / "meta.json")[:16], "step": 30, "draw": None,
+        "protocol": "quick@1", "protocol_hash": "abc", "arch": "convnet1", "seed": seed,
+        "metric": "accuracy", "value": value, "unit": "fraction", "selection": "last",
+        "source": "measured", "bytes": 2048, "seconds": 1.5, "device": "cpu",
+        "numerics": "float32", "code": "c", "split": "given",
+    }
+    return Record(**{**usual, **fields})
+
+
+def judged(folder: Path, *groups: list[Record]) -> Path:
+    """Write a ledger."""
+    text = "".join(canonical(r.to_dict()) + "\n" for group in groups for r in group)
+    write_atomic(folder / "records.jsonl", text)
+    return folder
+
+
+def own(folder: Path, *values: float, **fields: Any) -> list[Record]:
+    return [record(folder, v, i, **fields) for i, v in enumerate(values)]
+
+
+def drawn(folder: Path, *values: float) -> list[Record]:
+    return [
+        record(folder, v, i, row="random", draw=i, step=None, set_key=f"r{i}")
+        for i, v in enumerate(values)
+    ]
+
+
+def coreset(folder: Path, *values: float, row: str = "class-mean") -> list[Record]:
+    return own(folder, *values, row=row, step=None, set_key="m")
+
+
+def full(tmp_path: Path, **fields: Any) -> Path:
+    """A set with records of two steps, baselines, a loss curve and a machine."""
+    folder = make(tmp_path / "dm", **fields)
+    kept = make(folder / "steps" / "10", side=5)
+    key = sha256_file(kept / "meta.json")[:16]
+    judged(
+        folder, own(folder, 0.80, 0.82, 0.81),
+        own(folder, 0.70, 0.74, 0.72, row="dm@10", step=10, set_key=key),
+        drawn(folder, 0.5, 0.55, 0.52, 0.53, 0.51), coreset(folder, 0.6, 0.62, 0.61),
+    )
+    lines_ = [canonical({"step": i, "loss": 1000.0 / i}) for i in range(1, 31)]
+    write_atomic(folder / "metrics.jsonl", "\n".join(lines_) + "\n")
+    write_json(folder / "run.json", {"seconds": 147.4, "device": "cpu", "torch": "2.13"})
+    return folder
+
+
+def page(*folders: Path, out: Path) -> str:
+    return write_report(folders, out).read_text(encoding="utf-8")
+
+
+def said(folder: Path) -> str:
+    return " ".join(headline(gather([folder])[0]))
+
+
+def test_headline_with_a_clear_gap(tmp_path: Path) -> None:
+    folder = make(tmp_path / "dm")
+    judged(folder, own(folder, 0.89, 0.90, 0.886), drawn(folder, 0.63, 0.64, 0.62, 0.635, 0.65))
+    text = said(folder)
+    assert text.startswith("2 images (")
+    assert "train a convnet1 to 89.2 % on pets" in text
+    assert "random images of the same number give 63.5 % (5 draws)" in text
+    assert text.endswith("+25.7 points; the 95 % intervals do not touch.")
+
+
+def test_headline_with_touching_intervals_claims_nothing(tmp_path: Path) -> None:
+    folder = make(tmp_path / "dm")
+    judged(folder, own(folder, 0.6, 0.7, 0.8), drawn(folder, 0.63, 0.64, 0.7, 0.635, 0.65))
+    assert "but the 95 % intervals overlap, so no difference is shown" in said(folder)
+    assert "do not touch" not in said(folder)
+
+
+def test_headline_says_when_random_is_better(tmp_path: Path) -> None:
+    folder = make(tmp_path / "dm")
+    judged(folder, own(folder, 0.50, 0.51, 0.50), drawn(folder, 0.63, 0.64, 0.62, 0.635, 0.65))
+    assert "−13.2 points; the 95 % intervals do not touch, so this set is worse" in said(folder)
+
+
+def test_headline_of_one_student_has_no_interval(tmp_path: Path) -> None:
+    folder = make(tmp_path / "dm")
+    judged(folder, own(folder, 0.9), drawn(folder, 0.63, 0.64))
+    assert "1 seed gives no interval, so this may be chance" in said(folder)
+
+
+def test_headline_without_baselines_and_without_records(tmp_path: Path) -> None:
+    folder = make(tmp_path / "my set")
+    assert "not judged yet" in said(folder)
+    assert "stillroom evaluate 'my set' --baselines" in said(folder)
+    judged(folder, own(folder, 0.9, 0.92))
+    assert "There is no random baseline beside it" in said(folder)
+    assert "95 % interval" in said(folder)
+
+
+def test_headline_names_the_coreset_that_it_does_not_beat(tmp_path: Path) -> None:
+    folder = make(tmp_path / "dm")
+    judged(folder, own(folder, 0.89, 0.90, 0.886), drawn(folder, 0.5, 0.51),
+           coreset(folder, 0.88, 0.91, 0.87))
+    assert "The mean image of each class gives 88.7 % (3 seeds)" in said(folder)
+    assert said(folder).endswith("but the 95 % intervals overlap, so no difference is shown.")
+
+
+def test_headline_quotes_the_last_step_and_measured_numbers_only(tmp_path: Path) -> None:
+    folder = full(tmp_path)
+    assert "81.0 %" in said(folder)
+    judged(folder, own(folder, 0.99, source="reported"))
+    assert "not judged yet" in said(folder)
+
+
+def test_records_of_other_images_are_left_out_and_counted(tmp_path: Path) -> None:
+    folder = make(tmp_path / "dm")
+    judged(folder, own(folder, 0.9, 0.91), own(folder, 0.1, 0.2, set_key="old"))
+    (shown,) = gather([folder])
+    assert shown.stale == 2
+    assert [line.summary.n for line in shown.lines] == [2]
+    assert ("Left out", "2 records of images that this folder holds no more.") in limits(shown)
+
+
+def test_limits_name_protocol_selection_labels_variance_and_split(tmp_path: Path) -> None:
+    (shown,) = gather([full(tmp_path)])
+    found = dict(limits(shown))
+    assert "quick@1 (hash abc)" in found["Protocol"]
+    assert "“last”" in found["Selection"]
+    assert found["Labels"].startswith("Hard labels")
+    assert "over student seeds (n = 3)" in found["Intervals"]
+    assert "over draws (n = 5)" in found["Intervals"]
+    assert "given with the data" in found["Test images"]
+    soft = make(tmp_path / "soft", label_kind="probs")
+    judged(soft, own(soft, 0.9, split="keyed stratified 80/20"))
+    found = dict(limits(gather([soft])[0]))
+    assert found["Labels"].startswith("Soft labels (probabilities)")
+    assert "drawn here (keyed stratified 80/20)" in found["Test images"]
+
+
+def test_a_set_named_random_is_not_mixed_with_random_draws(tmp_path: Path) -> None:
+    folder = make(tmp_path / "r")
+    table = lines([*own(folder, 0.6, 0.61, row="random"), *drawn(folder, 0.5, 0.52, 0.54)])
+    assert [(x.counts, x.summary.n) for x in table] == [("seeds", 2), ("draws", 3)]
+    assert table[0].gap == pytest.approx(0.085)
+    assert table[1].gap is None
+
+
+def test_numbers_of_other_data_are_never_averaged(tmp_path: Path) -> None:
+    folder = make(tmp_path / "r")
+    for field, value in [("data_digest", "e"), ("selection", "best"), ("split", "other"),
+                         ("protocol_hash", "x"), ("numerics", "bf16"), ("source", "reported")]:
+        assert len(lines([record(folder, 0.5), record(folder, 0.6, 1, **{field: value})])) == 2
+
+
+class Tags(HTMLParser):
+    """Collects every tag with its attributes, and checks that tags close in order."""
+
+    VOID = frozenset({"meta", "link", "img", "br", "hr", "input"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def tags_of(text: str) -> Tags:
+    parser = Tags()
+    parser.feed(text)
+    assert parser.open == []
+    return parser
+
+
+def test_foreign_text_is_never_markup(tmp_path: Path) -> None:
+    bad = HOSTILE[0] + HOSTILE[1]
+    folder = make(
+        tmp_path / "<b>set & co", classes=HOSTILE, arch=bad, augment=bad,
+        data={"name": bad, "digest": bad, "split": bad, "notes": [bad, 3], "counts": bad},
+        provenance={"label": bad, "key": bad, "step": bad, "papers": [bad, {}, 7],
+                    "recipe": {"method": {"kind": bad, bad: [bad]}, "outer": bad}},
+    )
+    judged(folder, own(folder, 0.9, 0.91, row=bad, arch=bad, protocol=bad, benchmark=bad,
+                       protocol_hash=bad, selection=bad, split=bad, note=bad),
+           own(folder, 0.3, row="n" * 300, arch="$x_{$", benchmark=bad, set_key="other", step=None),
+           own(folder, 7.5, metric=bad, unit=bad),
+           own(folder, 0.3, row="\ud800 \x00 日本", step=None, set_key="surrogate"))
+    write_json(folder / "run.json", {"device": bad, "torch": {"x": bad}, "drift": [bad]})
+    text = page(folder, out=tmp_path / "page.html")
+    tags = tags_of(text).tags
+    assert [name for name, _ in tags].count("script") == 1
+    assert not [name for name, _ in tags if name in ("b", "iframe", "object", "embed", "base")]
+    assert not [a for _, found in tags for a in found if a.startswith("on")]
+    pictures = [found for name, found in tags if name == "img"]
+    assert all((p["src"] or "").startswith("data:image/png;base64,") for p in pictures)
+    assert f"1 image of class {HOSTILE[1]}" in [p["alt"] for p in pictures]
+    assert html.escape(HOSTILE[0]) in text
+    assert "\u202e" not in text
+    assert "\x07" not in text
+    assert "n" * 300 in text
+
+
+def test_nothing_is_fetched(tmp_path: Path) -> None:
+    text = page(full(tmp_path), out=tmp_path / "page.html")
+    tags = tags_of(text).tags
+    policy = next(f["content"] or "" for t, f in tags if "http-equiv" in f)
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    assert not re.search(r"url\((?!#)", text)
+    for name, found in tags:
+        for key in ("src", "href", "srcset", "poster", "action"):
+            target = found.get(key) or "#"
+            assert target.startswith(("#", "data:")), (name, key, target)
+
+
+def test_same_input_same_bytes_and_no_path(tmp_path: Path) -> None:
+    folder = full(tmp_path)
+    first = page(folder, out=tmp_path / "a.html")
+    torch.manual_seed(5)
+    assert page(folder, out=tmp_path / "b" / "c.html") == first
+    assert str(tmp_path) not in first
+    assert tmp_path.name not in first
+    assert not re.search(r"20[2-9]\d-\d\d-\d\d", first)
+
+
+def test_ids_are_unique_and_references_resolve(tmp_path: Path) -> None:
+    folder = full(tmp_path)
+    text = page(folder, make(tmp_path / "other"), folder, out=tmp_path / "page.html")
+    tags = tags_of(text).tags
+    ids = [found["id"] for _, found in tags if "id" in found]
+    assert len(ids) == len(set(ids))
+    wanted = set(re.findall(r"url\(#([^)]+)\)", text))
+    for _, found in tags:
+        for key in ("aria-labelledby", "href", "xlink:href"):
+            value = found.get(key) or ""
+            if value.startswith("#") or key == "aria-labelledby":
+                wanted |= set(value.removeprefix("#").split())
+    assert wanted <= set(ids)
+
+
+def test_tables_sort_and_read_well(tmp_path: Path) -> None:
+    text = page(full(tmp_path), out=tmp_path / "page.html")
+    tags = tags_of(text).tags
+    heads = [f for t, f in tags if t == "th" and f.get("scope") == "col"]
+    assert {f.get("data-sort") for f in heads} == {"text", "number"}
+    assert [f["aria-sort"] for f in heads if "aria-sort" in f] == ["descending"]
+    assert len(re.findall(r"<caption", text)) == len(re.findall(r"<table", text)) == 1
+    values = [f["data-value"] for t, f in tags if "data-value" in f]
+    assert "0.81" in values
+    assert len(values) == 4 * len(heads)
+    assert all(f.get("tabindex") == "0" for t, f in tags if f.get("class") == "scroll")
+    assert ' lang="en"' in text
+    for landmark in ("<header>", "<main ", "<nav ", "<footer>"):
+        assert text.count(landmark) == 1
+    levels = [int(n) for n in re.findall(r"<h([1-6])", text)]
+    assert levels[0] == 1
+    assert all(b <= a + 1 for a, b in zip(levels, levels[1:], strict=False))
+    assert text.count('class="chart"') == 3
+
+
+def test_several_sets_side_by_side(tmp_path: Path) -> None:
+    first, silent = full(tmp_path), make(tmp_path / "silent", ipc=3)
+    again = tmp_path / "elsewhere" / "dm"
+    make(again, label_kind="logits")
+    judged(again, own(again, 0.9, 0.92, arch="resnet18"))
+    text = page(first, silent, again, out=tmp_path / "page.html")
+    assert "<bdi>dm (1)</bdi>" in text
+    assert "<bdi>dm (2)</bdi>" in text
+    assert "Side by side" in text
+    assert "not all judged on the same data, network, protocol" in text
+    assert "1 of them has not been judged yet." in text
+    levels = [int(n) for n in re.findall(r"<h([1-6])", text)]
+    assert all(b <= a + 1 for a, b in zip(levels, levels[1:], strict=False))
+
+
+def test_no_records_no_curve_no_machine(tmp_path: Path) -> None:
+    text = page(make(tmp_path / "bare", provenance={}, data={}), out=tmp_path / "page.html")
+    assert "no records in this folder" in text
+    assert "The folder has no run.json." in text
+    assert "<table" not in text
+    assert 'class="chart"' not in text
+
+
+STORAGES = ("float32", "float16", "uint8")
+LABELS = ("hard", "probs", "logits")
+
+
+@pytest.mark.parametrize("zca", [False, True])
+def test_the_code_on_the_page_loads_every_set_without_stillroom(tmp_path: Path, zca: bool) -> None:
+    script = ["import sys", "sys.modules['stillroom'] = None", "import torch",
+              "model = lambda x: x.flatten(1)[:, :2]"]
+    sets = {}
+    for storage in STORAGES:
+        for kind in LABELS:
+            name = f"{storage}'{kind}"
+            folder = make(tmp_path / name, label_kind=kind, storage=storage, zca=zca)
+            sets[name] = data = load(folder)
+            text = page(folder, out=tmp_path / "page.html")
+            shown = re.sub(r"<[^>]+>", "", text.split("<code>")[1].split("</code>")[0])
+            assert html.unescape(shown) + "\n" == plain_code(name, data)
+            script += [plain_code(name, data), training_code(data), "assert loss.isfinite()",
+                       f"real = preprocess(torch.full((1, 3, 4, 4), 0.5))\n"
+                       f"torch.save((images, labels, classes, real), {name + '.pt'!r})"]
+    (tmp_path / "load.py").write_text("\n".join(script))
+    done = subprocess.run([sys.executable, "-I", "load.py"], cwd=tmp_path, capture_output=True,
+                          text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    for name, data in sets.items():
+        images, labels, classes, real = torch.load(tmp_path / f"{name}.pt")
+        assert images.dtype == torch.float32
+        assert torch.equal(images, data.images)
+        assert torch.equal(labels, data.labels)
+        assert tuple(classes) == data.classes
+        assert torch.equal(real, data.preprocess.apply(torch.full((1, 3, 4, 4), 0.5)))
+
+
+def test_a_folder_that_is_no_set_is_refused_and_nothing_written(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for folders in ([tmp_path / "empty"], [tmp_path / "absent"], []):
+        with pytest.raises(StillroomError):
+            write_report(folders, tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["{", "[]", "\xff", '{"metric": "accuracy"}', "1" * 5000, "[" * 100_000],
+)
+def test_a_damaged_ledger_is_named_with_its_line(tmp_path: Path, line: str) -> None:
+    folder = make(tmp_path / "dm")
+    judged(folder, own(folder, 0.9))
+    with (folder / "records.jsonl").open("ab") as stream:
+        stream.write(line.encode("latin-1") + b"\n")
+    with pytest.raises(StillroomError, match=r"records\.jsonl:2: "):
+        write_report([folder], tmp_path / "page.html")
+
+
+@pytest.mark.parametrize(
+    "field",
+    [{"bytes": "many"}, {"seconds": float("inf")}, {"seconds": -1}, {"step": "x"}, {"draw": True},
+     {"source": "dreamt"}, {"value": 89.2}, {"value": float("inf")}, {"unit": None},
+     {"versions": []}, {"seed": 1.5}, {"note": "n" * 5000}],
+)
+def test_a_mistyped_record_is_named_with_its_line(tmp_path: Path, field: dict[str, Any]) -> None:
+    import json
+
+    folder = make(tmp_path / "dm")
+    value = {**record(folder, 0.9).to_dict(), **field}
+    (folder / "records.jsonl").write_text(json.dumps(value) + "\n")
+    with pytest.raises(StillroomError, match=r"records\.jsonl:1: "):
+        read_records(folder / "records.jsonl")
+
+
+def test_a_damaged_curve_is_named_with_its_line(tmp_path: Path) -> None:
+    folder = make(tmp_path / "dm")
+    for bad in ('{"step": 1}', '{"step": 1, "loss": NaN}', '{"step": 1, "loss"', '"\xff"'):
+        (folder / "metrics.jsonl").write_bytes(
+            b'{"step": 1, "loss": 2}\n' + bad.encode("latin-1"))
+        with pytest.raises(StillroomError, match=r"metrics\.jsonl:2: "):
+            write_report([folder], tmp_path / "page.html")
+
+
+def test_gallery_shows_at_most_twenty_by_twenty(tmp_path: Path) -> None:
+    many = tuple(f"c{i}" for i in range(23))
+    data = load(make(tmp_path / "many", classes=many, ipc=22, side=4))
+    shown = gallery(data)
+    assert len(shown.sprites) == 20
+    assert {s.shown for s in shown.sprites} == {20}
+    assert shown.notes == ("106 of 506 images are left out, and with them 3 classes.",)
+    for channels in (1, 2):
+        grey = gallery(load(make(tmp_path / f"c{channels}", channels=channels)))
+        assert len(grey.sprites) == 2
+    assert grey.notes == ("Of 2 channels the first is shown.",)
+    large = gallery(load(make(tmp_path / "large", side=160)))
+    assert "Reduced from 160 to 128 pixels for this page." in large.notes
+    alone = replace(data, classes=(*many, "empty"))
+    assert "1 of 24 classes have no image." in gallery(alone).notes
+
+
+def test_small_helpers() -> None:
+    assert [_columns(n) for n in (1, 2, 7, 10, 20)] == [1, 2, 4, 5, 5]
+    assert short("a" * 40, 12) == "aaaaaaaa…aaa"
+    assert short("a\x00b", 12) == "a\ufffdb"
+    heights = _apart([(0.5, "a", ""), (0.501, "b", ""), (0.9, "c", "")], 0.05)
+    assert all(b - a >= 0.05 - 1e-9 for a, b in zip(heights, heights[1:], strict=False))
+    steps, mean, low, high = _binned([(s, float(s % 2)) for s in range(10_000)])
+    assert len(steps) <= 240
+    assert (min(low), max(high)) == (0.0, 1.0)
+    assert mean[5] == pytest.approx(0.5, abs=0.05)
+    assert [duration(s) for s in (7.31, 147.4, 11_100)] == ["7.3 s", "2 min 27 s", "3 h 5 min"]
+    assert flat({"a": [1, 2.5, None], "b": True}) == "a 1, 2.5, -, b yes"
