@@ -4,7 +4,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.stamp
 DOCS   := $(VENV)/.docs
 
-.PHONY: install demo test test-slow lint docs bench clean
+.PHONY: install demo test test-slow lint docs browser bench clean
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -36,6 +36,9 @@ lint: $(STAMP)
 
 docs: $(DOCS)
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+
+browser: $(STAMP)
+	$(BIN)/python -m pip install -q -c constraints.txt --group browser
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run.py

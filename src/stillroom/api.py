@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from stillroom.artefacts.store import Store
+from stillroom.config import Model
 from stillroom.data.benchmarks import Benchmark, from_arrays, from_dataset
 from stillroom.distilled import Distilled, load
 from stillroom.errors import StillroomError
 from stillroom.evaluation.protocol import find_protocol
-from stillroom.recipe import from_preset
+from stillroom.recipe import explain, from_preset
 from stillroom.run import judge as judges
 from stillroom.run import machine as machines
 from stillroom.run.distil import distil, plan
@@ -22,6 +24,7 @@ from stillroom.run.options import DataOptions, Machine
 from stillroom.runtime import Numerics, Session
 from stillroom.types import Record
 
+M = TypeVar("M", bound=Model)
 Net = str | Callable[..., nn.Module]
 
 
@@ -51,9 +54,9 @@ def distill(
     Returns the set, published in `out` if that is given.
     Raises: StillroomError for bad input, in one line.
     """
-    settings = Machine(**(machine or {}))
+    settings = settled(Machine, machine, "machine")
     store = machines.store(settings)
-    bench = as_benchmark(data, test, DataOptions(**(data_options or {})), store)
+    bench = as_benchmark(data, test, settled(DataOptions, data_options, "data_options"), store)
     given = dict(options or {})
     given["seed"], given["numerics"] = seed, numerics
     if steps is not None:
@@ -93,11 +96,13 @@ def evaluate(
     `folder/records.jsonl`.
     Raises: StillroomError for bad input, in one line.
     """
-    settings = Machine(**(machine or {}))
+    if seeds is not None and not 1 <= seeds <= 1000:
+        raise StillroomError(f"seeds={seeds} must lie in 1..1000")
+    settings = settled(Machine, machine, "machine")
     store = machines.store(settings)
     path = Path(folder)
     made = load(path)
-    options = DataOptions(**(data_options or {}))
+    options = settled(DataOptions, data_options, "data_options")
     bench = (
         judges.bench_of_set(made, path, store)
         if data is None
@@ -124,6 +129,17 @@ def evaluate(
     records = [record for row in rows for record in judges.judge(how, row)]
     judges.append_records(path, records)
     return records
+
+
+def settled(model: type[M], values: dict[str, Any] | None, source: str) -> M:
+    """Make a model of options.
+
+    Raises: StillroomError naming the option.
+    """
+    try:
+        return model(**(values or {}))
+    except ValidationError as error:
+        raise StillroomError(f"{source}: {explain(error)}") from None
 
 
 def as_benchmark(data: Any, test: Any, options: DataOptions, store: Store) -> Benchmark:

@@ -100,7 +100,8 @@ class Distilled:
         if self.preprocess.zca is not None:
             tensors["zca.mean"] = self.preprocess.zca.mean
             tensors["zca.transform"] = self.preprocess.zca.transform
-        return {name: t.detach().cpu().contiguous() for name, t in sorted(tensors.items())}
+        # clone: labels and of_class may be one tensor, which safetensors refuses to write twice.
+        return {name: t.detach().cpu().contiguous().clone() for name, t in sorted(tensors.items())}
 
     def _meta(self) -> dict[str, Any]:
         return {

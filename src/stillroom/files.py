@@ -89,7 +89,9 @@ def read_json(path: Path) -> Any:
         raise
     except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, 5000 digits, too deep
         why = str(error)[:120]
-        raise StillroomError(f"{path}: not readable as JSON ({why}); is the file cut off?") from None
+        raise StillroomError(
+            f"{path}: not readable as JSON ({why}); is the file cut off?"
+        ) from None
     except OSError as error:
         raise StillroomError(f"{path}: {error.strerror or error}") from None
 

@@ -240,7 +240,7 @@ def with_overrides(value: dict[str, Any], overrides: list[str]) -> dict[str, Any
         try:
             parsed = yaml.safe_load(raw)
         except (yaml.YAMLError, ValueError, RecursionError):
-            raise StillroomError(f"override {text[:80]!r}: the value is not readable as YAML") from None
+            raise StillroomError(f"override {text[:80]!r}: its value is not YAML") from None
         nested: Any = parsed
         for part in reversed(key.split(".")):
             nested = {part: nested}

@@ -56,7 +56,7 @@ class Preprocess:
             flat = x.flatten(1).double()
             try:
                 back = torch.linalg.solve(self.zca.transform.double().to(x.device), flat.T).T
-            except torch.linalg.LinAlgError:
+            except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
                 raise StillroomError(
                     "the ZCA matrix of the set cannot be inverted, so it has no pixels to show"
                 ) from None

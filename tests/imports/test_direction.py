@@ -31,6 +31,7 @@ LEVELS = {
     "report": 8,
     "api": 10,
     "cli": 11,
+    "__main__": 12,
 }
 OWNERS = {  # library -> the only parts that may import it
     "torch.func": {"nets/ensemble.py"},

@@ -45,7 +45,7 @@ def run(arguments: list[str]) -> int:
         sys.stdout.flush()
         return 0
     except CycloptsError as error:
-        return fail(" ".join(str(error).split()) + "; see --help")
+        return fail(_misnamed(arguments) or " ".join(str(error).split()) + "; see --help")
     except StillroomError as error:
         return fail(str(error))
     except BrokenPipeError:
@@ -70,10 +70,19 @@ def fail(text: str) -> int:
     from rich.console import Console
     from rich.markup import escape
 
-    line = " ".join(text.split())
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
     console = Console(stderr=True, soft_wrap=True)
     console.print(f"[bold red]error:[/] {escape(line)}", highlight=False)
     return 2
+
+
+def _misnamed(arguments: list[str]) -> str:
+    """What is wrong with `distill NAME` where NAME is no method: its flags look unknown then."""
+    if len(arguments) < 2 or arguments[0] != "distill" or arguments[1].startswith("-"):
+        return ""
+    from stillroom.cli.distill import unknown_method
+
+    return unknown_method(arguments[1])
 
 
 def _interrupted(arguments: list[str]) -> int:

@@ -12,6 +12,7 @@ from cyclopts import App, Parameter
 from stillroom.cli import flags
 from stillroom.config import Model
 from stillroom.errors import StillroomError
+from stillroom.files import user_path
 from stillroom.methods import METHODS, PRESETS, Preset
 from stillroom.methods.base import Outer
 from stillroom.recipe import Recipe
@@ -50,6 +51,9 @@ class Started(Model):
 
 
 def _started(values: dict[str, Any], data: str) -> Started:
+    for name in ("out", "init_from"):
+        if values.get(name) is not None:
+            values[name] = user_path(values[name], name)
     return Started(
         data=data,
         options=flags.settle(DataOptions, values, "options"),
@@ -89,23 +93,32 @@ for _name, _preset in PRESETS.items():
 
 
 def _recipe(**values: Any) -> None:
-    from stillroom.errors import suggest
-    from stillroom.recipe import load_recipe, merged, packaged, validate, with_overrides
+    from stillroom.recipe import load_recipe, merged, validate, with_overrides
 
     source = values["source"]
-    if not Path(source).suffix and not any(r.name == source for r in packaged()):
-        known = [*PRESETS, *(r.name for r in packaged())]
-        raise StillroomError(
-            f"{source!r} is neither a method nor a recipe; methods: {', '.join(PRESETS)}; "
-            f"recipes: stillroom recipes list{suggest(source, known)}"
-        )
+    if problem := unknown_method(source):
+        raise StillroomError(problem)
     value, where = load_recipe(source)
     value = with_overrides(value, list(values.get("rest", ())))
     checked = validate(value, where)
     if values["keep"] is not None:
-        steps = _keep(values["keep"], checked.outer.steps)
+        steps = _keep(values["keep"], checked.method.steps(checked.outer))
         checked = validate(merged(value, {"outer": {"keep": steps}}), where)
     _run(checked, where, _started(values, values["data"] or checked.benchmark))
+
+
+def unknown_method(source: str) -> str:
+    """What is wrong with a text that is neither a method nor the name or file of a recipe."""
+    from stillroom.errors import suggest
+    from stillroom.recipe import packaged
+
+    known = [*PRESETS, *(r.name for r in packaged())]
+    if source in known or Path(source).suffix:
+        return ""
+    return (
+        f"{source[:80]!r} is neither a method nor a recipe; methods: {', '.join(PRESETS)}; "
+        f"recipes: stillroom recipes list{suggest(source, known)}"
+    )
 
 
 app.default(
@@ -161,8 +174,6 @@ def _run(recipe: Recipe, row: str | None, how: Started) -> None:
     store = machines.store(how.machine)
     with shown.interruptible():
         bench = machines.benchmark(how.data, how.options, store)
-        for note in bench.notes:
-            shown.say(note)
         planned = plan(
             recipe,
             bench,
@@ -174,6 +185,8 @@ def _run(recipe: Recipe, row: str | None, how: Started) -> None:
             row=row,
             force=how.force,
         )
+        for note in bench.notes:
+            shown.say(note)
         if how.plan:
             _show_plan(planned)
             return
@@ -183,13 +196,13 @@ def _run(recipe: Recipe, row: str | None, how: Started) -> None:
     if how.out is not None:
         say(f"in {how.out}; judge it with: stillroom evaluate {how.out} --baselines")
     for spec in recipe.evaluate:
-        _evaluate_recipe(spec, planned, how.out, how.machine)
+        _evaluate_recipe(spec, planned, how)
 
 
-def _evaluate_recipe(spec: Any, planned: Any, out: Path | None, machine: Machine) -> None:
+def _evaluate_recipe(spec: Any, planned: Any, how: Started) -> None:
     from stillroom.cli.evaluate import judge_and_show
 
-    folder = out or planned.store.folder(planned.stage.key()) / "steps" / str(
+    folder = how.out or planned.store.folder(planned.stage.key()) / "steps" / str(
         planned.stage.method.steps(planned.stage.outer)
     )
     judge_and_show(
@@ -199,7 +212,8 @@ def _evaluate_recipe(spec: Any, planned: Any, out: Path | None, machine: Machine
         list(spec.archs),
         spec.seeds,
         spec.baselines,
-        machine=machine,
+        quiet=how.quiet,
+        machine=how.machine,
     )
 
 
@@ -208,12 +222,13 @@ def _keep(text: str, steps: int) -> list[int]:
 
     Raises: StillroomError naming a step outside 1..steps.
     """
-    if text.startswith("every:") and text[6:].isdigit() and int(text[6:]) > 0:
-        return list(range(int(text[6:]), steps + 1, int(text[6:])))
-    parts = [p.strip() for p in text.split(",")]
-    if not all(p.isdigit() for p in parts):
-        raise StillroomError(f"--keep {text!r} must look like 100,300 or every:500")
+    every = text.removeprefix("every:")
+    parts = [p.strip() for p in every.split(",")]
+    if not all(p.isascii() and p.isdigit() and len(p) < 10 for p in parts) or every == "0":
+        raise StillroomError(f"--keep {text[:80]!r} must look like 100,300 or every:500")
     wanted = sorted({int(p) for p in parts})
+    if text.startswith("every:") and len(wanted) == 1 and 0 < wanted[0] <= steps:
+        return list(range(wanted[0], steps + 1, wanted[0]))
     outside = [s for s in wanted if not 1 <= s <= steps]
     if outside:
         raise StillroomError(f"--keep {outside[0]} lies outside the run's {steps} steps")

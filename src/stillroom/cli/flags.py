@@ -7,7 +7,8 @@ every `--help`. So only explicit choices travel on, and one validator sees them.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from cyclopts import Group, Parameter
@@ -61,6 +62,7 @@ def of_model(
             help=f"{info.description or ''}{shown}",
             group=panel,
             negative="" if boolean and default is False else None,
+            converter=_converter(info.annotation),
         )
         kind: Any = info.annotation
         annotation: Any = Annotated[kind | None, parameter]
@@ -77,8 +79,26 @@ def keyword(name: str, annotation: Any, default: Any = None) -> inspect.Paramete
 
 def flag(kind: Any, help: str, name: str | None = None, switch: bool = False) -> Any:
     """An annotation for a flag of the "Run" panel; a switch has no `--no-` form."""
-    negative = "" if switch else None
-    return Annotated[kind, Parameter(name=name, help=help, group=PANELS["Run"], negative=negative)]
+    parameter = Parameter(
+        name=name,
+        help=help,
+        group=PANELS["Run"],
+        negative="" if switch else None,
+        converter=_converter(kind),
+    )
+    return Annotated[kind, parameter]
+
+
+def whole(kind: Any, tokens: Sequence[Any]) -> int:
+    """A whole number; cyclopts itself would round 2.5 to 2."""
+    text = tokens[0].value
+    if len(text) > 40 or not re.fullmatch(r"[+-]?[0-9]+", text.strip()):
+        raise ValueError(f"{text[:40]!r} is not a whole number")
+    return int(text)
+
+
+def _converter(kind: Any) -> Callable[..., int] | None:
+    return whole if int in (kind, *get_args(kind)) else None
 
 
 def with_signature(

@@ -16,9 +16,15 @@ if TYPE_CHECKING:
     from stillroom.tables import Line
 
 
+def plain(text: str) -> str:
+    """Foreign text for a terminal: no markup of rich's, no control characters of its own."""
+    shown = (c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+    return escape("".join(shown))
+
+
 def say(text: str) -> None:
     """Print a line of plain text to standard output."""
-    Console(soft_wrap=True).print(escape(text), highlight=False)
+    Console(soft_wrap=True).print(plain(text), highlight=False)
 
 
 def session(quiet: bool = False) -> Session:
@@ -71,7 +77,7 @@ def session(quiet: bool = False) -> Session:
 
         def say(self, text: str) -> None:
             if not quiet:
-                console.print(escape(text), style="dim", highlight=False)
+                console.print(plain(text), style="dim", highlight=False)
 
     return Shown()
 
@@ -80,7 +86,7 @@ def accuracy_table(lines: Sequence[Line], title: str) -> None:
     """Print rows with mean, interval, n, gap to random, bytes."""
     from stillroom.tables import percent, size
 
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=plain(title), title_justify="left", title_style="bold")
     table.add_column("set")
     table.add_column("student")
     for name in ("accuracy %", "std", "95 % interval", "n", "vs random", "bytes", "s / student"):
@@ -92,8 +98,8 @@ def accuracy_table(lines: Sequence[Line], title: str) -> None:
         if line.separate:
             gap += " *"
         table.add_row(
-            escape(line.row),
-            escape(line.arch),
+            plain(line.row),
+            plain(line.arch),
             percent(s.mean),
             percent(s.std) if s.n > 1 else "-",
             interval,
@@ -110,9 +116,9 @@ def accuracy_table(lines: Sequence[Line], title: str) -> None:
 
 def key_values(title: str, pairs: Sequence[tuple[str, str]]) -> None:
     """Print a two-column listing."""
-    table = Table(title=title, title_justify="left", title_style="bold", show_header=False)
+    table = Table(title=plain(title), title_justify="left", title_style="bold", show_header=False)
     table.add_column(style="cyan")
     table.add_column(overflow="fold")
     for name, value in pairs:
-        table.add_row(escape(name), escape(value))
+        table.add_row(plain(name), plain(value))
     Console(width=None if sys.stdout.isatty() else 120).print(table)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,7 +127,8 @@ def entry_damage(folder: Path) -> str:
         _open(folder, read_json(folder / "meta.json"), every_byte=True)
     except (StillroomError, KeyError, TypeError, ValueError, OSError) as error:
         known = isinstance(error, StillroomError)
-        return str(error).partition(": ")[2].partition(";")[0] if known else "meta.json is damaged"
+        text = str(error).partition(";")[0].removeprefix(f"{folder}{os.sep}")
+        return text if known else "meta.json is damaged"
     return ""
 
 

@@ -268,6 +268,4 @@ def _read_snapshot(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             return header, tensors
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
-    raise StillroomError(
-        f"{path}: damaged; remove the unfinished run with: stillroom store gc"
-    )
+    raise StillroomError(f"{path}: damaged; remove the unfinished run with: stillroom store gc")

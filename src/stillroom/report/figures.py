@@ -64,7 +64,7 @@ def dot_chart(dots: Sequence[Dot], reference: float | None, prefix: str) -> str:
         axes.set_ylim(-len(rows) + 0.45, 0.55)
         axes.set_yticks([])
         axes.grid(axis="x", color=GRID, linewidth=1)
-        _percent_axis(axes.xaxis, 5)
+        _percent_axis(axes.xaxis, 6)
 
     left = 16 + max(60, 7 * max(map(len, names)))
     return _svg(draw, 38 * len(rows) + 34, prefix, left=left, right=62, top=4, bottom=30)
@@ -189,7 +189,8 @@ def _steps_axis(axes: Any, kept: Sequence[int]) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
     few = 0 < len(kept) <= 5
-    axes.xaxis.set_major_locator(FixedLocator(kept) if few else MaxNLocator(5, integer=True))
+    free = MaxNLocator(5, integer=True, steps=[1, 2, 5, 10])
+    axes.xaxis.set_major_locator(FixedLocator(kept) if few else free)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}".replace(",", " ")))
 
 

@@ -88,7 +88,7 @@ def accuracy_grid(shown: Shown) -> Grid:
 def comparison_grid(sets: Sequence[Shown]) -> Grid:
     """The headline line of every set, side by side; a set without records has dashes."""
     columns = (
-        Column("set", "text"), *_RESULT, Column("images", "number"), *_COST,
+        Column("set", "text"), *_RESULT[:-1], Column("images", "number"), *_COST,
         Column("data", "text"), Column("student", "text"), Column("protocol", "text"),
     )
     rows = []
@@ -98,10 +98,10 @@ def comparison_grid(sets: Sequence[Shown]) -> Grid:
         if line is None:
             known = shown.data.data.get("name")
             data = _text(known[:80] if isinstance(known, str) else "")
-            cells = (*[_DASH] * len(_RESULT), images, _size(shown.bytes), _DASH, data, _DASH, _DASH)
+            cells = (*[_DASH] * 4, images, _size(shown.bytes), _DASH, data, _DASH, _DASH)
         else:
             judged = (_text(line.conditions[4]), _text(line.arch), _text(line.protocol))
-            cells = (*_result(line), images, *_cost(line), *judged)
+            cells = (*_result(line)[:-1], images, *_cost(line), *judged)
         rows.append(Row("own", (name, *cells)))
     caption = "The last step of every set, on its own network where that was measured"
     return Grid(caption, columns, tuple(rows), 1)
@@ -110,9 +110,10 @@ def comparison_grid(sets: Sequence[Shown]) -> Grid:
 def _result(line: Line) -> list[Cell]:
     s = line.summary
     known = s.half is not None
+    interval = f"{percent(s.low)} to {percent(s.high)}"
     return [
         Cell(percent(s.mean), f"{s.mean:.9g}"),
-        Cell(f"{percent(s.low)} to {percent(s.high)}", f"{s.low:.9g}") if known else _DASH,
+        Cell(interval.replace("-", "−"), f"{s.low:.9g}") if known else _DASH,
         _DASH if line.gap is None
         else Cell(signed(line.gap), f"{line.gap:.9g}", bool(line.separate)),
         Cell(counted(line), str(s.n)),

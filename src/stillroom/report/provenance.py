@@ -51,7 +51,8 @@ def _recipe(shown: Shown) -> Pairs:
         ("Method", flat(method.get("kind"))),
         ("Settings", flat(parts)),
         ("Optimiser", flat(outer.get("images"))),
-        ("Steps", flat(steps if step in (None, steps) else f"{flat(step)} of {flat(steps)}")),
+        ("Steps", f"{flat(step)} of {flat(steps)}" if step != steps and step and steps
+         else flat(steps or step)),
         ("Seed", flat(recipe.get("seed"))),
         ("Numerics", flat(recipe.get("numerics"))),
         ("Network", shown.data.arch),

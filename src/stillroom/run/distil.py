@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ class Plan:
     estimate: Estimate
     out: Path | None
     row: str | None
+    force: bool = False
 
 
 def plan(
@@ -81,7 +83,7 @@ def plan(
     estimate.refuse_if_too_large(rt.device)
     if out is not None:
         _check_out(out, stage.key(), force)
-    return Plan(stage, bench, rt, store, estimate, out, row)
+    return Plan(stage, bench, rt, store, estimate, out, row, force)
 
 
 def distil(planned: Plan, machine: Machine) -> Distilled:
@@ -90,7 +92,7 @@ def distil(planned: Plan, machine: Machine) -> Distilled:
     key = planned.stage.key()
     cached = planned.store.complete(key)
     data: Distilled = obtain(planned.store, planned.stage, machines.executor(machine), planned.rt)
-    if planned.out is not None and owner_key(planned.out) != key:
+    if planned.out is not None and (planned.force or owner_key(planned.out) != key):
         run = {
             **environment(planned.rt),
             "seconds": time.perf_counter() - began,
@@ -125,12 +127,23 @@ def check_ipc(recipe: Recipe, bench: Benchmark) -> None:
 
 
 def _check_out(out: Path, key: str, force: bool) -> None:
-    """Refuse to overwrite what is not this run's."""
-    if not out.exists():
+    """Refuse to overwrite what is not this run's, or to start what cannot be published."""
+    near = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
+    if near != out.absolute():
+        if not (near.is_dir() and os.access(near, os.W_OK | os.X_OK)):
+            raise StillroomError(f"--out {out}: no folder can be made in {near}; name another one")
         return
     if not out.is_dir():
         raise StillroomError(f"--out {out} is a file; name a folder")
     held = owner_key(out)
+    if held == key and not force:
+        try:
+            load(out)
+        except StillroomError as error:
+            raise StillroomError(f"{error}; write it again with --force") from None
+        return
+    if Path.cwd().is_relative_to(out.resolve()):
+        raise StillroomError(f"--out {out} holds the current folder; name another one")
     if held is None and any(out.iterdir()):
         raise StillroomError(
             f"--out {out} holds files that are not a stillroom set; name an empty or new folder"

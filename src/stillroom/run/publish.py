@@ -24,7 +24,10 @@ def owner_key(folder: Path) -> str | None:
     """The key of the run that a folder holds, or None if it holds no set."""
     if not (folder / "meta.json").is_file():
         return None
-    meta = read_json(folder / "meta.json")
+    try:
+        meta = read_json(folder / "meta.json")
+    except StillroomError:
+        return "unknown"
     provenance = meta.get("provenance") if isinstance(meta, dict) else None
     key = provenance.get("key") if isinstance(provenance, dict) else None
     return key if isinstance(key, str) else "unknown"
@@ -33,6 +36,7 @@ def owner_key(folder: Path) -> str | None:
 def publish(artefact: Path, out: Path, key: str, run: dict[str, Any]) -> None:
     """Copy the stage's sets out of the store: the last at the top, kept ones in `steps/<n>`."""
     final = read_json(artefact / "final.json")["step"]
+    ledger = out / "records.jsonl"
     with fresh_folder(out) as fresh:
         for name in SET_FILES:
             shutil.copyfile(artefact / "steps" / str(final) / name, fresh / name)
@@ -44,6 +48,8 @@ def publish(artefact: Path, out: Path, key: str, run: dict[str, Any]) -> None:
         shutil.copyfile(artefact / "metrics.jsonl", fresh / "metrics.jsonl")
         data = load(fresh)
         export_folder(data, fresh)
+        if owner_key(out) == key and ledger.is_file():  # numbers of this very set stay with it
+            shutil.copyfile(ledger, fresh / ledger.name)
         write_json(fresh / "run.json", {**run, "key": key, "bytes": set_bytes(fresh)})
 
 
