@@ -107,8 +107,12 @@ def user_path(path: str | Path, what: str) -> Path:
     """
     try:
         expanded = Path(path).expanduser()
-        expanded.exists()
+        expanded.stat()
+    except FileNotFoundError:
+        return expanded
     except (OSError, RuntimeError, ValueError) as error:  # too long, no such user, a null byte
+        if isinstance(error, NotADirectoryError):
+            return expanded  # whoever opens it says so
         why = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise StillroomError(f"{what}={str(path)[:80]!r} is no usable path ({why})") from None
     return expanded

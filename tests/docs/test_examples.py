@@ -54,4 +54,3 @@ def test_example_passes_the_contract():
         text=True,
     )
     assert done.returncode == 0, done.stdout[-3000:]
-    assert "passed" in done.stdout

@@ -60,6 +60,11 @@ class World:
         self.store = Path(shutil.copytree(self.store, self.tmp / "store"))
         return self.store
 
+    def artefact(self) -> Path:
+        """The base set's folder in the store."""
+        meta = json.loads((self.base / "meta.json").read_text())
+        return self.store / str(meta["provenance"]["key"])
+
     def dm(self, *flags: str, data: str = "digits", ipc: str = "1") -> list[str]:
         """`distill dm`; later flags win over the defaults given here."""
         given = {f for f in flags if f.startswith("--")}

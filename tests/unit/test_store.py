@@ -1,0 +1,279 @@
+"""The store: made once, published whole, damage found, and nothing removed that is not ours."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from conftest import toy_images
+
+import stillroom
+from stillroom.artefacts import stage as stages
+from stillroom.artefacts.executor import Serial
+from stillroom.artefacts.stage import Stage, code_digest
+from stillroom.artefacts.starts import keep_start
+from stillroom.artefacts.store import Store, obtain
+from stillroom.data.benchmarks import from_arrays
+from stillroom.errors import StillroomError
+from stillroom.files import write_atomic
+from stillroom.runtime import Runtime
+
+RT = Runtime(device=torch.device("cpu"))
+FORK = multiprocessing.get_context("fork")
+
+
+@dataclass(frozen=True)
+class Words(Stage):
+    """Writes a word a shard; `log` counts how often."""
+
+    kind: ClassVar[str] = "words"
+    sources: ClassVar[tuple[str, ...]] = ("rng.py",)
+    words: tuple[str, ...]
+    log: Path = field(compare=False)
+    fail_at: int = field(default=-1, compare=False)
+    pause: float = field(default=0.0, compare=False)
+
+    def identity(self) -> dict[str, Any]:
+        return {"words": list(self.words)}
+
+    def shards(self) -> int:
+        return len(self.words)
+
+    def make(self, shard: int, out: Path, rt: Runtime) -> None:
+        if shard == self.fail_at:
+            raise StillroomError("no word")
+        time.sleep(self.pause)
+        with self.log.open("a") as stream:
+            stream.write(f"{shard}\n")
+        write_atomic(out / "word", self.words[shard])
+
+    def finish(self, parts: list[Path], folder: Path) -> None:
+        write_atomic(folder / "all", " ".join((p / "word").read_text() for p in parts))
+
+    def load(self, folder: Path) -> str:
+        return (folder / "all").read_text()
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Store:
+    return Store(tmp_path / "s")
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> Words:
+    return Words(("to", "be"), tmp_path / "log")
+
+
+def test_made_once(opened: Store, words: Words) -> None:
+    for _ in range(2):
+        assert obtain(opened, words, Serial(), RT) == "to be"
+    assert words.log.read_text() == "0\n1\n"
+    assert [(e.name, e.state) for e in opened.entries()] == [(words.key(), "whole")]
+    assert not opened.part(words.key()).exists()
+    assert list(opened.verify()) == []
+
+
+def test_goes_on_where_it_failed(opened: Store, words: Words, tmp_path: Path) -> None:
+    broken = Words(words.words, words.log, fail_at=1)
+    assert broken.key() == words.key()
+    with pytest.raises(StillroomError, match="no word"):
+        obtain(opened, broken, Serial(), RT)
+    assert [e.state for e in opened.entries()] == ["unfinished"]
+    assert not opened.complete(words.key())
+    (opened.part(words.key()) / "0001" / ".word-abcdefgh.tmp").write_text("of a killed writer")
+    assert obtain(opened, words, Serial(), RT) == "to be"
+    assert words.log.read_text() == "0\n1\n"
+    left = {p.name for p in opened.folder(words.key()).rglob("*") if p.is_file()}
+    assert left == {"word", "all", "done", "stage.json"}
+
+
+def test_failure_to_publish_leaves_no_artefact(
+    opened: Store, words: Words, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.rename
+
+    def refuse(old: object, new: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "rename", refuse)
+    with pytest.raises(StillroomError, match="disk is full"):
+        obtain(opened, words, Serial(), RT)
+    assert not opened.folder(words.key()).exists()
+    monkeypatch.setattr(os, "rename", real)
+    assert obtain(opened, words, Serial(), RT) == "to be"
+
+
+@pytest.mark.parametrize("name", ["all", "0001/word", "stage.json"])
+def test_damage_is_found_told_and_collected(name: str, opened: Store, words: Words) -> None:
+    obtain(opened, words, Serial(), RT)
+    path = opened.folder(words.key()) / name
+    blob = bytearray(path.read_bytes())
+    blob[1] ^= 1
+    path.write_bytes(bytes(blob))
+    assert [n for n, _ in opened.verify()] == [words.key()]
+    with pytest.raises(StillroomError, match="remove it with: stillroom store gc"):
+        obtain(opened, words, Serial(), RT)
+    assert [e.name for e in opened.gc()] == [words.key()]
+    assert obtain(opened, words, Serial(), RT) == "to be"
+
+
+def test_whole_without_manifest_is_made_again(opened: Store, words: Words) -> None:
+    obtain(opened, words, Serial(), RT)
+    (opened.folder(words.key()) / "stage.json").unlink()
+    assert [problem for _, problem in opened.verify()] == ["its manifest is not readable"]
+    assert obtain(opened, words, Serial(), RT) == "to be"
+    assert list(opened.verify()) == []
+
+
+def _obtain(root: Path, stage: Words) -> None:
+    assert obtain(Store(root), stage, Serial(), RT) == "to be"
+
+
+def test_two_processes_make_it_once(opened: Store, words: Words) -> None:
+    slow = Words(words.words, words.log, pause=0.1)
+    children = [FORK.Process(target=_obtain, args=(opened.root, slow)) for _ in range(3)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    assert [child.exitcode for child in children] == [0, 0, 0]
+    assert words.log.read_text() == "0\n1\n"
+
+
+def test_gc_leaves_what_is_being_made(opened: Store, words: Words) -> None:
+    slow = Words(words.words, words.log, pause=0.5)
+    child = FORK.Process(target=_obtain, args=(opened.root, slow))
+    child.start()
+    while not opened.part(words.key()).exists():
+        time.sleep(0.01)
+    assert list(opened.gc(everything=True)) == []
+    child.join()
+    assert child.exitcode == 0
+    assert [e.name for e in opened.gc(everything=True)] == [words.key()]
+
+
+def test_gc_knows_its_own(opened: Store, words: Words) -> None:
+    """A store that shares its folder with other things."""
+    obtain(opened, words, Serial(), RT)
+    for name in ("photos", "thesis.part", "words-notes", "data-2024"):
+        (opened.root / name).mkdir()
+    (opened.root / "words-0123456789abcdef").symlink_to(opened.root / "photos")
+    assert [e.name for e in opened.entries()] == [words.key()]
+    list(opened.gc(everything=True))
+    names = sorted(p.name for p in opened.root.iterdir() if p.name != ".locks")
+    assert names == ["data-2024", "photos", "thesis.part", "words-0123456789abcdef", "words-notes"]
+
+
+def test_data_fits_and_starts_are_checked_too(opened: Store) -> None:
+    """These have checksums of their own, and no manifest."""
+    opened.root.mkdir()
+    bench = from_arrays(*toy_images(), *toy_images(seed=1), zca=True, store=opened.root)
+    keep_start(bench.train.images[:4].float(), opened.root)
+    kinds = {entry.name.partition("-")[0]: entry.name for entry in opened.entries()}
+    assert set(kinds) == {"data", "zca", "start"}
+    assert {entry.state for entry in opened.entries()} == {"whole"}
+    assert list(opened.verify()) == []
+    whole = opened.root.parent / "whole"
+    shutil.copytree(opened.root, whole)
+    spoilt = {
+        "data": ("train.images.u8", "test.labels.i64", "meta.json"),
+        "zca": ("zca.safetensors", "meta.json"),
+        "start": ("images.safetensors",),
+    }
+    for kind, names in spoilt.items():
+        for name in names:
+            for damage in ("flip", "cut", "gone"):
+                path = opened.root / kinds[kind] / name
+                blob = path.read_bytes()
+                if damage == "gone":
+                    path.unlink()
+                else:
+                    middle = len(blob) // 2
+                    flipped = blob[:middle] + bytes([blob[middle] ^ 1]) + blob[middle + 1 :]
+                    path.write_bytes(flipped if damage == "flip" else blob[:-3])
+                assert [n for n, _ in opened.verify()] == [kinds[kind]], (name, damage)
+                assert [e.name for e in opened.gc()] == [kinds[kind]]
+                shutil.copytree(whole / kinds[kind], opened.root / kinds[kind])
+
+
+def test_damaged_start_is_written_again(opened: Store) -> None:
+    images = torch.rand(2, 1, 4, 4)
+    path, digest = keep_start(images, opened.root)
+    path.write_bytes(path.read_bytes()[:-1] + b"\x00")
+    assert keep_start(images, opened.root) == (path, digest)
+    assert list(opened.verify()) == []
+
+
+def test_key_covers_identity_version_kind_and_code(
+    words: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Other(Words):
+        kind = "other"
+
+    class Newer(Words):
+        version = 2
+
+    class Elsewhere(Words):
+        sources = ("rng.py", "types.py")
+
+    keys = {
+        cls(w, words.log).key() for cls in (Words, Other, Newer, Elsewhere) for w in (("a",), ("b",))
+    }
+    assert len(keys) == 8
+    assert all(key.rpartition("-")[2].isalnum() and len(key.rpartition("-")[2]) == 16 for key in keys)
+
+
+def test_code_is_part_of_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a checkout of the files, in an installed release of the version."""
+    package = tmp_path / "stillroom"
+    (package / "nets").mkdir(parents=True)
+    for name in ("__init__.py", "rng.py", "nets/a.py", "nets/b.py"):
+        (package / name).write_text("x = 1\n")
+    monkeypatch.setattr(stillroom, "__file__", str(package / "__init__.py"))
+
+    def digest() -> str:
+        code_digest.cache_clear()
+        return code_digest(("rng.py", "nets"))
+
+    seen = {digest()}
+    (package / "nets" / "b.py").write_text("x = 2\n")
+    seen.add(digest())
+    (package / "nets" / "c.py").write_text("")
+    seen.add(digest())
+    (package / "other.py").write_text("")
+    seen.add(digest())
+    assert len(seen) == 3
+    installed = tmp_path / "site-packages" / "stillroom"
+    installed.mkdir(parents=True)
+    monkeypatch.setattr(stillroom, "__file__", str(installed / "__init__.py"))
+    old = digest()
+    monkeypatch.setattr(stillroom, "__version__", "9.9")
+    assert digest() != old
+    code_digest.cache_clear()
+
+
+def test_every_stage_names_sources_that_exist() -> None:
+    from stillroom.evaluation.score import Score
+    from stillroom.methods.distil import Distil
+
+    package = Path(stages.__file__).parents[1]
+    for stage in (Distil, Score):
+        for name in stage.sources:
+            assert (package / name).exists(), name
+
+
+def test_manifest_says_what_it_is(opened: Store, words: Words) -> None:
+    obtain(opened, words, Serial(), RT)
+    manifest = json.loads((opened.folder(words.key()) / "stage.json").read_text())
+    assert manifest["key"] == words.key()
+    assert manifest["kind"] == "words"
+    assert manifest["identity"] == {"words": ["to", "be"]}
+    assert set(manifest["files"]) == {"all", *(f"000{i}/{n}" for i in (0, 1) for n in ("word", "done"))}
