@@ -92,7 +92,8 @@ def evaluate(
     """Train students on a set and test them on real images; one record a student.
 
     folder: a set on disk (`Distilled.save` or `out=`). data: as for `distill`; by default the data
-    that the set was made from, if they are in the store. Records are appended to
+    that the set was made from, if they are in the store. net: students, by default the network
+    that the set was made with. Records are appended to
     `folder/records.jsonl`.
     Raises: StillroomError for bad input, in one line.
     """
@@ -109,7 +110,8 @@ def evaluate(
         else as_benchmark(data, test, options, store)
     )
     chosen = find_protocol(protocol)
-    nets: Sequence[Net] = [net] if isinstance(net, str) or callable(net) else net
+    wanted = judges.student_of(made) if net == "auto" else net
+    nets: Sequence[Net] = [wanted] if isinstance(wanted, str) or callable(wanted) else wanted
     how = judges.judging(
         bench,
         chosen,

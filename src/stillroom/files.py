@@ -108,11 +108,9 @@ def user_path(path: str | Path, what: str) -> Path:
     try:
         expanded = Path(path).expanduser()
         expanded.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return expanded
     except (OSError, RuntimeError, ValueError) as error:  # too long, no such user, a null byte
-        if isinstance(error, NotADirectoryError):
-            return expanded  # whoever opens it says so
         why = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise StillroomError(f"{what}={str(path)[:80]!r} is no usable path ({why})") from None
     return expanded
@@ -183,10 +181,10 @@ def _temporary_folder(final: Path) -> tuple[Path, int | None]:
     """A new folder beside `final` and the lock that shows that its maker is alive."""
     while True:
         path = _mkdtemp(final)
-        os.chmod(path, 0o777 & ~_umask())
-        if fcntl is None:
-            return path, None
-        with contextlib.suppress(FileNotFoundError):  # swept before it was locked
+        with contextlib.suppress(FileNotFoundError):  # swept before it was locked: another one
+            os.chmod(path, 0o777 & ~_umask())
+            if fcntl is None:
+                return path, None
             handle = os.open(path, os.O_RDONLY)
             with contextlib.suppress(OSError):  # a file system without locks is never swept
                 fcntl.flock(handle, fcntl.LOCK_EX)
@@ -251,8 +249,9 @@ def _lock(path: Path, wait: bool) -> tuple[int, bool]:
             waited = True
             fcntl.flock(handle, fcntl.LOCK_EX)
         # Whoever held it may have removed the file: a lock on that one keeps nobody out.
-        if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
-            return handle, waited
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), path.stat()):
+                return handle, waited
         os.close(handle)
 
 

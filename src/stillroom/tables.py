@@ -83,8 +83,17 @@ def lines(records: Sequence[Record]) -> list[Line]:
 
 
 def _conditions(r: Record) -> Conditions:
-    return (r.arch, r.protocol, r.protocol_hash, r.numerics, r.benchmark, r.data_digest, r.split,
-            r.selection, r.source)
+    return (
+        r.arch,
+        r.protocol,
+        r.protocol_hash,
+        r.numerics,
+        r.benchmark,
+        r.data_digest,
+        r.split,
+        r.selection,
+        r.source,
+    )
 
 
 def percent(value: float | None, sign: bool = False) -> str:

@@ -97,7 +97,8 @@ def test_bytes_repeat_in_other_processes(tmp_path: Path) -> None:
     """Hash order, which differs between processes, must not reach a file."""
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; "
-        "from test_distilled import example; example('uint8', 'probs', True).save(Path(sys.argv[2]))"
+        "from test_distilled import example; "
+        "example('uint8', 'probs', True).save(Path(sys.argv[2]))"
     )
     example("uint8", "probs", True).save(tmp_path / "here")
     running = [

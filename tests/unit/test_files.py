@@ -108,9 +108,14 @@ def test_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     final = tmp_path / "set"
     final.mkdir()
     (final / "old").touch()
-    with pytest.raises(RuntimeError, match="half way"), fresh_folder(final) as fresh:
-        (fresh / "new").touch()
-        raise RuntimeError("half way")
+
+    def fail() -> None:
+        with fresh_folder(final) as fresh:
+            (fresh / "new").touch()
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        fail()
     assert [p.name for p in tmp_path.iterdir()] == ["set"]
     assert [p.name for p in final.iterdir()] == ["old"]
     with fresh_folder(final) as fresh:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
-from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Protocol
 
 from stillroom.artefacts.stage import Stage
 from stillroom.errors import StillroomError
 from stillroom.files import locked, readable_os_errors, remove_leftovers, write_atomic
-from stillroom.runtime import Interrupted, Runtime
+from stillroom.runtime import Interrupted, Runtime, Session
 
 DONE = "done"
 
@@ -94,7 +98,13 @@ class Processes:
     def _round(self, jobs: Sequence[Job], rt: Runtime) -> None:
         title = jobs[0].stage.kind
         rt.session.begin(f"{title}: {len(jobs)} shards, {self.workers} workers", len(jobs))
-        with ProcessPoolExecutor(self.workers, mp_context=get_context("spawn")) as pool:
+        others = set(active_children())
+        with ProcessPoolExecutor(
+            self.workers,
+            mp_context=get_context("spawn"),
+            initializer=signal.signal,  # until a worker can stop cleanly, Ctrl-C must not end it
+            initargs=(signal.SIGINT, signal.SIG_IGN),
+        ) as pool:
             pending = {pool.submit(_worker, job, _without_session(rt)) for job in jobs}
             done = 0
             while pending:
@@ -106,9 +116,29 @@ class Processes:
                 done += len(finished)
                 rt.session.update(done)
                 if rt.session.stop.is_set():
-                    pool.shutdown(wait=True, cancel_futures=True)
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    _stop(pending, others)
                     raise Interrupted
         rt.session.end()
+
+
+def _stop(pending: set[Future[None]], others: set[BaseProcess]) -> None:
+    """Ask this pool's workers to stop until they have: only a terminal's Ctrl-C reaches them."""
+    while pending:
+        for child in set(active_children()) - others:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child.pid or 0, signal.SIGINT)
+        _, pending = wait(pending, timeout=0.5)
+
+
+class _Patient(Session):
+    """A worker's session: Ctrl-C may reach it from the terminal and again from its parent."""
+
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Every Ctrl-C asks the loop to stop at a clean point; none stops at once."""
+        signal.signal(signal.SIGINT, lambda number, frame: self.stop.set())
+        yield
 
 
 def _without_session(rt: Runtime) -> dict[str, object]:
@@ -117,6 +147,6 @@ def _without_session(rt: Runtime) -> dict[str, object]:
 
 
 def _worker(job: Job, settings: dict[str, object]) -> None:
-    rt = Runtime(**settings)  # type: ignore[arg-type]
+    rt = Runtime(**settings, session=_Patient())  # type: ignore[arg-type]
     with rt.session.interruptible():
         run_job(job, rt)

@@ -42,7 +42,7 @@ def _evaluate(**values: Any) -> None:
             if values["data"] is not None
             else judges.bench_of_set(made, folder, store)
         )
-        own = made.arch if ":" not in made.arch and made.arch != "none" else "auto"
+        own = judges.student_of(made)
     judge_and_show(
         folder,
         bench,
@@ -72,7 +72,12 @@ evaluate = flags.with_signature(
             "arch",
             Annotated[
                 list[str] | None,
-                Parameter(consume_multiple=True, help="students [default: the set's network]"),
+                Parameter(
+                    consume_multiple=True,
+                    help="students [default: the set's network]",
+                    group=flags.PANELS["Run"],
+                    negative="",
+                ),
             ],
         ),
         flags.keyword("seeds", flags.flag(int | None, "students [default: the protocol's]")),

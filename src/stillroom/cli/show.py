@@ -93,7 +93,8 @@ def accuracy_table(lines: Sequence[Line], title: str) -> None:
         table.add_column(name, justify="right")
     for line in lines:
         s = line.summary
-        interval = "-" if s.half is None else f"{percent(s.low)} .. {percent(s.high)}"
+        low, high = percent(max(0.0, s.low)), percent(min(1.0, s.high))
+        interval = "-" if s.half is None else f"{low} .. {high}"
         gap = percent(line.gap, sign=True)
         if line.separate:
             gap += " *"

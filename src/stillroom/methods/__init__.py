@@ -34,7 +34,7 @@ PRESETS: dict[str, Preset] = {
         "distribution_matching",
         "distribution matching: class means of random-network features",
         {},
-        {"steps": 20_000, "images": {"kind": "sgd", "lr": 1.0, "momentum": 0.5}},
+        {"steps": 1000, "images": {"kind": "sgd", "lr": 1.0, "momentum": 0.5}},
     ),
     "random": _selection("random", "real images drawn at random, balanced"),
     "class-mean": _selection("class-mean", "the average image of a class (of parts, if ipc > 1)"),

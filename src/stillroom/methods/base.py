@@ -136,6 +136,14 @@ class Method(Model, ABC):
         """How many outer steps this method runs; selection methods run none."""
         return outer.steps
 
+    def image_forwards(self, classes: int, ipc: int) -> float:
+        """Image forwards of one step, a backward counted as two: sizes plans, never results."""
+        return 3.0 * classes * ipc
+
+    def name(self) -> str:
+        """What tables call the method: the preset it is, else its kind."""
+        return str(getattr(self, "kind", type(self).__name__)).rpartition(":")[2]
+
     def augment_name(self) -> str:
         """The augmentation that a student of the set should be trained with."""
         return str(getattr(self, "augment", "none"))

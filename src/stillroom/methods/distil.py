@@ -57,13 +57,13 @@ class Distil(Stage):
     store: Path = field(compare=False)
     start: Path | None = field(default=None, compare=False)
     start_key: str = ""
-    label: str = ""
 
     def identity(self) -> dict[str, Any]:
         """Everything that determines the pixels."""
         return {
             "method": {**self.method.model_dump(mode="json"), **_foreign_code(self.method)},
             "outer": self.outer.model_dump(mode="json"),
+            "benchmark": self.bench["name"],
             "data": self.bench["digest"],
             "ipc": self.ipc,
             "seed": self.seed,
@@ -117,7 +117,8 @@ class Distil(Stage):
         return load(folder / "steps" / str(self.method.steps(self.outer)))
 
     def _distilled(self, tensors: dict[str, Tensor], step: int) -> Distilled:
-        described = dict(self.bench)
+        # Notes (images left out, say) tell of the source's history, not of the pixels.
+        described = {k: v for k, v in self.bench.items() if k != "notes"}
         classes = tuple(described.pop("classes"))
         labels = tensors["labels"]
         return Distilled(
@@ -134,7 +135,7 @@ class Distil(Stage):
             data=described,
             provenance={
                 "recipe": self.identity(),
-                "label": self.label,
+                "label": self.method.name(),
                 "key": self.key(),
                 "step": step,
                 "papers": list(self.method.papers),

@@ -27,6 +27,14 @@ class DistributionMatching(Method):
     init: Literal["real", "noise"] = Field("real", description="first images: real or noise")
     papers: ClassVar[tuple[str, ...]] = ("zhao2023dm",)
 
+    def image_forwards(self, classes: int, ipc: int) -> float:
+        """Real forwards without a graph; synthetic ones with a backward to the images alone."""
+        return float(self.nets * classes * (self.batch_real + 2 * ipc))
+
+    def name(self) -> str:
+        """The preset's name."""
+        return "dm"
+
     def start(self, ctx: Context, rows: Tensor) -> Synth:
         """Real images of each class (the paper's choice), or Gaussian noise in network space."""
         import torch

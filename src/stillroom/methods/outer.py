@@ -210,7 +210,7 @@ class _Loop:
         changed = [f"{k} {before.get(k)} -> {now[k]}" for k in now if before.get(k) != now[k]]
         if changed and not self.ctx.rt.allow_drift:
             raise StillroomError(
-                f"{path.parent.name}: the snapshot was made under other "
+                f"the snapshot of unfinished {path.parent.parent.name} was made under other "
                 f"conditions ({'; '.join(changed)}); restore them, or go on with --allow-drift "
                 "(then the bytes differ from an unbroken run)"
             )

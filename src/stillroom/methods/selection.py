@@ -40,6 +40,10 @@ class Selection(Method):
         """Selection is done at the start."""
         return 0
 
+    def name(self) -> str:
+        """The rule."""
+        return self.rule
+
     def start(self, ctx: Context, rows: Tensor) -> Synth:
         """Apply the rule to every class."""
         import torch

@@ -17,10 +17,21 @@ MAX_POINTS = 240
 
 # Colours that matplotlib writes and that are replaced by CSS variables afterwards.
 INK, MUTED, GRID, SET, BASE, REF, PAPER = (
-    "#010201", "#010202", "#010203", "#010204", "#010205", "#010206", "#010207"
+    "#010201",
+    "#010202",
+    "#010203",
+    "#010204",
+    "#010205",
+    "#010206",
+    "#010207",
 )
 _VARIABLES = {
-    INK: "ink", MUTED: "muted", GRID: "rule", SET: "accent", BASE: "base", REF: "ref",
+    INK: "ink",
+    MUTED: "muted",
+    GRID: "rule",
+    SET: "accent",
+    BASE: "base",
+    REF: "ref",
     PAPER: "paper",
 }
 
@@ -50,12 +61,21 @@ def dot_chart(dots: Sequence[Dot], reference: float | None, prefix: str) -> str:
             s, y = dot.line.summary, -place
             colour = SET if dot.own else REF if dot.line.drawn else BASE
             if s.half is not None:
-                axes.plot([s.low, s.high], [y, y], color=colour, linewidth=2,
-                          solid_capstyle="round")
-            axes.scatter(dot.line.values, [y - 0.24] * len(dot.line.values), s=9, color=colour,
-                         alpha=0.65, linewidths=0, zorder=3)
-            axes.scatter([s.mean], [y], s=64, color=colour, edgecolors=PAPER, linewidths=1.6,
-                         zorder=4)
+                axes.plot(
+                    [s.low, s.high], [y, y], color=colour, linewidth=2, solid_capstyle="round"
+                )
+            axes.scatter(
+                dot.line.values,
+                [y - 0.24] * len(dot.line.values),
+                s=9,
+                color=colour,
+                alpha=0.65,
+                linewidths=0,
+                zorder=3,
+            )
+            axes.scatter(
+                [s.mean], [y], s=64, color=colour, edgecolors=PAPER, linewidths=1.6, zorder=4
+            )
             _beside(axes, (0, y), name, -10, INK, ha="right")
             _beside(axes, (1, y), f"{percent(s.mean)} %", 10, INK)
         if reference is not None:
@@ -70,12 +90,22 @@ def dot_chart(dots: Sequence[Dot], reference: float | None, prefix: str) -> str:
     return _svg(draw, 38 * len(rows) + 34, prefix, left=left, right=62, top=4, bottom=30)
 
 
-def _beside(axes: Any, at: tuple[float, float], text: str, shift: int, colour: str,
-            ha: str = "left") -> None:
+def _beside(
+    axes: Any, at: tuple[float, float], text: str, shift: int, colour: str, ha: str = "left"
+) -> None:
     """Text in a margin: `at` is a fraction of the axes across, and a value of the data up."""
-    axes.annotate(text, at, xycoords=("axes fraction", "data"), xytext=(shift, 0),
-                  textcoords="offset points", ha=ha, va="center", color=colour,
-                  parse_math=False, annotation_clip=False)
+    axes.annotate(
+        text,
+        at,
+        xycoords=("axes fraction", "data"),
+        xytext=(shift, 0),
+        textcoords="offset points",
+        ha=ha,
+        va="center",
+        color=colour,
+        parse_math=False,
+        annotation_clip=False,
+    )
 
 
 def step_chart(curve: Sequence[Line], baselines: Sequence[Line], prefix: str) -> str:
@@ -86,8 +116,12 @@ def step_chart(curve: Sequence[Line], baselines: Sequence[Line], prefix: str) ->
 
     def draw(axes: Any) -> None:
         axes.fill_between(
-            [line.step for line in known], [line.summary.low for line in known],
-            [line.summary.high for line in known], color=SET, alpha=0.16, linewidth=0,
+            [line.step for line in known],
+            [line.summary.low for line in known],
+            [line.summary.high for line in known],
+            color=SET,
+            alpha=0.16,
+            linewidth=0,
         )
         tags = [(means[-1], short(curve[-1].row.split("@")[0], 12), SET)]
         for line in baselines:
@@ -103,8 +137,9 @@ def step_chart(curve: Sequence[Line], baselines: Sequence[Line], prefix: str) ->
         axes.set_xlabel("step", color=MUTED)
         _percent_axis(axes.yaxis, 5)
         _steps_axis(axes, steps)
-        for y, (value, name, colour) in zip(_apart(tags, (high - low) / 13), sorted(tags),
-                                            strict=True):
+        for y, (value, name, colour) in zip(
+            _apart(tags, (high - low) / 13), sorted(tags), strict=True
+        ):
             _beside(axes, (1, y), f"{name} {percent(value)}", 8, colour)
 
     return _svg(draw, 286, prefix, left=50, right=124, top=8, bottom=46)
@@ -179,9 +214,9 @@ def _percent_axis(axis: Any, most: int) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     axis.set_major_locator(MaxNLocator(most, steps=[1, 2, 2.5, 5, 10]))
-    axis.set_major_formatter(FuncFormatter(
-        lambda v, _: f"{round(100 * v, 2):g} %" if -1e-9 <= v <= 1 + 1e-9 else ""
-    ))
+    axis.set_major_formatter(
+        FuncFormatter(lambda v, _: f"{round(100 * v, 2):g} %" if -1e-9 <= v <= 1 + 1e-9 else "")
+    )
 
 
 def _steps_axis(axes: Any, kept: Sequence[int]) -> None:
@@ -203,8 +238,14 @@ def _plain_log(axis: Any) -> None:
 
 
 def _svg(
-    draw: Callable[[Any], None], height: int, prefix: str,
-    *, left: int, right: int, top: int, bottom: int,
+    draw: Callable[[Any], None],
+    height: int,
+    prefix: str,
+    *,
+    left: int,
+    right: int,
+    top: int,
+    bottom: int,
 ) -> str:
     """Draw on axes with margins in pixels; return `<svg>` markup safe to stand beside others."""
     from matplotlib import style
@@ -216,8 +257,12 @@ def _svg(
         warnings.simplefilter("ignore")  # a name in a script that the default font lacks
         figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72, facecolor="none")
         FigureCanvasSVG(figure)
-        box = (left / WIDTH, bottom / height, 1 - (left + right) / WIDTH,
-               1 - (top + bottom) / height)
+        box = (
+            left / WIDTH,
+            bottom / height,
+            1 - (left + right) / WIDTH,
+            1 - (top + bottom) / height,
+        )
         axes = figure.add_axes(box, facecolor="none")
         axes.set_axisbelow(True)
         axes.tick_params(length=0, pad=7, labelcolor=MUTED)
@@ -232,13 +277,13 @@ def _svg(
 
 def _inlined(svg: str, prefix: str) -> str:
     """Strip what belongs to a file of its own; make ids unique; colours and font the page's."""
-    svg = svg[svg.index("<svg"):]
+    svg = svg[svg.index("<svg") :]
     svg = re.sub(r"\s*<style type=\"text/css\">.*?</style>", "", svg, count=1, flags=re.DOTALL)
     svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, count=1, flags=re.DOTALL)
     box = re.search(r'viewBox="([^"]+)"', svg)
     view = box.group(1) if box else f"0 0 {WIDTH} {WIDTH}"
     opening = f'<svg class="chart" viewBox="{view}" aria-hidden="true" focusable="false">'
-    svg = re.sub(r"<!--.*?-->\s*", "", svg[svg.index(">") + 1:], flags=re.DOTALL)
+    svg = re.sub(r"<!--.*?-->\s*", "", svg[svg.index(">") + 1 :], flags=re.DOTALL)
     return opening + re.sub(r"<[^>]+>", lambda tag: _tag(tag.group(), prefix), svg)
 
 

@@ -76,7 +76,8 @@ class Shown:
     def beside(self, line: Line) -> list[Line]:
         """The baselines measured under the same conditions as `line`, random first."""
         found = [
-            x for x in self.lines
+            x
+            for x in self.lines
             if x.conditions == line.conditions and not self.own(x) and x is not line
         ]
         return sorted(found, key=lambda x: (not x.drawn, x.row))
@@ -86,7 +87,8 @@ class Shown:
         if self.main is None:
             return []
         found = [
-            x for x in self.lines
+            x
+            for x in self.lines
             if self.own(x) and x.conditions == self.main.conditions and x.step is not None
         ]
         return sorted(found, key=lambda x: x.step or 0)

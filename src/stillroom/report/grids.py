@@ -12,8 +12,16 @@ from stillroom.report.sentences import counted, signed
 from stillroom.tables import Line, percent, size
 
 # The parts of `Line.conditions` after the architecture, as columns where they differ.
-_CONDITIONS = ("protocol", "hash", "numerics", "data", "data digest", "test split", "selection",
-               "source")
+_CONDITIONS = (
+    "protocol",
+    "hash",
+    "numerics",
+    "data",
+    "data digest",
+    "test split",
+    "selection",
+    "source",
+)
 
 
 @dataclass(frozen=True)
@@ -88,8 +96,13 @@ def accuracy_grid(shown: Shown) -> Grid:
 def comparison_grid(sets: Sequence[Shown]) -> Grid:
     """The headline line of every set, side by side; a set without records has dashes."""
     columns = (
-        Column("set", "text"), *_RESULT[:-1], Column("images", "number"), *_COST,
-        Column("data", "text"), Column("student", "text"), Column("protocol", "text"),
+        Column("set", "text"),
+        *_RESULT[:-1],
+        Column("images", "number"),
+        *_COST,
+        Column("data", "text"),
+        Column("student", "text"),
+        Column("protocol", "text"),
     )
     rows = []
     for shown in sorted(sets, key=lambda s: -s.main.summary.mean if s.main else 1):
@@ -114,7 +127,8 @@ def _result(line: Line) -> list[Cell]:
     return [
         Cell(percent(s.mean), f"{s.mean:.9g}"),
         Cell(interval.replace("-", "−"), f"{s.low:.9g}") if known else _DASH,
-        _DASH if line.gap is None
+        _DASH
+        if line.gap is None
         else Cell(signed(line.gap), f"{line.gap:.9g}", bool(line.separate)),
         Cell(counted(line), str(s.n)),
         Cell(percent(s.std), f"{s.std:.9g}") if s.n > 1 else _DASH,
@@ -143,8 +157,11 @@ def _caption(table: Sequence[Line], differ: Sequence[int]) -> str:
         return "Accuracy"
     first = table[0].conditions
     known = {name: first[i + 1] for i, name in enumerate(_CONDITIONS) if i not in differ}
-    parts = [f"Accuracy on test images of {known['data']}" if "data" in known
-             else "Accuracy on test images"]
+    parts = [
+        f"Accuracy on test images of {known['data']}"
+        if "data" in known
+        else "Accuracy on test images"
+    ]
     if "protocol" in known:
         parts.append(known["protocol"] + (f" ({known['hash']})" if "hash" in known else ""))
     return ", ".join([*parts, *(known[k] for k in ("numerics",) if k in known)])

@@ -53,14 +53,19 @@ def training_code(data: Distilled) -> str:
 
 def stillroom_code(name: str) -> str:
     """Python that loads, verifies and shows a set with stillroom."""
-    return "\n".join([
-        "import stillroom",
-        "",
-        f"data = stillroom.load({name!a})  # every tensor is checked against its SHA-256",
-        "images, labels, classes = data.images, data.labels, data.classes",
-        "preprocess = data.preprocess.apply  # for real images, uint8 or float in [0, 1]",
-        "pixels = data.pixels()  # float32 in [0, 1], to look at",
-    ]) + "\n"
+    return (
+        "\n".join(
+            [
+                "import stillroom",
+                "",
+                f"data = stillroom.load({name!a})  # every tensor is checked against its SHA-256",
+                "images, labels, classes = data.images, data.labels, data.classes",
+                "preprocess = data.preprocess.apply  # for real images, uint8 or float in [0, 1]",
+                "pixels = data.pixels()  # float32 in [0, 1], to look at",
+            ]
+        )
+        + "\n"
+    )
 
 
 def _preprocess(data: Distilled) -> list[str]:

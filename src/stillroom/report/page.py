@@ -121,21 +121,27 @@ def _charts(shown: Shown, prefix: str) -> list[dict[str, Any]]:
         beside = shown.beside(line)
         found.append(_dots(shown, line, beside, prefix))
         if len(curve := shown.curve()) > 1:
-            found.append({
-                "heading": "Accuracy over kept steps",
-                "svg": Markup(figures.step_chart(curve, beside, f"{prefix}-steps")),
-                "caption": "Accuracy of students on the set as it was at each kept step, with its "
-                f"95 % interval: {_first_to_last(curve)}. Level lines are baselines.",
-            })
+            found.append(
+                {
+                    "heading": "Accuracy over kept steps",
+                    "svg": Markup(figures.step_chart(curve, beside, f"{prefix}-steps")),
+                    "caption": "Accuracy of students on the set as it was at each kept step, "
+                    f"with its 95 % interval: {_first_to_last(curve)}. Level lines are baselines.",
+                }
+            )
     if shown.metrics:
         first, last = shown.metrics[0], shown.metrics[-1]
-        ends = f"{first['loss']:.4g} at step {first['step']:g}, {last['loss']:.4g} at step " \
-               f"{last['step']:g}"
-        found.append({
-            "heading": "Loss of the distillation",
-            "svg": Markup(figures.loss_chart(shown.metrics, f"{prefix}-loss")),
-            "caption": f"What the method minimised: {ends}. It is no measure of accuracy.",
-        })
+        ends = (
+            f"{first['loss']:.4g} at step {first['step']:g}, {last['loss']:.4g} at step "
+            f"{last['step']:g}"
+        )
+        found.append(
+            {
+                "heading": "Loss of the distillation",
+                "svg": Markup(figures.loss_chart(shown.metrics, f"{prefix}-loss")),
+                "caption": f"What the method minimised: {ends}. It is no measure of accuracy.",
+            }
+        )
     return found
 
 
@@ -166,7 +172,8 @@ def _others(shown: Shown) -> list[tuple[str, str, str, str]]:
     """Measurements other than accuracy: (metric, row, student, value), at most 200."""
     return [
         (r.metric, r.row, r.arch, f"{r.value:.6g} {r.unit}".strip())
-        for r in shown.records if r.metric != "accuracy"
+        for r in shown.records
+        if r.metric != "accuracy"
     ][:200]
 
 

@@ -76,9 +76,11 @@ def _notes(data: Distilled, present: list[int], shown: int, side: int, target: i
     notes = []
     if shown < len(data):
         classes = f"; {len(present) - MAX_CLASSES} classes" if len(present) > MAX_CLASSES else ""
-        notes.append(f"{len(data) - shown} of {len(data)} images are left out{classes}.".replace(
-            "out; ", "out, and with them "
-        ))
+        notes.append(
+            f"{len(data) - shown} of {len(data)} images are left out{classes}.".replace(
+                "out; ", "out, and with them "
+            )
+        )
     empty = len(data.classes) - len(present)
     if empty:
         notes.append(f"{empty} of {len(data.classes)} classes have no image.")
@@ -120,9 +122,7 @@ def _tile(pixels: Tensor, target: int) -> Image.Image:
     return image
 
 
-def _sprite(
-    name: str, count: int, tiles: list[Image.Image], columns: int, css: int
-) -> Sprite:
+def _sprite(name: str, count: int, tiles: list[Image.Image], columns: int, css: int) -> Sprite:
     """Tiles in rows with transparent gaps, shown about `css` pixels wide, a whole multiple."""
     wide, high = tiles[0].size
     columns = min(columns, len(tiles))

@@ -51,8 +51,12 @@ def _recipe(shown: Shown) -> Pairs:
         ("Method", flat(method.get("kind"))),
         ("Settings", flat(parts)),
         ("Optimiser", flat(outer.get("images"))),
-        ("Steps", f"{flat(step)} of {flat(steps)}" if step != steps and step and steps
-         else flat(steps or step)),
+        (
+            "Steps",
+            f"{flat(step)} of {flat(steps)}"
+            if step != steps and step and steps
+            else flat(steps or step),
+        ),
         ("Seed", flat(recipe.get("seed"))),
         ("Numerics", flat(recipe.get("numerics"))),
         ("Network", shown.data.arch),
@@ -71,10 +75,18 @@ def _data(shown: Shown) -> Pairs:
         ("Digest", flat(data.get("digest"))),
         ("Images", real_data(data)),
         ("Classes", str(len(shown.data.classes))),
-        ("Size", f"{side} × {side}, {channels} channel{'s' * (channels != 1)}"
-         if isinstance(side, int) and isinstance(channels, int) else ""),
-        ("In train and test", f"{data['duplicates']} identical images"
-         if isinstance(data.get("duplicates"), int) else ""),
+        (
+            "Size",
+            f"{side} × {side}, {channels} channel{'s' * (channels != 1)}"
+            if isinstance(side, int) and isinstance(channels, int)
+            else "",
+        ),
+        (
+            "In train and test",
+            f"{data['duplicates']} identical images"
+            if isinstance(data.get("duplicates"), int)
+            else "",
+        ),
         ("Notes", "; ".join(flat(n) for n in notes) if isinstance(notes, list) else ""),
     ]
 
@@ -85,8 +97,11 @@ def _files(shown: Shown) -> Pairs:
     pre = data.preprocess
     zca = ", then ZCA whitening" if pre.zca is not None else ""
     mean, std = (" ".join(f"{v:.4g}" for v in values) for values in (pre.mean, pre.std))
-    kinds = {"hard": "hard, one class an image", "probs": "soft, probabilities",
-             "logits": "soft, logits"}
+    kinds = {
+        "hard": "hard, one class an image",
+        "probs": "soft, probabilities",
+        "logits": "soft, logits",
+    }
     return [
         ("Images", f"{n} of {ch} × {high} × {wide}, {data.ipc} per class"),
         ("Stored as", data.storage),
@@ -113,9 +128,12 @@ def _machine(run: dict[str, Any]) -> Pairs:
         ("Threads", flat(run.get("threads"))),
         ("Workers", flat(run.get("workers"))),
         ("Switched on", ", ".join(flags)),
-        ("Versions", ", ".join(
-            f"{k} {flat(run[k])}" for k in ("stillroom", "torch", "python") if run.get(k)
-        )),
+        (
+            "Versions",
+            ", ".join(
+                f"{k} {flat(run[k])}" for k in ("stillroom", "torch", "python") if run.get(k)
+            ),
+        ),
         ("System", flat(run.get("system"))),
         ("Drift", flat(run.get("drift"))),
     ]

@@ -96,35 +96,44 @@ def limits(shown: Shown) -> list[tuple[str, str]]:
         return [("Nothing judged", "There are no records, so nothing here claims an accuracy.")]
     found = []
     for name, digest in dict.fromkeys((x.protocol, x.conditions[2]) for x in table):
-        found.append((
-            "Protocol",
-            f"Students were trained under {name} (hash {digest}). Numbers under another protocol "
-            "or another hash are not comparable with these.",
-        ))
+        found.append(
+            (
+                "Protocol",
+                f"Students were trained under {name} (hash {digest}). Numbers under another "
+                "protocol or another hash are not comparable with these.",
+            )
+        )
     found += [_selection(rule) for rule in dict.fromkeys(x.conditions[7] for x in table)]
     found.append(("Labels", _labels(shown)))
     found.append(("Intervals", _variance(shown)))
-    found += [("Test images", split_in_words(x)) for x in dict.fromkeys(
-        line.conditions[6] for line in table
-    )]
+    found += [
+        ("Test images", split_in_words(x))
+        for x in dict.fromkeys(line.conditions[6] for line in table)
+    ]
     archs = dict.fromkeys(x.arch for x in table if shown.own(x))
     if len(archs) == 1 and shown.data.arch in archs:
-        found.append((
-            "Transfer",
-            f"Students are {shown.data.arch}, the network that the set was made with; how it "
-            "trains other networks was not measured.",
-        ))
+        found.append(
+            (
+                "Transfer",
+                f"Students are {shown.data.arch}, the network that the set was made with; how it "
+                "trains other networks was not measured.",
+            )
+        )
     if len(shown.curve()) > 1:
-        found.append((
-            "Kept steps",
-            "The headline is the last step. Choosing another step by the curve above would choose "
-            "it on the test images.",
-        ))
+        found.append(
+            (
+                "Kept steps",
+                "The headline is the last step. Choosing another step by the curve above would "
+                "choose it on the test images.",
+            )
+        )
     if shown.stale:
-        found.append((
-            "Left out",
-            f"{plural(shown.stale, 'record')} of images that this folder holds no more.",
-        ))
+        found.append(
+            (
+                "Left out",
+                f"{plural(shown.stale, 'record')} of images that this folder holds no more.",
+            )
+        )
     found += [("Note", note) for note in dict.fromkeys(r.note for r in shown.records) if note]
     return found
 

@@ -38,6 +38,7 @@ class Plan:
     estimate: Estimate
     out: Path | None
     row: str | None
+    recipe: str = ""
     force: bool = False
 
 
@@ -74,7 +75,6 @@ def plan(
         store=store.root,
         start=start,
         start_key=start_key,
-        label=recipe.name,
     )
     bare = machines.runtime(machine, recipe.numerics, 0, session)
     nets = nets_for(arch, bench, dataclasses.replace(bare, session=Session()))
@@ -83,7 +83,7 @@ def plan(
     estimate.refuse_if_too_large(rt.device)
     if out is not None:
         _check_out(out, stage.key(), force)
-    return Plan(stage, bench, rt, store, estimate, out, row, force)
+    return Plan(stage, bench, rt, store, estimate, out, row, recipe.name, force)
 
 
 def distil(planned: Plan, machine: Machine) -> Distilled:
@@ -99,6 +99,8 @@ def distil(planned: Plan, machine: Machine) -> Distilled:
             "from_store": cached,
             "workers": machine.workers,
             "row": planned.row,
+            "recipe": planned.recipe,
+            "notes": list(planned.bench.notes),
             "drift": read_json(planned.store.folder(key) / "final.json")["drift"],
         }
         publish(planned.store.folder(key), planned.out, key, run)

@@ -8,7 +8,6 @@ import torch
 
 from stillroom.data.benchmarks import Benchmark
 from stillroom.errors import StillroomError
-from stillroom.methods.distribution_matching import DistributionMatching
 from stillroom.nets.ensemble import Nets
 from stillroom.recipe import Recipe
 from stillroom.runtime import Runtime, available_memory
@@ -43,19 +42,17 @@ def distil_estimate(recipe: Recipe, bench: Benchmark, nets: Nets) -> Estimate:
     n = classes * recipe.ipc
     pixels = bench.channels * bench.size**2 * 4
     steps = recipe.method.steps(recipe.outer)
-    flops, memory = 0.0, 3 * n * pixels + (bench.train.nbytes + bench.test.nbytes)
-    if steps and isinstance(recipe.method, DistributionMatching):
-        method = recipe.method
-        forward = nets.forward_flops() * method.nets
-        # A backward to the images costs as much as a forward: weights are frozen.
-        flops = float(steps) * forward * (classes * method.batch_real + 2 * n)
-        group = classes if nets.has_batchnorm() else 1
-        memory += group * (method.batch_real * 4 * pixels + recipe.ipc * nets.activation_bytes())
-        if nets.has_batchnorm():
-            memory += classes * method.batch_real * nets.activation_bytes()
-    elif steps:
-        flops = float(steps) * nets.forward_flops() * 3 * n
-        memory += n * nets.activation_bytes()
+    memory = 3 * n * pixels + (bench.train.nbytes + bench.test.nbytes)
+    flops = 0.0
+    if steps:
+        flops = (
+            float(steps) * nets.forward_flops() * recipe.method.image_forwards(classes, recipe.ipc)
+        )
+        real = int(getattr(recipe.method, "batch_real", 0))
+        # BatchNorm takes one batch of all classes; else a group of at least one class is in memory.
+        together = classes if nets.has_batchnorm() else 1
+        held = recipe.ipc + (real if nets.has_batchnorm() else 0)
+        memory += together * (real * 4 * pixels + held * nets.activation_bytes())
     width = {"float32": 4, "float16": 2, "uint8": 1}[recipe.stored_as]
     disk = (n * pixels // 4 * width) * (1 + len(recipe.outer.keep))
     return Estimate(steps, flops, int(memory), disk, n)

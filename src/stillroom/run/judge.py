@@ -23,6 +23,7 @@ from stillroom.files import canonical, locked, remove_leftovers, sha256_file, wr
 from stillroom.methods.distil import Distil
 from stillroom.nets.ensemble import Backend
 from stillroom.nets.zoo import Arch
+from stillroom.nets.zoo import canonical as canonical_name
 from stillroom.recipe import from_preset
 from stillroom.records import read_records
 from stillroom.run import machine as machines
@@ -125,6 +126,17 @@ def judge(how: Judging, row: Row) -> list[Record]:
     return records
 
 
+def student_of(data: Distilled) -> str:
+    """The zoo network that a set was made with, else the default for its image size.
+
+    A user's own code cannot be found again by the name that metadata hold, and is never imported.
+    """
+    try:
+        return canonical_name(data.arch)
+    except StillroomError:
+        return "auto"
+
+
 def check_fits(data: Distilled, bench: Benchmark, name: str) -> None:
     """Refuse to judge a set on data that it was not made for.
 
@@ -165,7 +177,6 @@ def baseline_rows(how: Judging, ipc: int, augment: str) -> list[Row]:
             numerics="float32",
             storage=recipe.stored_as,
             store=how.store.root,
-            label=rule,
         )
         obtain(how.store, stage, machines.executor(how.machine), how.rt)
         folder = how.store.folder(stage.key()) / "steps" / "0"
