@@ -10,6 +10,7 @@ import pytest
 from contract.toys import SecondOrder
 from stillroom import recipe as recipes
 from stillroom.errors import StillroomError
+from stillroom.methods import PRESETS
 from stillroom.methods.base import Outer
 from stillroom.methods.distil import _foreign_code
 from stillroom.methods.distribution_matching import DistributionMatching
@@ -39,7 +40,8 @@ def test_preset_then_row_then_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(recipes, "packaged", lambda: [found])
     plain, none = from_preset("dm", "toy", 2, {})
     assert none is None
-    assert (plain.outer.steps, plain.outer.images.lr, plain.arch) == (20_000, 1.0, "auto")
+    default = PRESETS["dm"].outer["steps"]
+    assert (plain.outer.steps, plain.outer.images.lr, plain.arch) == (default, 1.0, "auto")
     given = {"method": {"nets": 5}, "outer": {"images": {"momentum": 0.9}}, "seed": 4}
     made, name = from_preset("dm", "toy", 3, given)
     assert name == "dm/toy-ipc3"
