@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
-import torch
+
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # as the command does; before torch is loaded
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -41,6 +43,8 @@ def store(tmp_path: Path) -> Path:
 
 def toy_images(n: int = 24, classes: int = 2, size: int = 8, channels: int = 3, seed: int = 0):
     """Learnable images: every class has a bright corner of its own, plus noise."""
+    import torch
+
     gen = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 120, (n, channels, size, size), generator=gen)
     labels = torch.arange(n) % classes

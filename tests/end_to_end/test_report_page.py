@@ -22,11 +22,19 @@ from stillroom.types import Preprocess, Record
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = os.environ.get("STILLROOM_CHROMIUM") or shutil.which("chromium")
 ARGUMENTS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
 ]
-NAMES = ("<script>window.hacked = 1</script>", '"><img src=x onerror="window.hacked = 1">',
-         "n" * 300, "日本語")
+NAMES = (
+    "<script>window.hacked = 1</script>",
+    '"><img src=x onerror="window.hacked = 1">',
+    "n" * 300,
+    "日本語",
+)
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not CHROMIUM, reason="there is no chromium; set STILLROOM_CHROMIUM"),
@@ -54,20 +62,47 @@ def _set(folder: Path, ipc: int) -> Path:
     preprocess = Preprocess("half", (0.5,) * 3, (0.5,) * 3)
     pixels = torch.rand(len(of_class), 3, 8, 8, generator=torch.Generator().manual_seed(ipc))
     Distilled(
-        images=preprocess.apply(pixels), labels=of_class.clone(), label_kind="hard",
-        of_class=of_class, classes=NAMES, preprocess=preprocess, arch="convnet1",
-        data={"name": NAMES[0]}, provenance={"label": "dm", "key": NAMES[1]},
+        images=preprocess.apply(pixels),
+        labels=of_class.clone(),
+        label_kind="hard",
+        of_class=of_class,
+        classes=NAMES,
+        preprocess=preprocess,
+        arch="convnet1",
+        data={"name": NAMES[0]},
+        provenance={"label": "dm", "key": NAMES[1]},
     ).save(folder)
     key = sha256_file(folder / "meta.json")[:16]
-    rows = [("dm@30", key, 30, None, (0.8, 0.82)), ("random", "r", None, 0, (0.5,)),
-            ("random", "s", None, 1, (0.52,)), (NAMES[2], "t", None, None, (0.9, 0.1)),
-            (NAMES[1], "u", None, None, (0.6,))]
+    rows = [
+        ("dm@30", key, 30, None, (0.8, 0.82)),
+        ("random", "r", None, 0, (0.5,)),
+        ("random", "s", None, 1, (0.52,)),
+        (NAMES[2], "t", None, None, (0.9, 0.1)),
+        (NAMES[1], "u", None, None, (0.6,)),
+    ]
     records = [
         Record(
-            benchmark=NAMES[0], data_digest="d", ipc=ipc, row=row, set_key=digest, step=step,
-            draw=draw, protocol="quick@1", protocol_hash="abc", arch="convnet1", seed=seed,
-            metric="accuracy", value=value, unit="fraction", selection="last", source="measured",
-            bytes=2048, seconds=1.5 + seed, device="cpu", numerics="float32", code="c",
+            benchmark=NAMES[0],
+            data_digest="d",
+            ipc=ipc,
+            row=row,
+            set_key=digest,
+            step=step,
+            draw=draw,
+            protocol="quick@1",
+            protocol_hash="abc",
+            arch="convnet1",
+            seed=seed,
+            metric="accuracy",
+            value=value,
+            unit="fraction",
+            selection="last",
+            source="measured",
+            bytes=2048,
+            seconds=1.5 + seed,
+            device="cpu",
+            numerics="float32",
+            code="c",
             split="given",
         )
         for row, digest, step, draw, values in rows
@@ -82,13 +117,18 @@ def _set(folder: Path, ipc: int) -> Path:
 @pytest.fixture(params=["light", "dark"])
 def page(browser: Any, address: str, request: pytest.FixtureRequest) -> Iterator[Any]:
     """The page at 390 px; any message on the console or request outside fails the test."""
-    context = browser.new_context(viewport={"width": 390, "height": 844},
-                                  color_scheme=request.param)
+    context = browser.new_context(
+        viewport={"width": 390, "height": 844}, color_scheme=request.param
+    )
     opened, problems = context.new_page(), []
     opened.on("console", lambda message: problems.append(message.text))
     opened.on("pageerror", lambda error: problems.append(str(error)))
-    opened.on("request", lambda asked: problems.append(asked.url)
-              if not asked.url.startswith(("file:", "data:")) else None)
+    opened.on(
+        "request",
+        lambda asked: (
+            problems.append(asked.url) if not asked.url.startswith(("file:", "data:")) else None
+        ),
+    )
     opened.goto(address)
     yield opened
     context.close()

@@ -17,11 +17,28 @@ from stillroom.types import Record
 def record(value: float, seed: int = 0, **fields: Any) -> Record:
     """One student."""
     usual = {
-        "benchmark": "pets", "data_digest": "d", "ipc": 1, "row": "dm@30", "set_key": "k",
-        "step": 30, "draw": None, "protocol": "quick@1", "protocol_hash": "abc",
-        "arch": "convnet1", "seed": seed, "metric": "accuracy", "value": value,
-        "unit": "fraction", "selection": "last", "source": "measured", "bytes": 2048,
-        "seconds": 1.5, "device": "cpu", "numerics": "float32", "code": "c", "split": "given",
+        "benchmark": "pets",
+        "data_digest": "d",
+        "ipc": 1,
+        "row": "dm@30",
+        "set_key": "k",
+        "step": 30,
+        "draw": None,
+        "protocol": "quick@1",
+        "protocol_hash": "abc",
+        "arch": "convnet1",
+        "seed": seed,
+        "metric": "accuracy",
+        "value": value,
+        "unit": "fraction",
+        "selection": "last",
+        "source": "measured",
+        "bytes": 2048,
+        "seconds": 1.5,
+        "device": "cpu",
+        "numerics": "float32",
+        "code": "c",
+        "split": "given",
     }
     return Record(**{**usual, **fields})
 
@@ -53,9 +70,21 @@ def test_a_ledger_comes_back_as_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "field",
-    [{"bytes": "many"}, {"seconds": float("inf")}, {"seconds": -1}, {"step": "x"}, {"draw": True},
-     {"source": "dreamt"}, {"value": 89.2}, {"value": float("inf")}, {"unit": None},
-     {"versions": []}, {"seed": 1.5}, {"note": "n" * 5000}, {"value": 10**400}],
+    [
+        {"bytes": "many"},
+        {"seconds": float("inf")},
+        {"seconds": -1},
+        {"step": "x"},
+        {"draw": True},
+        {"source": "dreamt"},
+        {"value": 89.2},
+        {"value": float("inf")},
+        {"unit": None},
+        {"versions": []},
+        {"seed": 1.5},
+        {"note": "n" * 5000},
+        {"value": 10**400},
+    ],
 )
 def test_a_mistyped_record_is_named_with_its_line(tmp_path: Path, field: dict[str, Any]) -> None:
     path = tmp_path / "records.jsonl"

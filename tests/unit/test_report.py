@@ -56,17 +56,33 @@ def make(
     if zca:
         mixed = torch.randn(d, d, generator=draw) * 0.05
         whitening = Zca(torch.randn(d, generator=draw) * 0.1, torch.eye(d) + mixed + mixed.T)
-    preprocess = Preprocess("fitted", (0.4, 0.5, 0.6)[:channels], (0.2, 0.25, 0.3)[:channels],
-                            whitening)
+    preprocess = Preprocess(
+        "fitted", (0.4, 0.5, 0.6)[:channels], (0.2, 0.25, 0.3)[:channels], whitening
+    )
     data = {
-        "name": "pets", "digest": "d" * 64, "split": "given", "size": side, "channels": channels,
-        "counts": {"train": 20, "val": 0, "test": 10}, "duplicates": 0, "notes": [],
+        "name": "pets",
+        "digest": "d" * 64,
+        "split": "given",
+        "size": side,
+        "channels": channels,
+        "counts": {"train": 20, "val": 0, "test": 10},
+        "duplicates": 0,
+        "notes": [],
     }
-    provenance = {"label": "dm", "key": "distilled-1", "step": 30, "papers": ["zhao2023dm"],
-                  "recipe": {"seed": 0, "method": {"kind": "distribution_matching"}}}
+    provenance = {
+        "label": "dm",
+        "key": "distilled-1",
+        "step": 30,
+        "papers": ["zhao2023dm"],
+        "recipe": {"seed": 0, "method": {"kind": "distribution_matching"}},
+    }
     images = preprocess.apply(torch.rand(n, channels, side, side, generator=draw))
     made = Distilled(
-        images=images, labels=labels, label_kind=label_kind, of_class=of_class, classes=classes,
+        images=images,
+        labels=labels,
+        label_kind=label_kind,
+        of_class=of_class,
+        classes=classes,
         preprocess=preprocess,
         **{"arch": "convnet1", "data": data, "provenance": provenance, **fields},
     )
@@ -77,12 +93,28 @@ def make(
 def record(folder: Path, value: float, seed: int = 0, **fields: Any) -> Record:
     """One student of the set in `folder`."""
     usual = {
-        "benchmark": "pets", "data_digest": "d" * 64, "ipc": 1, "row": "dm@30",
-        "set_key": sha256_file(folder / "meta.json")[:16], "step": 30, "draw": None,
-        "protocol": "quick@1", "protocol_hash": "abc", "arch": "convnet1", "seed": seed,
-        "metric": "accuracy", "value": value, "unit": "fraction", "selection": "last",
-        "source": "measured", "bytes": 2048, "seconds": 1.5, "device": "cpu",
-        "numerics": "float32", "code": "c", "split": "given",
+        "benchmark": "pets",
+        "data_digest": "d" * 64,
+        "ipc": 1,
+        "row": "dm@30",
+        "set_key": sha256_file(folder / "meta.json")[:16],
+        "step": 30,
+        "draw": None,
+        "protocol": "quick@1",
+        "protocol_hash": "abc",
+        "arch": "convnet1",
+        "seed": seed,
+        "metric": "accuracy",
+        "value": value,
+        "unit": "fraction",
+        "selection": "last",
+        "source": "measured",
+        "bytes": 2048,
+        "seconds": 1.5,
+        "device": "cpu",
+        "numerics": "float32",
+        "code": "c",
+        "split": "given",
     }
     return Record(**{**usual, **fields})
 
@@ -115,9 +147,11 @@ def full(tmp_path: Path, **fields: Any) -> Path:
     kept = make(folder / "steps" / "10", side=5)
     key = sha256_file(kept / "meta.json")[:16]
     judged(
-        folder, own(folder, 0.80, 0.82, 0.81),
+        folder,
+        own(folder, 0.80, 0.82, 0.81),
         own(folder, 0.70, 0.74, 0.72, row="dm@10", step=10, set_key=key),
-        drawn(folder, 0.5, 0.55, 0.52, 0.53, 0.51), coreset(folder, 0.6, 0.62, 0.61),
+        drawn(folder, 0.5, 0.55, 0.52, 0.53, 0.51),
+        coreset(folder, 0.6, 0.62, 0.61),
     )
     lines_ = [canonical({"step": i, "loss": 1000.0 / i}) for i in range(1, 31)]
     write_atomic(folder / "metrics.jsonl", "\n".join(lines_) + "\n")
@@ -173,8 +207,12 @@ def test_headline_without_baselines_and_without_records(tmp_path: Path) -> None:
 
 def test_headline_names_the_coreset_that_it_does_not_beat(tmp_path: Path) -> None:
     folder = make(tmp_path / "dm")
-    judged(folder, own(folder, 0.89, 0.90, 0.886), drawn(folder, 0.5, 0.51),
-           coreset(folder, 0.88, 0.91, 0.87))
+    judged(
+        folder,
+        own(folder, 0.89, 0.90, 0.886),
+        drawn(folder, 0.5, 0.51),
+        coreset(folder, 0.88, 0.91, 0.87),
+    )
     assert "The mean image of each class gives 88.7 % (3 seeds)" in said(folder)
     assert said(folder).endswith("but the 95 % intervals overlap, so no difference is shown.")
 
@@ -243,16 +281,38 @@ def tags_of(text: str) -> Tags:
 def test_foreign_text_is_never_markup(tmp_path: Path) -> None:
     bad = HOSTILE[0] + HOSTILE[1]
     folder = make(
-        tmp_path / "<b>set & co", classes=HOSTILE, arch=bad, augment=bad,
+        tmp_path / "<b>set & co",
+        classes=HOSTILE,
+        arch=bad,
+        augment=bad,
         data={"name": bad, "digest": bad, "split": bad, "notes": [bad, 3], "counts": bad},
-        provenance={"label": bad, "key": bad, "step": bad, "papers": [bad, {}, 7],
-                    "recipe": {"method": {"kind": bad, bad: [bad]}, "outer": bad}},
+        provenance={
+            "label": bad,
+            "key": bad,
+            "step": bad,
+            "papers": [bad, {}, 7],
+            "recipe": {"method": {"kind": bad, bad: [bad]}, "outer": bad},
+        },
     )
-    judged(folder, own(folder, 0.9, 0.91, row=bad, arch=bad, protocol=bad, benchmark=bad,
-                       protocol_hash=bad, selection=bad, split=bad, note=bad),
-           own(folder, 0.3, row="n" * 300, arch="$x_{$", benchmark=bad, set_key="other", step=None),
-           own(folder, 7.5, metric=bad, unit=bad),
-           own(folder, 0.3, row="\ud800 \x00 日本", step=None, set_key="surrogate"))
+    judged(
+        folder,
+        own(
+            folder,
+            0.9,
+            0.91,
+            row=bad,
+            arch=bad,
+            protocol=bad,
+            benchmark=bad,
+            protocol_hash=bad,
+            selection=bad,
+            split=bad,
+            note=bad,
+        ),
+        own(folder, 0.3, row="n" * 300, arch="$x_{$", benchmark=bad, set_key="other", step=None),
+        own(folder, 7.5, metric=bad, unit=bad),
+        own(folder, 0.3, row="\ud800 \x00 日本", step=None, set_key="surrogate"),
+    )
     write_json(folder / "run.json", {"device": bad, "torch": {"x": bad}, "drift": [bad]})
     text = page(folder, out=tmp_path / "page.html")
     tags = tags_of(text).tags
@@ -354,8 +414,12 @@ LABELS = ("hard", "probs", "logits")
 
 @pytest.mark.parametrize("zca", [False, True])
 def test_the_code_on_the_page_loads_every_set_without_stillroom(tmp_path: Path, zca: bool) -> None:
-    script = ["import sys", "sys.modules['stillroom'] = None", "import torch",
-              "model = lambda x: x.flatten(1)[:, :2]"]
+    script = [
+        "import sys",
+        "sys.modules['stillroom'] = None",
+        "import torch",
+        "model = lambda x: x.flatten(1)[:, :2]",
+    ]
     sets = {}
     for storage in STORAGES:
         for kind in LABELS:
@@ -365,12 +429,17 @@ def test_the_code_on_the_page_loads_every_set_without_stillroom(tmp_path: Path, 
             text = page(folder, out=tmp_path / "page.html")
             shown = re.sub(r"<[^>]+>", "", text.split("<code>")[1].split("</code>")[0])
             assert html.unescape(shown) + "\n" == plain_code(name, data)
-            script += [plain_code(name, data), training_code(data), "assert loss.isfinite()",
-                       f"real = preprocess(torch.full((1, 3, 4, 4), 0.5))\n"
-                       f"torch.save((images, labels, classes, real), {name + '.pt'!r})"]
+            script += [
+                plain_code(name, data),
+                training_code(data),
+                "assert loss.isfinite()",
+                f"real = preprocess(torch.full((1, 3, 4, 4), 0.5))\n"
+                f"torch.save((images, labels, classes, real), {name + '.pt'!r})",
+            ]
     (tmp_path / "load.py").write_text("\n".join(script))
-    done = subprocess.run([sys.executable, "-I", "load.py"], cwd=tmp_path, capture_output=True,
-                          text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-I", "load.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     for name, data in sets.items():
         images, labels, classes, real = torch.load(tmp_path / f"{name}.pt")
@@ -405,8 +474,7 @@ def test_a_damaged_ledger_is_named_with_its_line(tmp_path: Path, line: str) -> N
 def test_a_damaged_curve_is_named_with_its_line(tmp_path: Path) -> None:
     folder = make(tmp_path / "dm")
     for bad in ('{"step": 1}', '{"step": 1, "loss": NaN}', '{"step": 1, "loss"', '"\xff"'):
-        (folder / "metrics.jsonl").write_bytes(
-            b'{"step": 1, "loss": 2}\n' + bad.encode("latin-1"))
+        (folder / "metrics.jsonl").write_bytes(b'{"step": 1, "loss": 2}\n' + bad.encode("latin-1"))
         with pytest.raises(StillroomError, match=r"metrics\.jsonl:2: "):
             write_report([folder], tmp_path / "page.html")
 

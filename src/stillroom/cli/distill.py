@@ -191,6 +191,8 @@ def _run(recipe: Recipe, row: str | None, how: Started) -> None:
             _show_plan(planned)
             return
         shown.say(f"row: {row}" if row else "row: none published for this data and ipc; defaults")
+        if planned.estimate.flops > 1e12 and not planned.store.complete(planned.stage.key()):
+            shown.say(f"{planned.estimate.steps} steps, {_time(planned)}")
         made = distil(planned, how.machine)
     say(f"{len(made)} images of {len(made.classes)} classes ({planned.stage.key()})")
     if how.out is not None:
@@ -235,13 +237,19 @@ def _keep(text: str, steps: int) -> list[int]:
     return wanted
 
 
+def _time(planned: Any) -> str:
+    from stillroom.run.estimate import seconds
+
+    minutes = seconds(planned.estimate.flops, planned.rt) / 60
+    how = "compiled" if planned.rt.compile else "eager"
+    return f"about {minutes:.1f} min on this {planned.rt.device}, {how} {planned.rt.numerics}"
+
+
 def _show_plan(planned: Any) -> None:
     from stillroom.cli.show import key_values
-    from stillroom.run.estimate import seconds
     from stillroom.tables import size
 
     estimate, stage = planned.estimate, planned.stage
-    minutes = seconds(estimate.flops, planned.rt) / 60
     whole = planned.store.complete(stage.key())
     key_values(
         "plan (estimates; nothing was run)",
@@ -257,11 +265,7 @@ def _show_plan(planned: Any) -> None:
             ("images", f"{estimate.images} ({stage.storage})"),
             ("steps", str(estimate.steps)),
             ("work", f"{estimate.flops / 1e12:.2f} TFLOP"),
-            (
-                "time",
-                f"about {minutes:.1f} min on this {planned.rt.device}, "
-                f"{'compiled' if planned.rt.compile else 'eager'} {stage.numerics}",
-            ),
+            ("time", _time(planned)),
             ("peak memory", f"about {size(estimate.memory)}"),
             ("disk", f"about {size(estimate.disk)}"),
         ],
