@@ -1,6 +1,6 @@
 """Time the fast paths against plain twins in the same run: `make bench`, or one by name.
 
-    python benchmarks/run.py [dm-step] [student-epoch] [test-pass] [--repeats 3] [--json FILE]
+    python benchmarks/run.py [dm-step] [student-epoch] [students-vmap] [test-pass] [--json FILE]
 
 Every line is a ratio to the plain twin: eager float32, one class or one batch at a time, PyTorch's
 default allocator. "floor" is the time of the same multiply-adds at the rate of a large matrix
@@ -28,13 +28,14 @@ from stillroom.data.augment import apply, draw, parse
 from stillroom.data.benchmarks import Benchmark, from_arrays
 from stillroom.methods.context import RunContext
 from stillroom.methods.distribution_matching import DistributionMatching
-from stillroom.nets.ensemble import Nets
+from stillroom.nets.ensemble import Backend, Nets
 from stillroom.nets.train import Images, Training, predict, train
 from stillroom.nets.zoo import feature_function, resolve
 from stillroom.rng import rng
 from stillroom.runtime import Numerics, Runtime, can_compile, default_threads
 
 CLASSES, IPC, REAL, SIZE = 10, 10, 256, 32
+NAMES = ("dm-step", "student-epoch", "students-vmap", "test-pass")
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,12 @@ def plain_epoch(device: torch.device) -> Callable[[], object]:
     return work
 
 
+def plain_epochs(device: torch.device, k: int) -> Callable[[], object]:
+    """An epoch of k students, one after another."""
+    students = [plain_epoch(device) for _ in range(k)]
+    return lambda: [student() for student in students]
+
+
 def plain_test(bench: Benchmark, device: torch.device) -> Callable[[], object]:
     """Logits of 2,000 test images in batches of 256."""
     net = resolve("convnet3").build(CLASSES, 3, SIZE).to(device).eval()
@@ -176,13 +183,14 @@ def fast_dm_step(bench: Benchmark, rt: Runtime) -> Callable[[], object]:
     return work
 
 
-def fast_epoch(rt: Runtime) -> Callable[[], object]:
+def fast_epoch(rt: Runtime, backend: Backend = "loop", k: int = 1) -> Callable[[], object]:
     x = torch.randn(CLASSES * IPC, 3, SIZE, SIZE, device=rt.device)
     y = torch.arange(CLASSES, device=rt.device).repeat_interleave(IPC)
     data = Images(lambda rows: x[rows.to(x.device)], y, SIZE)
     training = Training(1, 256, 0.01, 0.9, 5e-4, "constant", parse(DSA))
-    nets = Nets(resolve("convnet3"), CLASSES, 3, SIZE, rt).seeded([0], "student")
-    return lambda: train(nets, data, training, [0])
+    seeds = list(range(k))
+    nets = Nets(resolve("convnet3"), CLASSES, 3, SIZE, rt, backend).seeded(seeds, "student")
+    return lambda: train(nets, data, training, seeds)
 
 
 def fast_test(bench: Benchmark, rt: Runtime) -> Callable[[], object]:
@@ -208,6 +216,12 @@ def jobs(
             forward * (CLASSES * REAL + 2.0 * n),
         ),
         "student-epoch": (plain_epoch(device), fast_epoch, forward * 3.0 * n),
+        # Three students at once: its ratio against that of one decides `--students`.
+        "students-vmap": (
+            plain_epochs(device, 3),
+            lambda rt: fast_epoch(rt, "vmap", 3),
+            forward * 9.0 * n,
+        ),
         "test-pass": (plain_test(bench, device), lambda rt: fast_test(bench, rt), forward * 2000.0),
     }
 
@@ -222,9 +236,15 @@ def measure(names: list[str], repeats: int, device: torch.device) -> list[Timing
     chosen = {k: v for k, v in jobs(bench, device).items() if not names or k in names}
     plain = {name: clock(twin, repeats, device)[1] for name, (twin, _, _) in chosen.items()}
     found = []
-    for name, (_, make, flops) in chosen.items():
+    for name, (twin, make, flops) in chosen.items():
         floor = flops / rates["float32"]
         found.append(Timing(name, "plain twin", plain[name], 1.0, 0.0, flops, floor / plain[name]))
+        print_line(found[-1])
+        with runtime(device, "float32", False).activate():
+            best = clock(twin, repeats, device)[1]
+        found.append(
+            Timing(name, "twin + allocator", best, plain[name] / best, 0.0, flops, floor / best)
+        )
         print_line(found[-1])
         for label, numerics, compiled in variants(device):
             rt = runtime(device, numerics, compiled)
@@ -252,7 +272,7 @@ def print_line(t: Timing) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("names", nargs="*", choices=["dm-step", "student-epoch", "test-pass", []])
+    parser.add_argument("names", nargs="*", choices=[*NAMES, []])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, help="append the lines to this file")

@@ -16,6 +16,7 @@ from stillroom.data.benchmarks import Benchmark, from_arrays, from_dataset
 from stillroom.distilled import Distilled, load
 from stillroom.errors import StillroomError
 from stillroom.evaluation.protocol import find_protocol
+from stillroom.nets.ensemble import Backend
 from stillroom.recipe import explain, from_preset
 from stillroom.run import judge as judges
 from stillroom.run import machine as machines
@@ -86,6 +87,7 @@ def evaluate(
     steps: str = "last",
     baselines: bool = False,
     numerics: Numerics = "float32",
+    students: Backend = "loop",
     data_options: dict[str, Any] | None = None,
     machine: dict[str, Any] | None = None,
 ) -> list[Record]:
@@ -109,28 +111,10 @@ def evaluate(
         if data is None
         else as_benchmark(data, test, options, store)
     )
-    chosen = find_protocol(protocol)
     wanted = judges.student_of(made) if net == "auto" else net
     nets: Sequence[Net] = [wanted] if isinstance(wanted, str) or callable(wanted) else wanted
-    how = judges.judging(
-        bench,
-        chosen,
-        nets,
-        seeds or chosen.seeds,
-        numerics,
-        "loop",
-        store,
-        settings,
-        Session(),
-        rows=1,
-        images=len(made),
-    )
-    rows = judges.rows_of_set(path, steps)
-    if baselines:
-        rows += judges.baseline_rows(how, made.ipc, made.augment)
-    records = [record for row in rows for record in judges.judge(how, row)]
-    judges.append_records(path, records)
-    return records
+    asked = judges.Asked(find_protocol(protocol), nets, seeds, steps, baselines, numerics, students)
+    return judges.evaluate(path, bench, asked, store, settings, Session())
 
 
 def settled(model: type[M], values: dict[str, Any] | None, source: str) -> M:

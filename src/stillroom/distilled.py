@@ -124,6 +124,16 @@ def set_bytes(folder: Path) -> int:
     return sum((folder / name).stat().st_size for name in ("data.safetensors", "meta.json"))
 
 
+def set_digest(folder: Path) -> str:
+    """Sixteen hex digits over what a student sees of a set: tensors, labels, preprocessing.
+
+    Who made it, and with which code, is left out: the same images are the same set.
+    """
+    meta = _read_meta(folder / "meta.json")
+    seen = ("label_kind", "classes", "preprocess", "augment", "lr", "tiles", "storage", "tensors")
+    return sha256(canonical({name: meta[name] for name in seen}))[:16]
+
+
 def load(folder: str | Path) -> Distilled:
     """Read and verify a set.
 
@@ -274,8 +284,8 @@ def _preprocess_problem(pre: dict[str, Any], tensors: dict[str, Tensor]) -> str:
             return f"preprocess.{key} must have one number a channel ({images.shape[1]})"
         if not all(isinstance(v, (int, float)) and abs(v) < 1e6 for v in values):
             return f"preprocess.{key} must be finite numbers"
-    if min(pre["std"]) <= 0:
-        return "preprocess.std must be positive"
+    if min(pre["std"]) < 1e-6:
+        return "preprocess.std must be at least 1e-6"
     if pre["zca"]:
         d = images[0].numel()
         mean, transform = tensors.get("zca.mean"), tensors.get("zca.transform")

@@ -82,7 +82,9 @@ def read_json(path: Path) -> Any:
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise StillroomError(f"{path}: larger than 64 MiB, so not a file of stillroom's")
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
+        return json.loads(
+            path.read_text(encoding="utf-8"), parse_constant=_no_constant, parse_float=finite
+        )
     except FileNotFoundError:
         raise StillroomError(f"{path}: no such file") from None
     except StillroomError:
@@ -98,6 +100,14 @@ def read_json(path: Path) -> Any:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a number")
+
+
+def finite(text: str) -> float:
+    """A JSON number that a float can hold; `1e999` would silently become infinite."""
+    number = float(text)
+    if number in (float("inf"), float("-inf")):
+        raise ValueError(f"{text[:20]} is too large")
+    return number
 
 
 def user_path(path: str | Path, what: str) -> Path:

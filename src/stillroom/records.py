@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stillroom.errors import StillroomError
-from stillroom.files import MAX_JSON_BYTES
+from stillroom.files import MAX_JSON_BYTES, finite
 from stillroom.types import Record
 
 _TEXTS = ("data_digest", "set_key", "protocol_hash", "unit", "device", "code", "split", "note")
@@ -25,7 +25,7 @@ def read_records(path: Path) -> list[Record]:
     for number, line in enumerate(_text(path).splitlines(), 1):
         where = f"{path}:{number}"
         try:
-            value = json.loads(line)
+            value = json.loads(line, parse_float=finite)
         except (ValueError, RecursionError):
             raise StillroomError(f"{where}: not a line of JSON; is it cut off?") from None
         record = Record.from_dict(value, where)

@@ -27,11 +27,14 @@ def rng(seed: int, *key: str | int) -> torch.Generator:
 
 @contextlib.contextmanager
 def global_rng(seed: int, *key: str | int) -> Iterator[None]:
-    """Run a block under a keyed *global* CPU generator and restore the old state afterwards.
+    """Run a block under keyed *global* generators and restore their old state afterwards.
 
     PyTorch's default initialisation and any user's `nn.Module` draw from the global generator;
     this is the only door through which they are keyed.
     """
-    with torch.random.fork_rng(devices=[]):
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
         torch.default_generator.manual_seed(key_seed(seed, *key))
+        if devices:
+            torch.cuda.manual_seed(key_seed(seed, *key))
         yield

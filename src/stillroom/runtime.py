@@ -107,8 +107,10 @@ class Runtime:
 
     def conditions(self) -> dict[str, Any]:
         """What a snapshot must be resumed under, because bytes may depend on it."""
+        cuda = self.device.type == "cuda"
         return {
-            "device": self.device.type,
+            "device": torch.cuda.get_device_name(self.device) if cuda else self.device.type,
+            "cuda": torch.version.cuda if cuda else None,
             "compile": self.compile,
             "threads": self.threads,
             "deterministic": self.deterministic,
@@ -118,7 +120,10 @@ class Runtime:
 
     @contextlib.contextmanager
     def activate(self) -> Iterator[None]:
-        """Set threads, TF32 and determinism for a block, then restore what was there."""
+        """Set threads, TF32 and determinism for a block, then restore what was there.
+
+        The hint to the allocator stays: glibc has no way to ask what it was.
+        """
         threads = torch.get_num_threads()
         precision = torch.get_float32_matmul_precision()
         conv = torch.backends.cudnn.allow_tf32
@@ -129,7 +134,7 @@ class Runtime:
         torch.backends.cudnn.allow_tf32 = self.numerics == "tf32"
         if self.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            torch.use_deterministic_algorithms(True, warn_only=True)
+            torch.use_deterministic_algorithms(True)
         try:
             yield
         finally:
@@ -180,8 +185,8 @@ def keep_freed_memory() -> None:
     """Ask glibc to reuse large blocks instead of handing them back to the kernel.
 
     Activations of 8 to 134 MB are otherwise mapped, zeroed page by page and unmapped at every
-    layer: on two cores this made an eager ConvNet forward 1.3 to 2 times slower
-    (benchmarks/, `allocator`). Results do not change. Elsewhere than glibc this does nothing.
+    layer (benchmarks/, the line "twin + allocator"). Results do not change. Elsewhere than
+    glibc this does nothing.
     """
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
         return

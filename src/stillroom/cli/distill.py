@@ -203,19 +203,21 @@ def _run(recipe: Recipe, row: str | None, how: Started) -> None:
 
 def _evaluate_recipe(spec: Any, planned: Any, how: Started) -> None:
     from stillroom.cli.evaluate import judge_and_show
+    from stillroom.evaluation.protocol import find_protocol
+    from stillroom.run.judge import Asked, student_of
 
-    folder = how.out or planned.store.folder(planned.stage.key()) / "steps" / str(
-        planned.stage.method.steps(planned.stage.outer)
+    stage = planned.stage
+    held = planned.store.folder(stage.key()) / "steps" / str(stage.method.steps(stage.outer))
+    own = student_of(stage.load(planned.store.folder(stage.key())))
+    asked = Asked(
+        protocol=find_protocol(spec.protocol),
+        archs=[own if arch == "auto" else arch for arch in spec.archs],
+        seeds=spec.seeds,
+        baselines=spec.baselines,
     )
+    # Without --out the set lies in the store, to which nothing is added once it is published.
     judge_and_show(
-        folder,
-        planned.bench,
-        spec.protocol,
-        list(spec.archs),
-        spec.seeds,
-        spec.baselines,
-        quiet=how.quiet,
-        machine=how.machine,
+        how.out or held, planned.bench, asked, how.machine, how.quiet, keep=how.out is not None
     )
 
 

@@ -25,6 +25,7 @@ def _evaluate(**values: Any) -> None:
     if seeds is not None and not 1 <= seeds <= 1000:
         raise StillroomError(f"--seeds {seeds} must lie in 1..1000")
     from stillroom.distilled import load
+    from stillroom.evaluation.protocol import find_protocol
     from stillroom.run import judge as judges
     from stillroom.run import machine as machines
 
@@ -43,16 +44,12 @@ def _evaluate(**values: Any) -> None:
             else judges.bench_of_set(made, folder, store)
         )
         own = judges.student_of(made)
-    judge_and_show(
-        folder,
-        bench,
-        values["protocol"],
-        values["arch"] or [own],
-        seeds,
-        values["baselines"],
-        machine=machine,
-        **{k: values[k] for k in ("steps", "numerics", "students", "quiet")},
+    asked = judges.Asked(
+        protocol=find_protocol(values["protocol"]),
+        archs=values["arch"] or [own],
+        **{k: values[k] for k in ("seeds", "steps", "baselines", "numerics", "students")},
     )
+    judge_and_show(folder, bench, asked, machine, values["quiet"])
 
 
 evaluate = flags.with_signature(
@@ -107,54 +104,26 @@ evaluate = flags.with_signature(
 def judge_and_show(
     folder: Path | None,
     bench: Any,
-    protocol: str,
-    archs: list[str],
-    seeds: int | None,
-    baselines: bool,
-    *,
-    steps: str = "last",
-    numerics: Any = "float32",
-    students: Any = "loop",
-    quiet: bool = False,
+    asked: Any,
     machine: Machine,
+    quiet: bool = False,
+    keep: bool = True,
 ) -> None:
     """Judge a set (or the full data), store the records, print the table."""
     from stillroom.cli.show import accuracy_table, say, session
-    from stillroom.distilled import load
-    from stillroom.evaluation.protocol import find_protocol
     from stillroom.run import judge as judges
     from stillroom.run import machine as machines
     from stillroom.tables import lines
 
-    chosen = find_protocol(protocol)
-    shown, store = session(quiet), machines.store(machine)
-    made = None if folder is None else load(folder)
-    rows = [judges.Row("full", None, 0)] if folder is None else judges.rows_of_set(folder, steps)
+    shown = session(quiet)
     with shown.interruptible():
-        how = judges.judging(
-            bench,
-            chosen,
-            archs,
-            seeds or chosen.seeds,
-            numerics,
-            students,
-            store,
-            machine,
-            shown,
-            rows=len(rows) + 3 * baselines,
-            images=len(bench.train) if made is None else len(made),
+        records = judges.evaluate(
+            folder, bench, asked, machines.store(machine), machine, shown, keep
         )
-        if baselines and made is not None:
-            rows += judges.baseline_rows(how, made.ipc, made.augment)
-        records = []
-        for row in rows:
-            found = judges.judge(how, row)
-            records += found
-            if folder is not None:
-                judges.append_records(folder, found)
-    title = f"{bench.name}, {chosen.id} ({chosen.digest()}), {numerics}, test: {bench.split}"
-    accuracy_table(lines(records), title)
-    if folder is not None:
+    protocol = asked.protocol
+    title = f"{bench.name}, {protocol.id} ({protocol.digest()}), {asked.numerics}"
+    accuracy_table(lines(records), f"{title}, test: {bench.split}")
+    if folder is not None and keep:
         say(f"records in {folder / 'records.jsonl'}; page: stillroom report {folder}")
 
 

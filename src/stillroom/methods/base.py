@@ -136,6 +136,10 @@ class Method(Model, ABC):
         """How many outer steps this method runs; selection methods run none."""
         return outer.steps
 
+    def uses_networks(self) -> bool:
+        """Whether the recipe's network changes the images; else it is no part of the key."""
+        return True
+
     def image_forwards(self, classes: int, ipc: int) -> float:
         """Image forwards of one step, a backward counted as two: sizes plans, never results."""
         return 3.0 * classes * ipc

@@ -11,16 +11,17 @@ def herding(points: Tensor, k: int) -> Tensor:
 
     points float [n,D], k <= n; returns int64 [k] distinct rows. Source: Welling 2009.
     """
-    mean = points.double().mean(0)
+    points = points.double()
+    mean = points.mean(0)
     total = torch.zeros_like(mean)
     left = torch.ones(len(points), dtype=torch.bool, device=points.device)
     chosen: list[int] = []
     for i in range(k):
-        distance = (mean - (total + points.double()) / (i + 1)).square().sum(1)
+        distance = (mean - (total + points) / (i + 1)).square().sum(1)
         best = int(distance.masked_fill(~left, float("inf")).argmin())
         chosen.append(best)
         left[best] = False
-        total += points[best].double()
+        total += points[best]
     return torch.tensor(chosen)
 
 

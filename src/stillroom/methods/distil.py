@@ -67,11 +67,14 @@ class Distil(Stage):
             "data": self.bench["digest"],
             "ipc": self.ipc,
             "seed": self.seed,
-            "arch": self.arch.name,
+            "arch": self._arch_name(),
             "numerics": self.numerics,
             "storage": self.storage,
             "start": self.start_key,
         }
+
+    def _arch_name(self) -> str:
+        return self.arch.name if self.method.uses_networks() else "none"
 
     def rows(self) -> list[Tensor]:
         """The chunks: rows of the whole set."""
@@ -129,7 +132,7 @@ class Distil(Stage):
             classes=classes,
             preprocess=self._preprocess(),
             augment=self.method.augment_name(),
-            arch=self.arch.name,
+            arch=self._arch_name(),
             lr=float(tensors["lr"]) if "lr" in tensors else None,
             storage=self.storage,
             data=described,

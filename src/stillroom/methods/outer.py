@@ -18,6 +18,7 @@ from stillroom.errors import StillroomError
 from stillroom.files import canonical, sha256, write_atomic
 from stillroom.methods.base import Method, Optim, Outer, Synth
 from stillroom.methods.context import RunContext
+from stillroom.rng import global_rng
 from stillroom.runtime import Interrupted
 
 SNAPSHOT = "snapshot.safetensors"
@@ -100,12 +101,15 @@ class _Loop:
 
     def _step(self) -> None:
         it = self.step
+        self.ctx.metrics.clear()
         for optimiser in self.optimisers.values():
             optimiser.zero_grad(set_to_none=True)
         total: Tensor | None = None
-        for term in self.method.loss(self.ctx, self.synth, it):
-            term.backward()
-            total = term.detach() if total is None else total + term.detach()
+        # Dropout in a user's network draws from the global generator, so that is keyed too.
+        with global_rng(self.ctx.seed, "forward", self.ctx.chunk, it):
+            for term in self.method.loss(self.ctx, self.synth, it):
+                term.backward()
+                total = term.detach() if total is None else total + term.detach()
         log = it % self.every == 0 or it + 1 == self.total
         if total is not None and (log or self.ctx.device.type == "cpu"):
             self._guard(float(total))

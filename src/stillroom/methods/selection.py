@@ -40,6 +40,10 @@ class Selection(Method):
         """Selection is done at the start."""
         return 0
 
+    def uses_networks(self) -> bool:
+        """Only distances in feature space do."""
+        return self.space == "net" and self.rule in ("herding", "k-center", "k-means")
+
     def name(self) -> str:
         """The rule."""
         return self.rule

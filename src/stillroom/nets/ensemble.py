@@ -7,7 +7,7 @@ module inside a graph that is differentiated twice (docs/architecture.md, "Compi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,7 +22,8 @@ from stillroom.runtime import Runtime
 
 Params = dict[str, Tensor]
 Backend = Literal["loop", "vmap"]
-PIECE_BYTES = 2**24  # the largest activation of one CPU forward without a graph: stays in cache
+# The largest activation of one forward without a graph: stays in cache on a CPU, fits on a GPU.
+PIECE_BYTES = {"cpu": 2**24, "cuda": 2**30}
 
 
 @dataclass
@@ -35,7 +36,7 @@ class Nets:
     size: int
     rt: Runtime
     backend: Backend = "loop"
-    _cache: dict[str, Any] = field(default_factory=dict, repr=False)
+    _cache: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     def build(self, seed: int, *key: str | int) -> nn.Module:
         """One freshly initialised module, its draw keyed, on the run's device and dtype."""
@@ -67,7 +68,9 @@ class Nets:
             self._cache["skeleton"] = self.build(0, "probe")
         return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.skeleton.modules())
 
-    def function(self, name: str, make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
+    def function(
+        self, name: Hashable, make: Callable[[], Callable[..., Any]]
+    ) -> Callable[..., Any]:
         """The function `name`, compiled where the runtime says so, made once."""
         if name not in self._cache:
             made = make()
@@ -79,8 +82,9 @@ class Nets:
         return sum(self._activations())
 
     def piece(self) -> int:
-        """Images of one CPU forward without a graph: a power of two, from a static estimate."""
-        return 1 << max(3, (PIECE_BYTES // max(self._activations())).bit_length() - 1)
+        """Images of one forward without a graph: a power of two, from a static estimate."""
+        most = PIECE_BYTES[self.rt.device.type] // max(self._activations())
+        return 1 << max(3, most.bit_length() - 1)
 
     def _activations(self) -> list[int]:
         if "activations" not in self._cache:
@@ -178,7 +182,7 @@ class Ensemble:
 
         # Second order stays in float32 whatever the numerics: bf16 changes this gradient by 8 %.
         self._mode(train=True)
-        compute = self.nets.function(f"match:{distance.__qualname__}", make)
+        compute = self.nets.function(("match", distance), make)
         terms = []
         for i in range(self.k):
             slope, value = compute(*self.member(i), x.detach(), y, target[i])
@@ -232,7 +236,7 @@ class Ensemble:
         whole = torch.is_grad_enabled() and (
             x.requires_grad or next(iter(p.values())).requires_grad
         )
-        splits = self.nets.rt.device.type == "cpu" and not (train and self.nets.has_batchnorm())
+        splits = not (train and self.nets.has_batchnorm())
         size = self.nets.piece()
         if whole or not splits or len(x) <= size:
             whole_batch: Tensor = call(p, b, x)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from stillroom.data.augment import Strategy, apply, draw
 from stillroom.nets.ensemble import Ensemble
-from stillroom.rng import rng
+from stillroom.rng import global_rng, rng
 from stillroom.types import LabelKind
 
 Schedule = Literal["constant", "cosine", "step"]
@@ -94,7 +94,9 @@ def train(
                 for r, seed in zip(rows, seeds, strict=True)
             ]
             optimiser.zero_grad(set_to_none=True)
-            logits = nets.logits(torch.stack(batches), train=True)
+            # Dropout in a user's network draws from the global generator, so that is keyed too.
+            with global_rng(seeds[0], "forward", epoch, step):
+                logits = nets.logits(torch.stack(batches), train=True)
             losses = [
                 loss_of(out, data.labels[r.to(data.labels.device)], training.labels)
                 for out, r in zip(logits, rows, strict=True)

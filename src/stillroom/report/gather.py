@@ -10,9 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from stillroom.distilled import Distilled, load, set_bytes
+from stillroom.distilled import Distilled, load, set_bytes, set_digest
 from stillroom.errors import StillroomError
-from stillroom.files import MAX_JSON_BYTES, read_json, sha256_file
+from stillroom.files import MAX_JSON_BYTES, read_json
 from stillroom.records import read_records
 from stillroom.tables import Line, lines
 from stillroom.types import Record
@@ -118,8 +118,8 @@ def gather(folders: Sequence[Path]) -> list[Shown]:
 def _read(folder: Path) -> Shown:
     data = load(folder)
     kept = [p for p in folder.glob("steps/*") if p.name.isdigit()]
-    metas = [p / "meta.json" for p in [folder, *kept] if (p / "meta.json").is_file()]
-    keys = frozenset(sha256_file(path)[:16] for path in metas)
+    sets = [p for p in [folder, *kept] if (p / "meta.json").is_file()]
+    keys = frozenset(set_digest(path) for path in sets)
     ledger = folder / "records.jsonl"
     records = read_records(ledger) if ledger.is_file() else []
     valid = [r for r in records if r.step is None or r.draw is not None or r.set_key in keys]

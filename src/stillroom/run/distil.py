@@ -16,7 +16,7 @@ from stillroom.artefacts.store import Store, obtain
 from stillroom.data.benchmarks import Benchmark
 from stillroom.distilled import Distilled, load
 from stillroom.errors import StillroomError
-from stillroom.files import read_json, sha256_file
+from stillroom.files import read_json
 from stillroom.methods.distil import Distil
 from stillroom.nets.zoo import Arch, default_arch, resolve
 from stillroom.recipe import Recipe
@@ -194,8 +194,3 @@ def _start_images(init_from: Path, bench: Benchmark, recipe: Recipe, store: Stor
             )
         picked.append(pixels[rows])
     return bench.preprocess.apply(torch.cat(picked))
-
-
-def out_digest(folder: Path) -> str:
-    """Digest of a published set: of its metadata, which hold the digests of its tensors."""
-    return sha256_file(folder / "meta.json")[:16]

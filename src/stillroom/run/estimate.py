@@ -42,7 +42,9 @@ def distil_estimate(recipe: Recipe, bench: Benchmark, nets: Nets) -> Estimate:
     n = classes * recipe.ipc
     pixels = bench.channels * bench.size**2 * 4
     steps = recipe.method.steps(recipe.outer)
-    memory = 3 * n * pixels + (bench.train.nbytes + bench.test.nbytes)
+    # On a CPU the data are in memory (or mapped) already; on a GPU they move there if they fit.
+    on_gpu = nets.rt.device.type == "cuda"
+    memory = 3 * n * pixels + (bench.train.nbytes + bench.test.nbytes if on_gpu else 0)
     flops = 0.0
     if steps:
         flops = (

@@ -15,11 +15,11 @@ from stillroom.artefacts.opened import nets_for
 from stillroom.artefacts.stage import code_digest
 from stillroom.artefacts.store import Store, obtain
 from stillroom.data.benchmarks import Benchmark, reopen
-from stillroom.distilled import Distilled, load, set_bytes
+from stillroom.distilled import Distilled, load, set_bytes, set_digest
 from stillroom.errors import StillroomError
 from stillroom.evaluation.protocol import Protocol
 from stillroom.evaluation.score import FULL, Score
-from stillroom.files import canonical, locked, remove_leftovers, sha256_file, write_atomic
+from stillroom.files import canonical, locked, remove_leftovers, write_atomic
 from stillroom.methods.distil import Distil
 from stillroom.nets.ensemble import Backend
 from stillroom.nets.zoo import Arch
@@ -34,6 +34,7 @@ from stillroom.runtime import Numerics, Runtime, Session
 from stillroom.types import Record
 
 RANDOM_DRAWS = 5
+ROWS_OF_A_COMMAND = 3  # compiled code serves them all; a usual command judges more
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class Row:
 
     @property
     def digest(self) -> str:
-        """Identity of the images: digest of the set's metadata, which hold their digests."""
-        return FULL if self.folder is None else sha256_file(self.folder / "meta.json")[:16]
+        """Identity of what students see."""
+        return FULL if self.folder is None else set_digest(self.folder)
 
 
 @dataclass(frozen=True)
@@ -68,35 +69,68 @@ class Judging:
     machine: Machine
 
 
-def judging(
+@dataclass(frozen=True)
+class Asked:
+    """What a user asks of an evaluation, beside the set."""
+
+    protocol: Protocol
+    archs: Sequence[str | Callable[..., Any]]
+    seeds: int | None = None
+    steps: str = "last"
+    baselines: bool = False
+    numerics: Numerics = "float32"
+    students: Backend = "loop"
+
+
+def evaluate(
+    folder: Path | None,
     bench: Benchmark,
-    protocol: Protocol,
-    archs: Sequence[str | Callable[..., Any]],
-    seeds: int,
-    numerics: Numerics,
-    students: Backend,
+    asked: Asked,
     store: Store,
     machine: Machine,
     session: Session,
-    rows: int,
-    images: int,
+    keep: bool = True,
+) -> list[Record]:
+    """Judge a set (or, with None, the full training data) and what it is compared with.
+
+    With `keep`, records are added to `folder/records.jsonl` row by row.
+    """
+    made = None if folder is None else load(folder)
+    rows = [Row(FULL, None, 0)] if folder is None else rows_of_set(folder, asked.steps)
+    images = len(bench.train) if made is None else len(made)
+    how = judging(bench, asked, store, machine, session, images)
+    if asked.baselines and made is not None:
+        rows += baseline_rows(how, made.ipc, made.augment)
+    records = []
+    for row in rows:
+        found = judge(how, row)
+        records += found
+        if folder is not None and keep:
+            append_records(folder, found)
+    return records
+
+
+def judging(
+    bench: Benchmark, asked: Asked, store: Store, machine: Machine, session: Session, images: int
 ) -> Judging:
-    """Settle everything that all rows share. `rows` and `images` only size the work."""
-    chosen = tuple(choose_arch(a, bench.size) for a in archs)
-    bare = machines.runtime(machine, numerics, 0, session)
+    """Settle everything that all rows share. `images` of a row only sizes the work."""
+    chosen = tuple(choose_arch(a, bench.size) for a in asked.archs)
+    seeds = asked.seeds or asked.protocol.seeds
+    bare = machines.runtime(machine, asked.numerics, 0, session)
     probe = dataclasses.replace(bare, session=Session())
     forward = sum(nets_for(a, bench, probe).forward_flops() for a in chosen)
-    per_student = forward * (3.0 * protocol.epochs * images + len(bench.test))
-    rt = machines.runtime(machine, numerics, per_student * seeds * rows, session)
+    per_student = forward * (3.0 * asked.protocol.epochs * images + len(bench.test))
+    # By one row, not by all rows of the command, so that company does not change a row.
+    work = per_student * seeds * ROWS_OF_A_COMMAND
     return Judging(
         bench=bench,
         described=bench.describe(),
-        protocol=protocol,
+        protocol=asked.protocol,
         archs=chosen,
         seeds=tuple(range(seeds)),
-        numerics=numerics,
-        students=students,
-        rt=rt,
+        numerics=asked.numerics,
+        students=asked.students,
+        rt=machines.runtime(machine, asked.numerics, work, session),
         store=store,
         machine=machine,
     )
@@ -232,9 +266,11 @@ def append_records(folder: Path, records: Sequence[Record]) -> Path:
 
 
 def _identity(r: Record) -> tuple[Any, ...]:
+    """What a record measures. A baseline made anew takes the place of the old one."""
     return (
         r.row,
-        r.set_key,
+        r.step,
+        r.set_key if r.step is not None else None,
         r.protocol_hash,
         r.arch,
         r.seed,
@@ -270,5 +306,10 @@ def _record(how: Judging, row: Row, arch: Arch, score: dict[str, Any]) -> Record
         numerics=how.numerics,
         code=code_digest(Score.sources),
         split=how.bench.split,
-        versions={"stillroom": stillroom.__version__, "torch": torch.__version__},
+        versions={
+            "stillroom": stillroom.__version__,
+            "torch": torch.__version__,
+            "compile": "on" if how.rt.compile else "off",
+            "threads": str(how.rt.threads),
+        },
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from stillroom.artefacts.executor import Executor, Processes, Serial
@@ -27,6 +28,8 @@ def runtime(machine: Machine, numerics: Numerics, flops: float, session: Session
 
     Raises: StillroomError if what is asked for does not exist here.
     """
+    if machine.deterministic:  # cuBLAS reads it when it is first used
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     device = pick_device(machine.device)
     if numerics == "tf32" and device.type != "cuda":
         raise StillroomError("numerics=tf32 exists on CUDA only; use float32 or bf16 here")

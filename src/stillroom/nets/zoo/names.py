@@ -101,6 +101,8 @@ def parse(name: str) -> Spec:
     """
     if not isinstance(name, str):
         raise StillroomError(f"arch={name!r} is not a network name; write e.g. 'convnet3'")
+    if len(name) > 60:  # metadata of foreign sets hold names too
+        raise StillroomError(f"arch={name[:40]!r}... is not a network name; it is too long")
     text = name.strip().lower().replace("_", "-")
     match = _FAMILY.fullmatch(text)
     if match is None:

@@ -1,0 +1,119 @@
+"""Rows, baselines and the ledger: the same thing measured twice is one record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from stillroom.artefacts.store import Store
+from stillroom.distilled import load, set_digest
+from stillroom.evaluation.protocol import find_protocol
+from stillroom.recipe import from_preset
+from stillroom.records import read_records
+from stillroom.run.distil import distil, plan
+from stillroom.run.judge import Asked, evaluate
+from stillroom.run.options import Machine
+from stillroom.runtime import Session
+from stillroom.tables import lines
+
+FAST = {"epochs": 2}
+
+
+def asked(*archs: str, **changes) -> Asked:
+    quick = find_protocol("quick@1").model_copy(update=FAST)
+    return Asked(protocol=quick, archs=archs, seeds=2, baselines=True, **changes)
+
+
+def made(bench, store: Path, out: Path) -> None:
+    recipe, _ = from_preset("dm", "toy", 2, {"outer": {"steps": 1}, "arch": "convnet1-w8"})
+    machine = Machine(threads=1)
+    distil(plan(recipe, bench, machine, Session(), store=Store(store), out=out), machine)
+
+
+def counts(folder: Path) -> dict[tuple[str, str], int]:
+    return {
+        (line.row, line.arch): line.summary.n
+        for line in lines(read_records(folder / "records.jsonl"))
+    }
+
+
+def test_evaluating_again_replaces_and_never_doubles(bench, store, tmp_path):
+    out = tmp_path / "out"
+    made(bench, store, out)
+    machine = Machine(threads=1)
+    for archs in (["convnet1-w8", "convnet1-w4"], ["convnet1-w4"]):
+        evaluate(out, bench, asked(*archs), Store(store), machine, Session())
+    found = counts(out)
+    for arch in ("convnet1-w8", "convnet1-w4"):
+        assert found["random", arch] == 5
+        assert found["class-mean", arch] == 2
+        assert found["k-means", arch] == 2
+        assert found["dm@1", arch] == 2
+
+
+def test_baselines_get_the_sets_augmentation_size_and_seeds(bench, store, tmp_path):
+    out = tmp_path / "out"
+    made(bench, store, out)
+    records = evaluate(
+        out, bench, asked("convnet1-w8"), Store(store), Machine(threads=1), Session()
+    )
+    assert {r.ipc for r in records} == {2}
+    assert sorted(r.draw for r in records if r.row == "random") == [0, 1, 2, 3, 4]
+    assert [r.seed for r in records if r.row == "dm@1"] == [0, 1]
+    own = next(r for r in records if r.row == "dm@1")
+    assert own.set_key == set_digest(out)
+    assert all(r.versions["compile"] == "off" for r in records)
+
+
+def test_without_keep_nothing_is_written(bench, store, tmp_path):
+    out = tmp_path / "out"
+    made(bench, store, out)
+    evaluate(
+        out, bench, asked("convnet1-w8"), Store(store), Machine(threads=1), Session(), keep=False
+    )
+    assert not (out / "records.jsonl").exists()
+
+
+def test_a_set_is_what_students_see(bench, store, tmp_path):
+    """Another author of the same images is the same set; other images are another one."""
+    from dataclasses import replace
+
+    out = tmp_path / "out"
+    made(bench, store, out)
+    data = load(out)
+    replace(data, provenance={"key": "somebody else"}).save(tmp_path / "same")
+    replace(data, images=data.images + 1).save(tmp_path / "other")
+    replace(data, augment="flip").save(tmp_path / "flipped")
+    assert set_digest(tmp_path / "same") == set_digest(out)
+    assert set_digest(tmp_path / "other") != set_digest(out)
+    assert set_digest(tmp_path / "flipped") != set_digest(out)
+
+
+def test_dropout_of_a_users_network_is_keyed(bench, store, tmp_path):
+    """Two evaluations of a network with dropout agree, whatever was drawn before."""
+    from torch import nn
+
+    def dropping(classes: int) -> nn.Module:
+        head = nn.Linear(3 * 64, classes)
+        return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), head)
+
+    out = tmp_path / "out"
+    made(bench, store, out)
+    values = []
+    for i in range(2):
+        torch.manual_seed(i)
+        other = Store(tmp_path / f"store{i}")
+        question = Asked(protocol=find_protocol("quick@1"), archs=[dropping], seeds=1)
+        from conftest import toy_images
+        from stillroom.data.benchmarks import from_arrays
+
+        again = from_arrays(
+            *toy_images(),
+            *toy_images(seed=1),
+            classes=("left", "right"),
+            name="toy",
+            store=other.root,
+        )
+        values.append(evaluate(out, again, question, other, Machine(threads=1), Session()))
+    assert [r.value for r in values[0]] == [r.value for r in values[1]]

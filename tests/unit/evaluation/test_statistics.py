@@ -1,0 +1,70 @@
+"""Means and intervals against closed forms and scipy's own."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from stillroom.errors import StillroomError
+from stillroom.evaluation.protocol import PROTOCOLS, find_protocol
+from stillroom.evaluation.statistics import summarise, t_quantile
+
+
+def test_three_numbers_by_hand():
+    s = summarise([0.1, 0.2, 0.6])
+    assert s.n == 3
+    assert s.mean == pytest.approx(0.3)
+    assert s.std == pytest.approx(math.sqrt((0.04 + 0.01 + 0.09) / 2))  # ddof 1
+    assert s.half == pytest.approx(4.302652729911275 * s.std / math.sqrt(3))
+
+
+def test_interval_is_scipys():
+    values = np.random.default_rng(0).normal(size=7)
+    s = summarise(values.tolist())
+    low, high = stats.t.interval(0.95, 6, loc=values.mean(), scale=stats.sem(values))
+    assert (s.low, s.high) == pytest.approx((low, high))
+
+
+def test_one_number_has_no_interval_and_is_never_separate():
+    one = summarise([0.9])
+    assert one.half is None
+    assert (one.low, one.high) == (-math.inf, math.inf)
+    assert not one.separate_from(summarise([0.1, 0.1, 0.1]))
+
+
+def test_coverage_is_95_percent():
+    generator = np.random.default_rng(1)
+    hits = 0
+    for _ in range(2000):
+        s = summarise(generator.normal(size=5).tolist())
+        hits += s.low <= 0 <= s.high
+    assert abs(hits / 2000 - 0.95) < 4 * math.sqrt(0.95 * 0.05 / 2000)
+
+
+def test_quantiles():
+    assert t_quantile(1) == pytest.approx(12.706204736)
+    assert t_quantile(10**6) == pytest.approx(1.9599664, rel=1e-5)
+
+
+def test_separate_intervals():
+    low, high = summarise([0.1, 0.11, 0.12]), summarise([0.5, 0.51, 0.52])
+    assert low.separate_from(high)
+    assert high.separate_from(low)
+    assert not low.separate_from(summarise([0.09, 0.1, 0.11]))
+
+
+def test_protocol_digest_covers_what_changes_a_number_and_nothing_else():
+    quick = find_protocol("quick@1")
+    assert find_protocol("quick") is quick
+    assert quick.model_copy(update={"why": "other words"}).digest() == quick.digest()
+    for change in ({"epochs": 99}, {"lr": 0.1}, {"augment": "none"}, {"seeds": 4}):
+        assert quick.model_copy(update=change).digest() != quick.digest()
+    assert len({p.digest() for p in PROTOCOLS.values()}) == len(PROTOCOLS)
+
+
+def test_unknown_protocol():
+    with pytest.raises(StillroomError, match=r"quick@2.*did you mean 'quick@1'"):
+        find_protocol("quick@2")
