@@ -388,7 +388,10 @@ SETS: dict[str, tuple[Case, str]] = {
         inspecting(NOTHING, replaced("labels", [-1] * 10)),
         "hard labels must lie in 0..9",
     ),
-    "std 0": (inspecting(setting("preprocess", "std", [0.0])), "preprocess.std must be positive"),
+    "std 0": (
+        inspecting(setting("preprocess", "std", [0.0])),
+        "preprocess.std must be at least 1e-6",
+    ),
     "zca without tensors": (inspecting(ZCA), "the ZCA tensors are absent or not [64]"),
     "zca of integers": (
         inspecting(ZCA, whitened(torch.eye(64).long())),

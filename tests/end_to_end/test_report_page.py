@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from stillroom.distilled import Distilled
-from stillroom.files import canonical, sha256_file, write_atomic
+from stillroom.distilled import Distilled, set_digest
+from stillroom.files import canonical, write_atomic
 from stillroom.report import write_report
 from stillroom.types import Preprocess, Record
 
@@ -72,7 +72,7 @@ def _set(folder: Path, ipc: int) -> Path:
         data={"name": NAMES[0]},
         provenance={"label": "dm", "key": NAMES[1]},
     ).save(folder)
-    key = sha256_file(folder / "meta.json")[:16]
+    key = set_digest(folder)
     rows = [
         ("dm@30", key, 30, None, (0.8, 0.82)),
         ("random", "r", None, 0, (0.5,)),

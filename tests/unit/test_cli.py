@@ -112,7 +112,8 @@ def test_plan_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         "key",
         "distilled-",
         "steps",
-        str(PRESETS["dm"].outer["steps"]),
+        "row",
+        "dm/digits-ipc1",
         "peak memory",
         "disk",
     ):

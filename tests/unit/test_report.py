@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import torch
 
-from stillroom.distilled import Distilled, load
+from stillroom.distilled import Distilled, load, set_digest
 from stillroom.errors import StillroomError
-from stillroom.files import canonical, sha256_file, write_atomic, write_json
+from stillroom.files import canonical, write_atomic, write_json
 from stillroom.report import write_report
 from stillroom.report.figures import _apart, _binned, short
 from stillroom.report.gather import gather
@@ -97,7 +97,7 @@ def record(folder: Path, value: float, seed: int = 0, **fields: Any) -> Record:
         "data_digest": "d" * 64,
         "ipc": 1,
         "row": "dm@30",
-        "set_key": sha256_file(folder / "meta.json")[:16],
+        "set_key": set_digest(folder),
         "step": 30,
         "draw": None,
         "protocol": "quick@1",
@@ -145,7 +145,7 @@ def full(tmp_path: Path, **fields: Any) -> Path:
     """A set with records of two steps, baselines, a loss curve and a machine."""
     folder = make(tmp_path / "dm", **fields)
     kept = make(folder / "steps" / "10", side=5)
-    key = sha256_file(kept / "meta.json")[:16]
+    key = set_digest(kept)
     judged(
         folder,
         own(folder, 0.80, 0.82, 0.81),

@@ -105,8 +105,8 @@ def test_dropout_of_a_users_network_is_keyed(bench, store, tmp_path):
         torch.manual_seed(i)
         other = Store(tmp_path / f"store{i}")
         question = Asked(protocol=find_protocol("quick@1"), archs=[dropping], seeds=1)
-        from conftest import toy_images
         from stillroom.data.benchmarks import from_arrays
+        from toy import toy_images
 
         again = from_arrays(
             *toy_images(),
