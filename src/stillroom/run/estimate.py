@@ -78,5 +78,5 @@ def seconds(flops: float, rt: Runtime) -> float:
         if rt.device.type == "cuda":
             torch.cuda.synchronize(rt.device)
     rate = done * 2 * 32 * 128 * 128 * 9 * 256 / (time.perf_counter() - began)
-    share = 0.5 if rt.compile else 0.35  # of a bare convolution's rate; from benchmarks/
+    share = 0.5 if rt.compile else 0.35  # of a bare convolution: rough, and only shown
     return flops / (rate * share)
