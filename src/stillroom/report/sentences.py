@@ -60,7 +60,10 @@ def _coreset(line: Line) -> bool:
 
 
 def _second(line: Line, coreset: Line) -> str:
-    name = {"class-mean": "The mean image of each class", "k-means": "K-means centres"}[coreset.row]
+    name = {
+        "class-mean": "The mean image of each class",
+        "k-means": "The real images nearest to k-means centres",
+    }[coreset.row]
     verb = "gives" if coreset.row == "class-mean" else "give"
     return (
         f"{name} {verb} {percent(coreset.summary.mean)} % ({counted(coreset)}): "
