@@ -201,3 +201,19 @@ def test_python_refuses_bad_options_in_one_line() -> None:
         with pytest.raises(StillroomError) as caught:
             stillroom.distill("random", "digits", **{"ipc": 1, **options})
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["evaluate", "full:digits", "--baselines"], "--baselines belongs to a set"),
+        (["evaluate", "full:digits", "--steps", "all"], "--steps belongs to a set"),
+        (["distill", "herding", "--data", "digits", "--ipc", "1", "--centroids"], "to k-means"),
+        (["distill", "random", "--data", "digits", "--ipc", "1", "--space", "net"], "space=net"),
+    ],
+)
+def test_options_that_nothing_would_read_are_refused(
+    argv: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(argv) == 2
+    assert words in capsys.readouterr().err

@@ -11,6 +11,17 @@ import stillroom
 from stillroom.files import canonical, sha256, sha256_file
 from stillroom.runtime import Runtime
 
+COMMON = (
+    "rng.py",
+    "types.py",
+    "distilled.py",
+    "runtime.py",
+    "data",
+    "nets/zoo",
+    "nets/ensemble.py",
+)
+"""Sources that every stage which runs networks depends on."""
+
 
 class Stage(ABC):
     """One cached step. Subclasses are frozen dataclasses, picklable for worker processes.

@@ -43,8 +43,8 @@ def share_cores() -> None:
     """Let OpenMP's threads sleep soon when they wait; must be set before torch is loaded.
 
     By default they spin for milliseconds. Alone on a machine that saves a few percent; beside one
-    other busy process on two cores it made a step of DM on digits 2 to 6 times slower (seen while
-    this was written). What the user set himself stays.
+    other busy process on the same cores it costs more than the work itself. What the user has set
+    stays.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")

@@ -33,6 +33,10 @@ def _evaluate(**values: Any) -> None:
     machine = flags.settle(Machine, values, "machine")
     store = machines.store(machine)
     if source.startswith("full:"):
+        unread = [f"--{name}" for name in ("baselines", "data") if values[name]]
+        unread += ["--steps"] if values["steps"] != "last" else []
+        if unread:
+            raise StillroomError(f"{unread[0]} belongs to a set, not to full data; leave it out")
         bench = machines.benchmark(source.removeprefix("full:"), options, store)
         folder, own = None, "auto"
     else:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
 from stillroom.errors import StillroomError
+
+if TYPE_CHECKING:
+    from stillroom.artefacts.store import Store
 
 recipes = App(name="recipes", help="Recipes inside the package.")
 store = App(name="store", help="The folder of cached and unfinished work.")
@@ -154,7 +157,7 @@ def store_gc(
     say(f"{len(gone)} removed, {size(sum(e.bytes for e in gone))} freed")
 
 
-def _open(folder: Path | None):  # type: ignore[no-untyped-def]
+def _open(folder: Path | None) -> Store:
     from stillroom.run import machine as machines
     from stillroom.run.options import Machine
 

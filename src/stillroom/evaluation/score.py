@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stillroom.artefacts.opened import nets_for, open_bench
-from stillroom.artefacts.stage import Stage
+from stillroom.artefacts.stage import COMMON, Stage
 from stillroom.config import DSA
 from stillroom.data.augment import parse
 from stillroom.data.benchmarks import Benchmark
@@ -39,13 +39,7 @@ class Score(Stage):
     kind: ClassVar[str] = "scores"
     version: ClassVar[int] = 1
     sources: ClassVar[tuple[str, ...]] = (
-        "rng.py",
-        "types.py",
-        "distilled.py",
-        "runtime.py",
-        "data",
-        "nets/zoo",
-        "nets/ensemble.py",
+        *COMMON,
         "nets/train.py",
         "evaluation/score.py",
         "evaluation/protocol.py",

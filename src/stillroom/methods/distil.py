@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from stillroom.artefacts.opened import nets_for, open_bench
-from stillroom.artefacts.stage import Stage
+from stillroom.artefacts.stage import COMMON, Stage
 from stillroom.data.benchmarks import reopen
 from stillroom.distilled import Distilled, Storage, load
 from stillroom.files import canonical, sha256, write_atomic, write_json
@@ -36,13 +36,7 @@ class Distil(Stage):
     kind: ClassVar[str] = "distilled"
     version: ClassVar[int] = 1
     sources: ClassVar[tuple[str, ...]] = (
-        "rng.py",
-        "types.py",
-        "distilled.py",
-        "runtime.py",
-        "data",
-        "nets/zoo",
-        "nets/ensemble.py",
+        *COMMON,
         "methods",
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stillroom.config import DSA
 from stillroom.methods.base import Context, Method, Outer, Synth
@@ -40,9 +40,18 @@ class Selection(Method):
         """Selection is done at the start."""
         return 0
 
+    @model_validator(mode="after")
+    def _refuse_unread(self) -> Selection:
+        """An option that the rule would not read is a mistake, not a choice."""
+        if self.centroids and self.rule != "k-means":
+            raise ValueError(f"centroids belongs to k-means, not to {self.rule}; leave it out")
+        if self.space == "net" and self.rule in ("random", "class-mean"):
+            raise ValueError(f"space=net changes nothing for {self.rule}; leave it out")
+        return self
+
     def uses_networks(self) -> bool:
         """Only distances in feature space do."""
-        return self.space == "net" and self.rule in ("herding", "k-center", "k-means")
+        return self.space == "net"
 
     def name(self) -> str:
         """The rule."""

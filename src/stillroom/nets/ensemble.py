@@ -189,15 +189,11 @@ class Ensemble:
             terms.append(precomputed(x, value.detach(), slope.detach()))
         return torch.stack(terms).mean()
 
-    def unroll(
-        self, batches: Sequence[tuple[Tensor, Tensor]], lr: Tensor, engine: str = "unrolled"
-    ) -> list[Params]:
+    def unroll(self, batches: Sequence[tuple[Tensor, Tensor]], lr: Tensor) -> list[Params]:
         """Train on `batches` by plain SGD, keeping the graph; returns the final parameters.
 
         batches: one (x, y) an inner step; lr a scalar tensor. Gradients reach every x, y and lr.
         """
-        if engine != "unrolled":
-            raise ValueError(f"engine={engine!r}: only 'unrolled' exists")
         self._mode(train=True)
         finals = []
         for i in range(self.k):
