@@ -62,7 +62,7 @@ def distill(
     given["seed"], given["numerics"] = seed, numerics
     if steps is not None:
         given["outer"] = {**given.get("outer", {}), "steps": steps}
-    recipe, row = from_preset(method, bench.name, ipc, given)
+    recipe, row = from_preset(method, bench.name, ipc, given, bench.known)
     planned = plan(
         recipe,
         bench,
@@ -114,7 +114,8 @@ def evaluate(
     wanted = judges.student_of(made) if net == "auto" else net
     nets: Sequence[Net] = [wanted] if isinstance(wanted, str) or callable(wanted) else wanted
     asked = judges.Asked(find_protocol(protocol), nets, seeds, steps, baselines, numerics, students)
-    return judges.evaluate(path, bench, asked, store, settings, Session())
+    ledger = path / "records.jsonl"
+    return judges.evaluate(path, bench, asked, store, settings, Session(), ledger)
 
 
 def settled(model: type[M], values: dict[str, Any] | None, source: str) -> M:

@@ -188,11 +188,12 @@ def load_recipe(name: str) -> tuple[dict[str, Any], str]:
 
 
 def from_preset(
-    preset: str, benchmark: str, ipc: int, given: dict[str, Any]
+    preset: str, benchmark: str, ipc: int, given: dict[str, Any], known: str | None = None
 ) -> tuple[Recipe, str | None]:
     """Preset defaults, overridden by the packaged row, overridden by what was given.
 
-    `given` is a partial recipe dict (method, outer, arch, ...) that holds only explicit choices.
+    `given` is a partial recipe dict (method, outer, arch, ...) that holds only explicit choices;
+    `known` is the named benchmark that the data are (`Benchmark.known`), whose row is taken.
     Returns (recipe, name of the row or None).
     """
     if preset not in PRESETS:
@@ -207,7 +208,7 @@ def from_preset(
         "method": {"kind": chosen.kind, **chosen.method},
         "outer": dict(chosen.outer),
     }
-    row = find_row(preset, Path(benchmark).name, ipc)
+    row = find_row(preset, known, ipc) if known else None
     if row is not None:
         base = merged(base, {k: v for k, v in read_yaml(row.path).items() if k != "benchmark"})
         base["evaluate"] = ()  # a row's evaluations run when it is run by its own name

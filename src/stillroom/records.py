@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from stillroom.errors import StillroomError
-from stillroom.files import MAX_JSON_BYTES, finite
+from stillroom.files import (
+    MAX_JSON_BYTES,
+    canonical,
+    finite,
+    locked,
+    remove_leftovers,
+    write_atomic,
+)
 from stillroom.types import Record
 
 _TEXTS = ("data_digest", "set_key", "protocol_hash", "unit", "device", "code", "split", "note")
@@ -33,6 +41,36 @@ def read_records(path: Path) -> list[Record]:
             raise StillroomError(f"{where}: {problem}")
         records.append(record)
     return records
+
+
+def add_records(path: Path, records: Sequence[Record]) -> None:
+    """Add records to a ledger; one that measures the same thing again replaces the old.
+
+    Two processes may add to one ledger; each waits for the other.
+    Raises: StillroomError if the ledger is damaged or cannot be written.
+    """
+    with locked(path.with_name(f".{path.stem}.lock"), remove=True):
+        remove_leftovers(path.parent)
+        old = read_records(path) if path.is_file() else []
+        merged = {_identity(r): r for r in [*old, *records]}
+        write_atomic(path, "".join(canonical(r.to_dict()) + "\n" for r in merged.values()))
+
+
+def _identity(r: Record) -> tuple[Any, ...]:
+    """What a record measures. A baseline made anew takes the place of the old one."""
+    return (
+        r.row,
+        r.ipc,
+        r.step,
+        r.set_key if r.step is not None else None,
+        r.protocol_hash,
+        r.arch,
+        r.seed,
+        r.draw,
+        r.numerics,
+        r.data_digest,
+        r.metric,
+    )
 
 
 def _text(path: Path) -> str:

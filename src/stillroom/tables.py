@@ -1,14 +1,25 @@
-"""Records -> rows of a table: mean, interval, n, and the gap to random. No torch here."""
+"""Records -> rows of a table: mean, interval, n, the gaps to the baselines. No torch here."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from stillroom.evaluation.statistics import Summary, summarise
 from stillroom.types import Record
 
 Conditions = tuple[str, str, str, str, str, str, str, str, str]
+Key = tuple[str, bool, int | None, Conditions]  # row, drawn, step (None: a baseline), conditions
+CORESETS = ("class-mean", "k-means")  # what `--baselines` judges beside random draws
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A row that another is compared with: its name, the gap to it, and whether that is shown."""
+
+    row: str
+    gap: float
+    separate: bool
 
 
 @dataclass(frozen=True)
@@ -17,6 +28,7 @@ class Line:
 
     `counts` is what n counts: students' "seeds", or "draws" of random images. `values` are the
     single accuracies in the ledger's order; `set_keys` the images that they were trained on.
+    `gap` is to random draws, `rival` the best of the coreset baselines with the gap to it.
     """
 
     row: str
@@ -33,6 +45,7 @@ class Line:
     step: int | None = None
     set_keys: frozenset[str] = frozenset()
     conditions: Conditions = ("", "", "", "", "", "", "", "", "")
+    rival: Rival | None = None
 
     @property
     def drawn(self) -> bool:
@@ -48,19 +61,19 @@ class Line:
 def lines(records: Sequence[Record]) -> list[Line]:
     """Group records of accuracy by row and by everything that they were measured under.
 
-    Sorted by architecture, then best first. Random draws are a row of their own, even beside a
-    set that is called "random"; the gap is to the draws measured under the same conditions.
+    Sorted by architecture, then best first. A baseline is a row of its own, even beside a set
+    that has its name; the gaps are to baselines measured under the same conditions.
     """
-    groups: dict[tuple[str, bool, Conditions], list[Record]] = {}
+    groups: dict[Key, list[Record]] = {}
     for r in records:
         if r.metric == "accuracy":
-            groups.setdefault((r.row, r.draw is not None, _conditions(r)), []).append(r)
+            groups.setdefault((r.row, r.draw is not None, r.step, _conditions(r)), []).append(r)
     summaries = {key: summarise([r.value for r in group]) for key, group in groups.items()}
     table = []
     for key, group in groups.items():
-        row, drawn, conditions = key
+        row, drawn, step, conditions = key
         own = summaries[key]
-        random = None if drawn else summaries.get(("random", True, conditions))
+        random = None if drawn else summaries.get(("random", True, None, conditions))
         table.append(
             Line(
                 row=row,
@@ -74,12 +87,23 @@ def lines(records: Sequence[Record]) -> list[Line]:
                 gap=None if random is None else own.mean - random.mean,
                 separate=None if random is None else own.separate_from(random),
                 values=tuple(r.value for r in group),
-                step=group[-1].step,
+                step=step,
                 set_keys=frozenset(r.set_key for r in group),
                 conditions=conditions,
+                rival=None if step is None else _rival(own, conditions, summaries),
             )
         )
     return sorted(table, key=lambda line: (line.arch, -line.summary.mean))
+
+
+def _rival(own: Summary, conditions: Conditions, all_: Mapping[Key, Summary]) -> Rival | None:
+    """The best coreset under the same conditions, and how a row stands to it."""
+    beside = {name: all_.get((name, False, None, conditions)) for name in CORESETS}
+    found = {name: summary for name, summary in beside.items() if summary is not None}
+    if not found:
+        return None
+    name = max(found, key=lambda name: found[name].mean)
+    return Rival(name, own.mean - found[name].mean, own.separate_from(found[name]))
 
 
 def _conditions(r: Record) -> Conditions:

@@ -107,7 +107,7 @@ def test_cifar10_by_its_folder_name_takes_the_published_row(tmp_path, shared, ca
     assert "row: dm/cifar10-ipc1" in capsys.readouterr().err
     made = load(out)
     assert made.classes[0] == "airplane"
-    # A path gets fitted constants; the name under --data-root gets those of the benchmark.
-    assert made.preprocess.name == "fitted"
+    # Name, classes and size are CIFAR-10's, so what is published for it applies to the folder.
+    assert made.preprocess.name == "cifar10"
     assert made.arch == "convnet3"
     assert (out / "steps" / "1" / "data.safetensors").is_file()

@@ -38,7 +38,7 @@ def test_packaged_recipe(row: Packaged) -> None:
     for spec in made.evaluate:
         assert spec.protocol in PROTOCOLS, "a recipe names the version"
     assert set(made.method.papers) <= set(PAPERS)
-    again, name = from_preset(preset, made.benchmark, made.ipc, {})
+    again, name = from_preset(preset, made.benchmark, made.ipc, {}, made.benchmark)
     assert name == row.name
     assert (again.method, again.outer, again.arch) == (made.method, made.outer, made.arch)
 

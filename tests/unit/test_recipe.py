@@ -38,12 +38,13 @@ def test_preset_then_row_then_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     )
     found = recipes.Packaged(name="dm/toy-ipc3", path=row)
     monkeypatch.setattr(recipes, "packaged", lambda: [found])
-    plain, none = from_preset("dm", "toy", 2, {})
+    plain, none = from_preset("dm", "toy", 2, {}, "toy")
     assert none is None
     default = PRESETS["dm"].outer["steps"]
     assert (plain.outer.steps, plain.outer.images.lr, plain.arch) == (default, 1.0, "auto")
     given = {"method": {"nets": 5}, "outer": {"images": {"momentum": 0.9}}, "seed": 4}
-    made, name = from_preset("dm", "toy", 3, given)
+    assert from_preset("dm", "toy", 3, given)[1] is None, "a name alone is no claim to a row"
+    made, name = from_preset("dm", "toy", 3, given, "toy")
     assert name == "dm/toy-ipc3"
     assert isinstance(made.method, DistributionMatching)
     assert (made.method.batch_real, made.method.nets) == (64, 5)

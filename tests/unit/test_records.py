@@ -45,11 +45,30 @@ def record(value: float, seed: int = 0, **fields: Any) -> Record:
 
 def test_a_set_named_random_is_not_mixed_with_random_draws() -> None:
     own = [record(v, i, row="random") for i, v in enumerate((0.6, 0.61))]
-    draws = [record(v, i, row="random", draw=i) for i, v in enumerate((0.5, 0.52, 0.54))]
+    draws = [record(v, i, row="random", draw=i, step=None) for i, v in enumerate((0.5, 0.52, 0.54))]
     table = lines([*own, *draws])
     assert [(x.counts, x.summary.n) for x in table] == [("seeds", 2), ("draws", 3)]
     assert table[0].gap == pytest.approx(0.085)
     assert table[1].gap is None
+
+
+def test_a_set_stands_beside_the_best_coreset() -> None:
+    own = [record(v, i) for i, v in enumerate((0.6, 0.61, 0.62))]
+    means = [record(v, i, row="class-mean", step=None) for i, v in enumerate((0.3, 0.31, 0.32))]
+    kmeans = [record(v, i, row="k-means", step=None) for i, v in enumerate((0.5, 0.51, 0.52))]
+    found = {line.row: line.rival for line in lines([*own, *means, *kmeans])}
+    assert found["k-means"] is None
+    assert found["class-mean"] is None
+    rival = found["dm@30"]
+    assert rival is not None
+    assert (rival.row, rival.separate) == ("k-means", True)
+    assert rival.gap == pytest.approx(0.1)
+    # A k-means set under judgement is not averaged with the k-means baseline beside it.
+    same = lines([record(0.5, i, row="k-means", step=0) for i in range(3)] + kmeans)
+    assert [(x.step, x.summary.n, x.rival is None) for x in same] == [
+        (None, 3, True),
+        (0, 3, False),
+    ]
 
 
 @pytest.mark.parametrize(

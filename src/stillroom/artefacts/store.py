@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,27 +106,37 @@ def obtain(store: Store, stage: Stage, executor: Executor, rt: Runtime) -> Any:
     A killed run leaves finished shards and snapshots in `<key>.part`; the next call goes on from
     there. Two processes that want the same artefact wait for each other.
     """
-    key = stage.key()
-    folder = store.folder(key)
-    if store.complete(key):
-        if _bytes(folder) <= MAX_CHECKED_BYTES and (problem := _damage(folder)):
-            raise StillroomError(f"{folder}: {problem}; remove it with: stillroom store gc")
-    else:
-        lock = store.root / ".locks" / key
-        with locked(lock) as waited:
-            if waited:
+    return obtain_all(store, [stage], executor, rt)[0]
+
+
+def obtain_all(store: Store, stages: Sequence[Stage], executor: Executor, rt: Runtime) -> list[Any]:
+    """Return the artefacts of independent stages; the shards that lack are one list of work."""
+    keys = [stage.key() for stage in stages]
+    by_key = dict(zip(keys, stages, strict=True))
+    with contextlib.ExitStack() as held:
+        for key in sorted(by_key):  # one order for all processes, so that no two block each other
+            if store.complete(key):
+                folder = store.folder(key)
+                if _bytes(folder) <= MAX_CHECKED_BYTES and (problem := _damage(folder)):
+                    raise StillroomError(f"{folder}: {problem}; remove it with: stillroom store gc")
+            elif held.enter_context(locked(store.root / ".locks" / key)):
                 rt.session.say(f"waited for another process that was making {key}")
-            if not store.complete(key):
-                _make(store, stage, key, executor, rt)
-    return stage.load(folder)
+        missing = {k: stage for k, stage in by_key.items() if not store.complete(k)}
+        jobs = {k: _jobs(store.part(k), stage) for k, stage in missing.items()}
+        executor.run([job for some in jobs.values() for job in some], rt)
+        for key, stage in missing.items():
+            _publish(store, stage, key, [job.out for job in jobs[key]])
+    return [stage.load(store.folder(key)) for key, stage in zip(keys, stages, strict=True)]
 
 
-def _make(store: Store, stage: Stage, key: str, executor: Executor, rt: Runtime) -> None:
-    part = store.part(key)
+def _jobs(part: Path, stage: Stage) -> list[Job]:
     with readable_os_errors(part):
         part.mkdir(parents=True, exist_ok=True)
-    shards = [part / f"{i:04d}" for i in range(stage.shards())]
-    executor.run([Job(stage, i, path) for i, path in enumerate(shards)], rt)
+    return [Job(stage, i, part / f"{i:04d}") for i in range(stage.shards())]
+
+
+def _publish(store: Store, stage: Stage, key: str, shards: list[Path]) -> None:
+    part = store.part(key)
     with readable_os_errors(part):
         stage.finish(shards, part)
         remove_leftovers(part)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
@@ -17,6 +17,9 @@ from stillroom.methods import METHODS, PRESETS, Preset
 from stillroom.methods.base import Outer
 from stillroom.recipe import Recipe
 from stillroom.run.options import DataOptions, Machine
+
+if TYPE_CHECKING:
+    from stillroom.data.benchmarks import Benchmark
 
 app = App(name="distill", help="Make a set: METHOD with flags, or a recipe.")
 
@@ -104,7 +107,8 @@ def _recipe(**values: Any) -> None:
     if values["keep"] is not None:
         steps = _keep(values["keep"], checked.method.steps(checked.outer))
         checked = validate(merged(value, {"outer": {"keep": steps}}), where)
-    _run(checked, where, _started(values, values["data"] or checked.benchmark))
+    started = _started(values, values["data"] or checked.benchmark)
+    _run(lambda bench: (checked, where), started)
 
 
 def unknown_method(source: str) -> str:
@@ -156,16 +160,19 @@ def distil_preset(name: str, values: dict[str, Any]) -> None:
     given = flags.chosen(values, "recipe")
     for slot in ("method", "outer"):
         given[slot] = flags.chosen(values, slot)
-    made, row = from_preset(name, Path(data).name, ipc, given)
-    if values.get("keep") is not None:
-        steps = _keep(values["keep"], made.outer.steps)
-        made, row = from_preset(
-            name, Path(data).name, ipc, merged(given, {"outer": {"keep": steps}})
-        )
-    _run(made, row, _started(values, data))
+    from_preset(name, data, ipc, given)  # what is wrong is said before the data are read
+
+    def settle(bench: Benchmark) -> tuple[Recipe, str | None]:
+        made, row = from_preset(name, bench.name, ipc, given, bench.known)
+        if values.get("keep") is not None:
+            kept = {"outer": {"keep": _keep(values["keep"], made.outer.steps)}}
+            made, row = from_preset(name, bench.name, ipc, merged(given, kept), bench.known)
+        return made, row
+
+    _run(settle, _started(values, data))
 
 
-def _run(recipe: Recipe, row: str | None, how: Started) -> None:
+def _run(settle: Callable[[Benchmark], tuple[Recipe, str | None]], how: Started) -> None:
     from stillroom.cli.show import say, session
     from stillroom.run import machine as machines
     from stillroom.run.distil import distil, plan
@@ -174,6 +181,7 @@ def _run(recipe: Recipe, row: str | None, how: Started) -> None:
     store = machines.store(how.machine)
     with shown.interruptible():
         bench = machines.benchmark(how.data, how.options, store)
+        recipe, row = settle(bench)
         planned = plan(
             recipe,
             bench,
@@ -216,9 +224,8 @@ def _evaluate_recipe(spec: Any, planned: Any, how: Started) -> None:
         baselines=spec.baselines,
     )
     # Without --out the set lies in the store, to which nothing is added once it is published.
-    judge_and_show(
-        how.out or held, planned.bench, asked, how.machine, how.quiet, keep=how.out is not None
-    )
+    ledger = how.out / "records.jsonl" if how.out is not None else None
+    judge_and_show(how.out or held, planned.bench, asked, how.machine, how.quiet, ledger)
 
 
 def _keep(text: str, steps: int) -> list[int]:

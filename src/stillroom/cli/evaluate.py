@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from stillroom.cli import flags
 from stillroom.errors import StillroomError
+from stillroom.files import user_path
 from stillroom.run.options import DataOptions, Machine
 
 Numbers = Literal["float32", "tf32", "bf16", "float64"]
@@ -53,7 +54,12 @@ def _evaluate(**values: Any) -> None:
         archs=values["arch"] or [own],
         **{k: values[k] for k in ("seeds", "steps", "baselines", "numerics", "students")},
     )
-    judge_and_show(folder, bench, asked, machine, values["quiet"])
+    ledger = values["records"]
+    if ledger is not None:
+        ledger = user_path(ledger, "records")
+    elif folder is not None:
+        ledger = folder / "records.jsonl"
+    judge_and_show(folder, bench, asked, machine, values["quiet"], ledger)
 
 
 evaluate = flags.with_signature(
@@ -95,13 +101,17 @@ evaluate = flags.with_signature(
             "loop",
         ),
         flags.keyword(
+            "records",
+            flags.flag(Path | None, "ledger to add to [default: SET/records.jsonl; full: none]"),
+        ),
+        flags.keyword(
             "protocols", flags.flag(bool, "list the protocols and stop", switch=True), False
         ),
         flags.keyword("quiet", flags.flag(bool, "no progress, no notes", switch=True), False),
         *flags.of_model(DataOptions, "options", "Data"),
         *flags.of_model(Machine, "machine", "Machine"),
     ],
-    "Train students on a set and test them on real images; appends to SET/records.jsonl.",
+    "Train students on a set and test them on real images; adds to SET/records.jsonl.",
 )
 
 
@@ -111,7 +121,7 @@ def judge_and_show(
     asked: Any,
     machine: Machine,
     quiet: bool = False,
-    keep: bool = True,
+    ledger: Path | None = None,
 ) -> None:
     """Judge a set (or the full data), store the records, print the table."""
     from stillroom.cli.show import accuracy_table, say, session
@@ -122,13 +132,16 @@ def judge_and_show(
     shown = session(quiet)
     with shown.interruptible():
         records = judges.evaluate(
-            folder, bench, asked, machines.store(machine), machine, shown, keep
+            folder, bench, asked, machines.store(machine), machine, shown, ledger
         )
     protocol = asked.protocol
     title = f"{bench.name}, {protocol.id} ({protocol.digest()}), {asked.numerics}"
     accuracy_table(lines(records), f"{title}, test: {bench.split}")
-    if folder is not None and keep:
-        say(f"records in {folder / 'records.jsonl'}; page: stillroom report {folder}")
+    if ledger is not None:
+        page = f"; page: stillroom report {folder}" if folder is not None else ""
+        say(f"records in {ledger}{page}")
+    elif folder is None:
+        say("not kept: name a ledger with --records FILE")
 
 
 def report(

@@ -13,7 +13,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from stillroom.runtime import Session
-    from stillroom.tables import Line
+    from stillroom.tables import Line, Rival
 
 
 def plain(text: str) -> str:
@@ -83,21 +83,24 @@ def session(quiet: bool = False) -> Session:
 
 
 def accuracy_table(lines: Sequence[Line], title: str) -> None:
-    """Print rows with mean, interval, n, gap to random, bytes."""
+    """Print rows with mean, interval, n, gaps to random and to the best coreset, bytes."""
     from stillroom.tables import percent, size
 
     table = Table(title=plain(title), title_justify="left", title_style="bold")
     table.add_column("set")
     table.add_column("student")
-    for name in ("accuracy %", "std", "95 % interval", "n", "vs random", "bytes", "s / student"):
+    beside = next((line.rival.row for line in lines if line.rival), None)
+    rivals = [f"vs {beside}"] if beside else []
+    names = ["accuracy %", "std", "95 % interval", "n", "vs random", *rivals]
+    for name in [*names, "bytes", "s / student"]:
         table.add_column(name, justify="right")
     for line in lines:
         s = line.summary
         low, high = percent(max(0.0, s.low)), percent(min(1.0, s.high))
         interval = "-" if s.half is None else f"{low} .. {high}"
-        gap = percent(line.gap, sign=True)
-        if line.separate:
-            gap += " *"
+        gaps = [percent(line.gap, sign=True) + (" *" if line.separate else "")]
+        if rivals:
+            gaps.append(_against(line.rival, beside))
         table.add_row(
             plain(line.row),
             plain(line.arch),
@@ -105,14 +108,24 @@ def accuracy_table(lines: Sequence[Line], title: str) -> None:
             percent(s.std) if s.n > 1 else "-",
             interval,
             f"{s.n} {line.counts}",
-            gap,
+            *gaps,
             size(line.bytes),
             f"{line.seconds:.1f}",
         )
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(table)
-    if any(line.separate for line in lines):
+    if any(line.separate or (line.rival and line.rival.separate) for line in lines):
         console.print("* the 95 % intervals do not touch", style="dim", highlight=False)
+
+
+def _against(rival: Rival | None, heading: str | None) -> str:
+    """The gap to the best coreset, which is named where it is not the column's."""
+    if rival is None:
+        return "-"
+    from stillroom.tables import percent
+
+    name = "" if rival.row == heading else f" ({rival.row})"
+    return percent(rival.gap, sign=True) + name + (" *" if rival.separate else "")
 
 
 def key_values(title: str, pairs: Sequence[tuple[str, str]]) -> None:

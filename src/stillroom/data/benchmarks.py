@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stillroom.data.arrays import Array, MapDataset, raw_arrays, raw_dataset
 from stillroom.data.cache import Decoded, cached, find_by_content, in_memory
-from stillroom.data.named import NAMED, find
+from stillroom.data.named import NAMED, find, known
 from stillroom.data.preprocess import choose, whitened
 from stillroom.data.raw import RawSplits
 from stillroom.data.source import ImageSource
@@ -64,6 +64,7 @@ class Benchmark:
     `digest` identifies pixels, labels, class names, splits and preprocessing; `content` only what
     was decoded. `split` says where the test images come from ("given", or how they were drawn).
     `duplicates` counts test images that are also training images, None if that was not counted.
+    `known` is the named benchmark that these data are, if any: what is published for it applies.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Benchmark:
     val_share: float
     split_seed: int
     duplicates: int | None
+    known: str | None
 
     def describe(self) -> dict[str, Any]:
         """Return JSON from which `reopen` finds the same benchmark; it holds no path."""
@@ -260,6 +262,7 @@ def _assemble(
     duplicates = shared_images(train, test)
     train, val = carve_val(train, decoded.classes, choices.val, choices.split_seed)
     drawn = val is not None or split == DRAWN
+    same = known(choices.name, len(decoded.classes), decoded.channels, decoded.size)
     identity: dict[str, Any] = {
         "content": decoded.content,
         "split": split,
@@ -269,6 +272,7 @@ def _assemble(
     if choices.zca:
         preprocess = whitened(train, whitening(train, sha256(canonical(identity)), store))
     else:
+        default = default or (NAMED[same].constants if same else None)
         preprocess = choose(choices.normalise, train, default)
     return Benchmark(
         name=choices.name,
@@ -286,6 +290,7 @@ def _assemble(
         val_share=float(choices.val),
         split_seed=choices.split_seed,
         duplicates=duplicates,
+        known=same,
     )
 
 

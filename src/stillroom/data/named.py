@@ -105,6 +105,19 @@ NAMED: dict[str, Named] = {
 }
 
 
+def known(name: str, classes: int, channels: int, size: int) -> str | None:
+    """The named benchmark that data of this name, number of classes and shape are taken to be.
+
+    So a folder called `cifar10` of ten classes of 32x32 colour images gets what is published for
+    CIFAR-10 (constants, recipe rows), and a folder of holiday pictures of that name does not.
+    """
+    named = NAMED.get(name)
+    if named is None or (named.classes, named.size) != (classes, size):
+        return None
+    grey = name in ("digits", "mnist", "fashion-mnist")
+    return name if channels == (1 if grey else 3) else None
+
+
 def find(data: str, data_root: Path | None) -> Found:
     """Find DATA: a named benchmark, `hf:owner/name[:config]`, or a folder.
 

@@ -33,7 +33,8 @@ class Score(Stage):
     """Accuracies of one set (or of the full data) under one protocol and architecture.
 
     `set_folder` is None for the full-data row; `set_digest` is the digest of the set's metadata.
-    `students` is "loop" (one student after another, a shard each) or "vmap" (all at once).
+    `students` is "loop" (networks in turn) or "vmap" (all at once). Seeds whose students do not
+    share a stage keep their artefacts when more seeds are asked for.
     """
 
     kind: ClassVar[str] = "scores"
@@ -57,7 +58,9 @@ class Score(Stage):
 
     def identity(self) -> dict[str, Any]:
         """Everything that determines the accuracies."""
+        own = {"augment": DSA} if self.set_folder is None else {}  # a set's digest has its own
         return {
+            **own,
             "protocol": self.protocol.model_dump(mode="json"),
             "data": self.bench["digest"],
             "set": self.set_digest,
@@ -67,14 +70,9 @@ class Score(Stage):
             "students": self.students,
         }
 
-    def shards(self) -> int:
-        """One a seed, or one for all where they are trained together."""
-        return 1 if self.students == "vmap" else len(self.seeds)
-
     def make(self, shard: int, out: Path, rt: Runtime) -> None:
-        """Train this shard's students and write what they predicted right."""
-        began = time.perf_counter()
-        seeds = self.seeds if self.students == "vmap" else (self.seeds[shard],)
+        """Train the students and write what they predicted right."""
+        began, seeds = time.perf_counter(), self.seeds
         bench = open_bench(self.bench, self.store, rt)
         nets = nets_for(self.arch, bench, rt, self.students).seeded(seeds, "student")
         data, kind, preprocess, own = self._training_images(bench, rt)
@@ -117,11 +115,8 @@ class Score(Stage):
 
     def load(self, folder: Path) -> list[dict[str, Any]]:
         """One dict a seed: seed, last (a fraction), per_class, seconds."""
-        rows = []
-        for part in sorted(p for p in folder.iterdir() if p.is_dir()):
-            timing = read_json(part / "timing.json")
-            rows += [{**row, **timing} for row in read_json(part / "scores.json")]
-        return rows
+        timing = read_json(folder / "0000" / "timing.json")
+        return [{**row, **timing} for row in read_json(folder / "0000" / "scores.json")]
 
     def _training_images(
         self, bench: Benchmark, rt: Runtime

@@ -19,6 +19,11 @@ from stillroom.runtime import Runtime
 GROUP_BYTES = 2**30  # activations that one group of classes may hold; static, so that keys agree
 
 
+def classes_together(each: int) -> int:
+    """How many classes share a forward if one of them needs `each` bytes."""
+    return max(1, GROUP_BYTES // each)
+
+
 @dataclass
 class RunContext:
     """See `base.Context` for what each part promises."""
@@ -96,7 +101,7 @@ class RunContext:
             return [classes]
         pixels = self.bench.channels * self.bench.size**2 * 4
         real = per_class * 4 * pixels  # images, their augmentation and its temporaries
-        size = max(1, GROUP_BYTES // (real + self.ipc * self.networks.activation_bytes()))
+        size = classes_together(real + self.ipc * self.networks.activation_bytes())
         return [classes[i : i + size] for i in range(0, len(classes), size)]
 
     def log(self, **metrics: float | Tensor) -> None:

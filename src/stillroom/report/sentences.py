@@ -6,7 +6,7 @@ import shlex
 from typing import Any
 
 from stillroom.report.gather import Shown
-from stillroom.tables import Line, percent, size
+from stillroom.tables import CORESETS, Line, percent, size
 
 GIVEN = "given"
 
@@ -56,7 +56,7 @@ def headline(shown: Shown) -> list[str]:
 
 
 def _coreset(line: Line) -> bool:
-    return not line.drawn and not line.reported and line.row in ("class-mean", "k-means")
+    return not line.drawn and not line.reported and line.row in CORESETS
 
 
 def _second(line: Line, coreset: Line) -> str:

@@ -8,6 +8,7 @@ import torch
 
 from stillroom.data.benchmarks import Benchmark
 from stillroom.errors import StillroomError
+from stillroom.methods.context import classes_together
 from stillroom.nets.ensemble import Nets
 from stillroom.recipe import Recipe
 from stillroom.runtime import Runtime, available_memory
@@ -51,10 +52,11 @@ def distil_estimate(recipe: Recipe, bench: Benchmark, nets: Nets) -> Estimate:
             float(steps) * nets.forward_flops() * recipe.method.image_forwards(classes, recipe.ipc)
         )
         real = int(getattr(recipe.method, "batch_real", 0))
-        # BatchNorm takes one batch of all classes; else a group of at least one class is in memory.
-        together = classes if nets.has_batchnorm() else 1
-        held = recipe.ipc + (real if nets.has_batchnorm() else 0)
-        memory += together * (real * 4 * pixels + held * nets.activation_bytes())
+        # BatchNorm takes one batch of all classes, the real ones with a graph too; else a group.
+        whole = nets.has_batchnorm()
+        held = recipe.ipc + (real if whole else 0)
+        each = real * 4 * pixels + held * nets.activation_bytes()
+        memory += each * (classes if whole else min(classes, classes_together(each)))
     width = {"float32": 4, "float16": 2, "uint8": 1}[recipe.stored_as]
     disk = (n * pixels // 4 * width) * (1 + len(recipe.outer.keep))
     return Estimate(steps, flops, int(memory), disk, n)

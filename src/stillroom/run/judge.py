@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,19 +14,18 @@ import torch
 import stillroom
 from stillroom.artefacts.opened import nets_for
 from stillroom.artefacts.stage import code_digest
-from stillroom.artefacts.store import Store, obtain
+from stillroom.artefacts.store import Store, obtain, obtain_all
 from stillroom.data.benchmarks import Benchmark, reopen
 from stillroom.distilled import Distilled, load, set_bytes, set_digest
 from stillroom.errors import StillroomError
 from stillroom.evaluation.protocol import Protocol
 from stillroom.evaluation.score import FULL, Score
-from stillroom.files import canonical, locked, remove_leftovers, write_atomic
 from stillroom.methods.distil import Distil
 from stillroom.nets.ensemble import Backend
 from stillroom.nets.zoo import Arch
 from stillroom.nets.zoo import canonical as canonical_name
 from stillroom.recipe import from_preset
-from stillroom.records import read_records
+from stillroom.records import add_records
 from stillroom.run import machine as machines
 from stillroom.run.distil import choose_arch
 from stillroom.run.options import Machine
@@ -89,11 +89,11 @@ def evaluate(
     store: Store,
     machine: Machine,
     session: Session,
-    keep: bool = True,
+    ledger: Path | None = None,
 ) -> list[Record]:
     """Judge a set (or, with None, the full training data) and what it is compared with.
 
-    With `keep`, records are added to `folder/records.jsonl` row by row.
+    Records are added to the file `ledger`, if one is given, row by row.
     """
     made = None if folder is None else load(folder)
     rows = [Row(FULL, None, 0)] if folder is None else rows_of_set(folder, asked.steps)
@@ -102,11 +102,11 @@ def evaluate(
     if asked.baselines and made is not None:
         rows += baseline_rows(how, made.ipc, made.augment)
     records = []
-    for row in rows:
-        found = judge(how, row)
+    for _, same in itertools.groupby(rows, key=lambda row: (row.name, row.step)):
+        found = judge(how, list(same))
         records += found
-        if folder is not None and keep:
-            append_records(folder, found)
+        if ledger is not None:
+            add_records(ledger, found)
     return records
 
 
@@ -136,28 +136,37 @@ def judging(
     )
 
 
-def judge(how: Judging, row: Row) -> list[Record]:
-    """Train and test the students of one row; a random draw gets one student of its own seed."""
-    if row.folder is not None:
-        check_fits(load(row.folder), how.bench, row.name)
-    records: list[Record] = []
-    seeds = how.seeds if row.draw is None else (row.draw,)
-    for arch in how.archs:
-        how.rt.session.say(f"{row.name} on {arch.name}")
-        stage = Score(
-            protocol=how.protocol,
-            bench=how.described,
-            set_digest=row.digest,
-            arch=arch,
-            seeds=seeds,
-            numerics=how.numerics,
-            students=how.students,
-            set_folder=row.folder,
-            store=how.store.root,
-        )
-        scores = obtain(how.store, stage, machines.executor(how.machine), how.rt)
-        records += [_record(how, row, arch, score) for score in scores]
-    return records
+def judge(how: Judging, rows: Sequence[Row]) -> list[Record]:
+    """Train and test the students of rows; a random draw gets one student of its own seed."""
+    wanted: list[tuple[Row, Score]] = []
+    for row, arch in itertools.product(rows, how.archs):
+        if row.folder is not None:
+            check_fits(load(row.folder), how.bench, row.name)
+        seeds = how.seeds if row.draw is None else (row.draw,)
+        together = [seeds] if how.students == "vmap" else [(seed,) for seed in seeds]
+        wanted += [(row, _score(how, row, arch, some)) for some in together]
+    how.rt.session.say(f"{rows[0].name} on {', '.join(arch.name for arch in how.archs)}")
+    stages = [stage for _, stage in wanted]
+    found = obtain_all(how.store, stages, machines.executor(how.machine), how.rt)
+    return [
+        _record(how, row, stage.arch, score)
+        for (row, stage), scores in zip(wanted, found, strict=True)
+        for score in scores
+    ]
+
+
+def _score(how: Judging, row: Row, arch: Arch, seeds: tuple[int, ...]) -> Score:
+    return Score(
+        protocol=how.protocol,
+        bench=how.described,
+        set_digest=row.digest,
+        arch=arch,
+        seeds=seeds,
+        numerics=how.numerics,
+        students=how.students,
+        set_folder=row.folder,
+        store=how.store.root,
+    )
 
 
 def student_of(data: Distilled) -> str:
@@ -199,7 +208,11 @@ def baseline_rows(how: Judging, ipc: int, augment: str) -> list[Row]:
     rows = []
     for rule, draw in wanted:
         recipe, _ = from_preset(
-            rule, how.bench.name, ipc, {"seed": draw, "method": {"augment": augment}}
+            rule,
+            how.bench.name,
+            ipc,
+            {"seed": draw, "method": {"augment": augment}},
+            how.bench.known,
         )
         stage = Distil(
             method=recipe.method,
@@ -252,33 +265,6 @@ def bench_of_set(data: Distilled, folder: Path, store: Store) -> Benchmark:
     if not data.data.get("content"):
         raise StillroomError(f"{folder}: the set does not say what data it is of; pass --data")
     return reopen({**data.data, "classes": list(data.classes)}, store.root)
-
-
-def append_records(folder: Path, records: Sequence[Record]) -> Path:
-    """Add records to `records.jsonl`; one that measures the same thing again replaces the old."""
-    path = folder / "records.jsonl"
-    with locked(folder / ".records.lock", remove=True):
-        remove_leftovers(folder)
-        old = read_records(path) if path.is_file() else []
-        merged = {_identity(r): r for r in [*old, *records]}
-        write_atomic(path, "".join(canonical(r.to_dict()) + "\n" for r in merged.values()))
-    return path
-
-
-def _identity(r: Record) -> tuple[Any, ...]:
-    """What a record measures. A baseline made anew takes the place of the old one."""
-    return (
-        r.row,
-        r.step,
-        r.set_key if r.step is not None else None,
-        r.protocol_hash,
-        r.arch,
-        r.seed,
-        r.draw,
-        r.numerics,
-        r.data_digest,
-        r.metric,
-    )
 
 
 def _record(how: Judging, row: Row, arch: Arch, score: dict[str, Any]) -> Record:

@@ -217,3 +217,24 @@ def test_real_cifar10(shared: Path, tmp_path: Path) -> None:
     normal = bench.preprocess.apply(bench.train.images[::50])
     assert normal.std((0, 2, 3)) == pytest.approx([1.21, 1.22, 1.30], abs=0.02)
     assert reopen(bench.describe(), tmp_path).digest == bench.digest
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "shape", "constants"),
+    [
+        ("cifar10", 10, (32, 32, 3), "cifar10"),
+        ("cifar10", 9, (32, 32, 3), None),
+        ("cifar10", 10, (16, 16, 3), None),
+        ("cifar10", 10, (32, 32), None),
+        ("mnist", 10, (28, 28), "mnist"),
+        ("holiday", 10, (32, 32, 3), None),
+    ],
+)
+def test_what_is_published_applies_where_name_classes_and_shape_agree(
+    name: str, classes: int, shape: tuple[int, ...], constants: str | None
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (4 * classes, *shape), dtype=np.uint8)
+    labels = np.arange(4 * classes) % classes
+    bench = from_arrays(pixels, labels, pixels[:classes], labels[:classes], name=name)
+    assert bench.known == (name if constants else None)
+    assert bench.preprocess.name == (constants or "fitted")

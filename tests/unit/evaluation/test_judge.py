@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from stillroom.artefacts.store import Store
 from stillroom.distilled import load, set_digest
 from stillroom.evaluation.protocol import find_protocol
+from stillroom.evaluation.score import Score
 from stillroom.recipe import from_preset
 from stillroom.records import read_records
 from stillroom.run.distil import distil, plan
@@ -43,7 +45,8 @@ def test_evaluating_again_replaces_and_never_doubles(bench, store, tmp_path):
     made(bench, store, out)
     machine = Machine(threads=1)
     for archs in (["convnet1-w8", "convnet1-w4"], ["convnet1-w4"]):
-        evaluate(out, bench, asked(*archs), Store(store), machine, Session())
+        ledger = out / "records.jsonl"
+        evaluate(out, bench, asked(*archs), Store(store), machine, Session(), ledger)
     found = counts(out)
     for arch in ("convnet1-w8", "convnet1-w4"):
         assert found["random", arch] == 5
@@ -66,19 +69,35 @@ def test_baselines_get_the_sets_augmentation_size_and_seeds(bench, store, tmp_pa
     assert all(r.versions["compile"] == "off" for r in records)
 
 
-def test_without_keep_nothing_is_written(bench, store, tmp_path):
+def test_more_seeds_keep_the_students_that_were_trained(bench, store, tmp_path, monkeypatch):
     out = tmp_path / "out"
     made(bench, store, out)
-    evaluate(
-        out, bench, asked("convnet1-w8"), Store(store), Machine(threads=1), Session(), keep=False
+    two, four = asked("convnet1-w8"), replace(asked("convnet1-w8"), seeds=4)
+    trained = []
+    make = Score.make
+    monkeypatch.setattr(
+        Score, "make", lambda self, *rest: trained.append(self.seeds) or make(self, *rest)
     )
-    assert not (out / "records.jsonl").exists()
+    judge = (Store(store), Machine(threads=1), Session())
+    first = evaluate(out, bench, replace(two, baselines=False), *judge)
+    more = evaluate(out, bench, replace(four, baselines=False), *judge)
+    assert trained == [(0,), (1,), (2,), (3,)]
+    assert [r.value for r in more[:2]] == [r.value for r in first]
+
+
+def test_records_of_full_data_go_where_one_says(bench, store, tmp_path):
+    how = (bench, replace(asked("convnet1-w8"), baselines=False), Store(store))
+    records = evaluate(None, *how, Machine(threads=1), Session())
+    assert list(tmp_path.glob("*.jsonl")) == []
+    ledger = tmp_path / "deep" / "all.jsonl"
+    for _ in range(2):
+        assert evaluate(None, *how, Machine(threads=1), Session(), ledger) == records
+        assert read_records(ledger) == records
+    assert {(r.row, r.step, r.bytes) for r in records} == {("full", None, bench.train.nbytes)}
 
 
 def test_a_set_is_what_students_see(bench, store, tmp_path):
     """Another author of the same images is the same set; other images are another one."""
-    from dataclasses import replace
-
     out = tmp_path / "out"
     made(bench, store, out)
     data = load(out)
