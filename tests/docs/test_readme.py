@@ -57,7 +57,7 @@ def test_ten_lines_distil_a_dataset_and_a_module_of_ones_own(tmp_path: Path):
 
     made = load(tmp_path / "out" / "bars")
     assert made.classes == ("0", "1")
-    assert made.arch.startswith("Net-")
+    assert made.arch.startswith("user:Net-")
     assert made.provenance["step"] == 20
     records = (tmp_path / "out" / "bars" / "records.jsonl").read_text(encoding="utf-8")
     assert 0 <= json.loads(records.splitlines()[0])["value"] <= 1

@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[2] / "src" / "stillroom"
 LEVELS = {
     "": 0,
     "errors": 0,
+    "code": 1,
     "files": 1,
     "config": 1,
     "rng": 1,

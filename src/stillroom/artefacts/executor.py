@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import os
+import pickle
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -13,7 +16,7 @@ from dataclasses import dataclass
 from multiprocessing import active_children, get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from stillroom.artefacts.stage import Stage
 from stillroom.errors import StillroomError
@@ -78,11 +81,13 @@ class Processes:
     def run(self, jobs: Sequence[Job], rt: Runtime) -> None:
         """Run every job that is not done yet.
 
-        Raises: StillroomError if a worker process keeps dying.
+        Raises: StillroomError if the stage holds code that a new process cannot import, or if a
+        worker process keeps dying.
         """
         left = [job for job in jobs if not (job.out / DONE).is_file()]
         if len(left) <= 1:
             return Serial().run(left, rt)
+        _check_travels(left[0].stage)
         for _ in range(self.retries + 1):
             try:
                 self._round(left, rt)
@@ -120,6 +125,35 @@ class Processes:
                     _stop(pending, others)
                     raise Interrupted
         rt.session.end()
+
+
+class _Scout(pickle.Pickler):
+    """Pickles to find out whether it can be done; remembers the last class or function it saw."""
+
+    at: Any = None
+
+    def persistent_id(self, value: Any) -> None:
+        """Called for every object, before it is pickled."""
+        if not callable(value):
+            return
+        self.at = value
+        main = sys.modules["__main__"]
+        typed = not (main.__spec__ or os.path.isfile(getattr(main, "__file__", None) or ""))
+        if typed and getattr(value, "__module__", None) == main.__name__:
+            raise pickle.PicklingError("a new process cannot import what was typed")
+
+
+def _check_travels(stage: Stage) -> None:
+    """Raises: StillroomError if a worker process could not get the stage."""
+    scout = _Scout(io.BytesIO())
+    try:
+        scout.dump(stage)
+    except Exception as error:  # what cannot be pickled raises what it likes
+        name = getattr(scout.at, "__qualname__", type(scout.at).__qualname__)
+        raise StillroomError(
+            f"{name} cannot be sent to worker processes; define it at the top level of an "
+            "importable module, or use workers=1"
+        ) from error
 
 
 def _stop(pending: set[Future[None]], others: set[BaseProcess]) -> None:

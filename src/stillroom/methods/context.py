@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stillroom.artefacts.opened import nets_for
 from stillroom.data.benchmarks import Benchmark
 from stillroom.errors import StillroomError
 from stillroom.nets.ensemble import Ensemble, Nets
-from stillroom.nets.zoo import resolve
+from stillroom.nets.zoo import Arch, canonical
 from stillroom.rng import rng
 from stillroom.runtime import Runtime
 
@@ -74,15 +75,8 @@ class RunContext:
     def nets(self, k: int, *key: str | int, arch: str | None = None) -> Ensemble:
         """K freshly initialised networks, keyed; of another zoo architecture if `arch` is given."""
         networks = self.networks
-        if arch is not None:
-            cache = self.rt.session.cache
-            name = ("nets", arch, self.bench.digest)
-            if name not in cache:
-                bench = self.bench
-                cache[name] = Nets(
-                    resolve(arch), len(bench.classes), bench.channels, bench.size, self.rt
-                )
-            networks = cache[name]
+        if arch is not None:  # a name of the zoo: code of a user's own would be in no key
+            networks = nets_for(Arch(canonical(arch)), self.bench, self.rt)
         return networks.make(k, self.seed, "distil", self.chunk, *key)
 
     def groups(self, per_class: int) -> list[list[int]]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
+import functools
 import json
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,9 +14,10 @@ from torch import Tensor
 
 from stillroom.artefacts.opened import nets_for, open_bench
 from stillroom.artefacts.stage import COMMON, Stage
+from stillroom.code import digest
 from stillroom.data.benchmarks import reopen
 from stillroom.distilled import Distilled, Storage, load
-from stillroom.files import canonical, sha256, write_atomic, write_json
+from stillroom.files import canonical, write_atomic, write_json
 from stillroom.methods.base import Method, Outer, Synth
 from stillroom.methods.context import RunContext
 from stillroom.methods.outer import SNAPSHOT, outer_loop
@@ -55,7 +55,7 @@ class Distil(Stage):
     def identity(self) -> dict[str, Any]:
         """Everything that determines the pixels."""
         return {
-            "method": {**self.method.model_dump(mode="json"), **_foreign_code(self.method)},
+            "method": {**self.method.model_dump(mode="json"), **self._code},
             "outer": self.outer.model_dump(mode="json"),
             "benchmark": self.bench["name"],
             "data": self.bench["digest"],
@@ -66,6 +66,11 @@ class Distil(Stage):
             "storage": self.storage,
             "start": self.start_key,
         }
+
+    @functools.cached_property
+    def _code(self) -> dict[str, str]:
+        # Once a stage: a run may change the globals that its method names, but not its key.
+        return _foreign_code(self.method)
 
     def _arch_name(self) -> str:
         return self.arch.name if self.method.uses_networks() else "none"
@@ -144,15 +149,11 @@ class Distil(Stage):
 
 
 def _foreign_code(method: Method) -> dict[str, str]:
-    """Where a user's own method is and what it says: the package's digest does not cover it."""
+    """Where a user's own method is and what it does: the package's digest does not cover it."""
     cls = type(method)
     if cls.__module__.startswith("stillroom."):
         return {}
-    try:
-        source = inspect.getsource(sys.modules[cls.__module__])
-    except (OSError, TypeError, KeyError):  # typed at a prompt: its name has to do
-        source = ""
-    return {"class": f"{cls.__module__}:{cls.__qualname__}", "code": sha256(source)[:16]}
+    return {"class": f"{cls.__module__}:{cls.__qualname__}", "code": digest(method)[:16]}
 
 
 def _tensors(synth: Synth) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -346,7 +347,7 @@ def test_resolve_names() -> None:
 def test_resolve_callables() -> None:
     arch = resolve(Plain)
     qualname, _, digest = arch.name.rpartition("-")
-    assert (qualname, len(digest), int(digest, 16) >= 0) == ("Plain", 12, True)
+    assert (qualname, len(digest), int(digest, 16) >= 0) == ("user:Plain", 12, True)
     assert resolve(Plain).name == arch.name
     assert isinstance(arch.build(4, 3, 32), Plain)
 
@@ -370,7 +371,87 @@ def test_resolve_tells_factories_apart() -> None:
 
 
 def test_resolve_without_source() -> None:
-    assert resolve(dict).name == "dict"
+    """Typed at a prompt: no file says what it is, so its code must."""
+    space: dict[str, Callable[[int], nn.Module]] = {}
+    exec("from torch import nn\nf = lambda classes: nn.Linear(4, classes)", space)
+    exec("from torch import nn\ng = lambda classes: nn.Linear(5, classes)", space)
+    exec("from torch import nn\nh = lambda classes: nn.Linear(4, classes)", space)
+    names = [resolve(space[name]).name for name in "fgh"]
+    assert names[0] == names[2] != names[1]
+    assert resolve(dict).name.startswith("user:dict-")
+
+
+def test_resolve_tells_lambdas_on_one_line_apart() -> None:
+    """They share their source, and inspect would give both the same."""
+    one, two = [lambda classes: nn.Linear(1, classes), lambda classes: nn.Linear(2, classes)]
+    assert resolve(one).name != resolve(two).name
+
+
+def test_names_of_users_code_are_no_zoo_names_and_fit_a_record() -> None:
+    class Net(Plain):
+        pass
+
+    Net.__qualname__ = "Net" * 200
+    for factory in (Plain, Net, functools.partial(Plain), lambda classes: Plain(classes)):
+        name = resolve(factory).name
+        assert name.startswith("user:")
+        assert len(name) <= 300
+        with pytest.raises(StillroomError):
+            canonical(name)
+
+
+def test_resolve_follows_helpers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An edit of what a factory uses, in its own file or another, is another network."""
+    files = {
+        "zoo_own_net.py": (
+            "from torch import nn\nfrom zoo_own_block import Block\n"
+            "class Head(nn.Linear):\n    wide = 1\n"
+            "class Net(nn.Module):\n"
+            "    def __init__(self, classes):\n"
+            "        super().__init__()\n        self.body, self.head = Block(), Head(9, classes)\n"
+            "def unrelated():\n    return 0\n"
+        ),
+        "zoo_own_block.py": "class Block:\n    width = 8\n",
+    }
+    edits = [
+        ("zoo_own_net.py", "", ""),
+        ("zoo_own_net.py", "return 0", "return 1"),
+        ("zoo_own_net.py", "wide = 1", "wide = 2"),
+        ("zoo_own_block.py", "width = 8", "width = 9"),
+    ]
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    names = []
+    for file, old, new in edits:
+        for name, text in files.items():
+            (tmp_path / name).write_text(text.replace(old, new) if name == file else text)
+            sys.modules.pop(name.removesuffix(".py"), None)
+        names.append(resolve("zoo_own_net:Net").name)
+    assert names[0] == names[1]
+    assert len(set(names)) == 3
+
+
+def test_names_are_the_same_in_every_process(tmp_path: Path) -> None:
+    """A store outlives the process: no address and no order of a set may enter."""
+    (tmp_path / "zoo_sets.py").write_text(
+        "import torch\nimport torch.nn.functional as F\nfrom torch import nn, relu\n"
+        "KINDS, SCALE = {'a', 'b', 'c', nn.ReLU, relu}, torch.arange(3.0)\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, classes):\n        super().__init__()\n"
+        "    @torch.no_grad()\n"
+        "    def forward(self, x, kind='b'):\n"
+        "        if kind in KINDS or kind in {'u', 'v', 'w'}:\n"
+        "            return F.max_pool2d(relu(x), 2) * SCALE\n"
+    )
+    code = "from stillroom.nets.zoo import resolve; print(resolve('zoo_sets:Net').name)"
+    names = set()
+    for seed in ("1", "2"):
+        settings = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(tmp_path)}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=settings, capture_output=True, text=True, check=True
+        )
+        names.add(done.stdout)
+    assert len(names) == 1
 
 
 def test_resolve_import_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -378,7 +459,7 @@ def test_resolve_import_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (tmp_path / "zoo_user_module.py").write_text(text)
     (tmp_path / "zoo_broken_module.py").write_text("1 / 0\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert resolve("zoo_user_module:Net").name.startswith("Net-")
+    assert resolve("zoo_user_module:Net").name.startswith("user:Net-")
     for path, words in {
         "zoo_user_module:Nets": "no 'Nets'; did you mean 'Net'",
         "zoo_user_module:value": "not callable",

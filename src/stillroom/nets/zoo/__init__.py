@@ -8,13 +8,13 @@ is imported inside the functions, so that `stillroom.nets.zoo.names` stays free 
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from stillroom.code import digest
 from stillroom.errors import StillroomError, suggest
 from stillroom.nets.zoo.names import canonical, default_arch, depth_for, known_names, parse
 
@@ -33,6 +33,7 @@ __all__ = [
     "resolve",
 ]
 
+MAX_NAME = 200  # letters of a qualified name; a record holds 300
 _NAMES_OF = {  # what we pass -> the names under which a factory may take it
     "classes": ("classes", "num_classes"),
     "channels": ("channels", "in_channels"),
@@ -44,8 +45,8 @@ _NAMES_OF = {  # what we pass -> the names under which a factory may take it
 class Arch:
     """Something that builds networks. `name` is the canonical text that goes into keys.
 
-    For a user's code `name` is its qualified name and 12 hex digits of the SHA-256 of its source
-    (its own source only: what it imports is not in it).
+    For a user's code it is `user:<qualified name>-<12 hex digits>`, the head of `code.digest`. That
+    is never read back: no name of the zoo looks so, and metadata are not to be imported.
     """
 
     name: str
@@ -162,9 +163,7 @@ def resolve(arch: str | Callable[..., object]) -> Arch:
         )
     if not callable(arch):
         raise StillroomError(f"arch={arch!r} is not callable; pass an nn.Module class or factory")
-    digest = _digest(arch)
-    name = _qualname(arch)
-    return Arch(f"{name}-{digest}" if digest else name, arch)
+    return Arch(f"user:{_qualname(arch)[:MAX_NAME]}-{digest(arch)[:12]}", arch)
 
 
 def _arguments(
@@ -257,40 +256,6 @@ def _qualname(factory: object) -> str:
     if isinstance(factory, functools.partial):
         return _qualname(factory.func)
     return str(getattr(factory, "__qualname__", type(factory).__qualname__))
-
-
-def _digest(factory: object) -> str:
-    """Return 12 hex digits that change with the factory, or "" if its source is out of reach."""
-    text = _identity(factory, frozenset())
-    return hashlib.sha256(text.encode()).hexdigest()[:12] if text else ""
-
-
-def _identity(value: object, inside: frozenset[int]) -> str:
-    """Return text that tells factories apart: source, defaults, closure, bound arguments.
-
-    Source alone would give `partial(Net, width=8)` and `partial(Net, width=16)`, or two closures
-    of one function, the same key. A value whose repr holds an address costs a cache miss, never a
-    wrong answer. `inside` ends the recursion of a closure that holds itself.
-    """
-    if id(value) in inside:
-        return "..."
-    inside |= {id(value)}
-    parts: list[object] = []
-    if isinstance(value, functools.partial):
-        parts = [value.func, *value.args]
-        parts += [item for pair in sorted(value.keywords.items()) for item in pair]
-        return "\n".join(_identity(item, inside) or repr(item) for item in parts)
-    if not (inspect.isclass(value) or inspect.isroutine(value)):
-        return repr(value)
-    try:
-        source = inspect.getsource(value)
-    except (OSError, TypeError):
-        return ""
-    if not inspect.isclass(value):
-        names = ("__defaults__", "__kwdefaults__", "__self__")
-        parts = [getattr(value, name, None) for name in names]
-        parts += inspect.getclosurevars(value).nonlocals.values()
-    return "\n".join([source, *(_identity(item, inside) or repr(item) for item in parts)])
 
 
 def _line(error: BaseException) -> str:
