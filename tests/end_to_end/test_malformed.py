@@ -141,6 +141,34 @@ def damaged_out(w: World) -> list[str]:
     return w.dm("--keep", "2")
 
 
+def own_files(*names: str, flags: tuple[str, ...] = ("--force",)) -> Case:
+    """A set in whose folder a person keeps something; then its run with --force."""
+
+    def case(w: World) -> list[str]:
+        shutil.copytree(w.base, w.out)
+        for name in names:
+            (w.out / name).parent.mkdir(exist_ok=True)
+            (w.out / name).write_text("years of work")
+        return w.dm(*flags)
+
+    return case
+
+
+def own_meta(w: World) -> list[str]:
+    w.out.mkdir()
+    (w.out / "meta.json").write_text('{"format": "of my own"}')
+    return w.dm("--force")
+
+
+def copies(w: World, *flags: str) -> list[str]:
+    """k-means where class b has one picture eight times."""
+    root = w.folder({"a": 10, "b": 10})
+    for path in (root / "b").iterdir():
+        path.write_bytes(png(0))
+    line = ["distill", "k-means", "--data", str(root), "--ipc", "2", "--quiet", "--threads", "1"]
+    return [*line, "--store", str(w.store), "--out", str(w.out), *flags]
+
+
 def wrong_net(w: World) -> list[str]:
     (w.tmp / "hostile_net.py").write_text(
         "from torch import nn\n"
@@ -211,10 +239,28 @@ FLAGS: dict[str, tuple[Case, str]] = {
         "no folder can be made in",
     ),
     "out with foreign files": (foreign_files, "holds files that are not a stillroom set"),
+    "out with another run and a file": (
+        own_files("todo.txt", "paper/a.tex", flags=("--force", "--seed", "5")),
+        "holds 'paper/a.tex', which stillroom did not write and would delete; move it away, or",
+    ),
+    "out with this run and a file": (
+        own_files("steps/2/mine", flags=("--keep", "2", "--force")),
+        "holds 'steps/2/mine', which stillroom did not write",
+    ),
+    "out with a picture": (own_files("images/0000_0_0007.png"), "holds 'images/0000_0_0007.png'"),
+    "out with metadata of another kind": (own_meta, "holds 'meta.json', which stillroom did not"),
     "out with another run": (other_key, "holds another run (distilled-"),
     "out is damaged": (damaged_out, "the set is incomplete; write it again with --force"),
     "out too long": (lambda w: w.dm("--out", "x" * 300), "no usable path (File name too long)"),
     "out is here": (lambda w: w.dm("--out", "."), "--out . "),
+    "k-means of copies": (
+        copies,
+        "ipc=2 but class 'b' has 1 distinct training images, too few for k-means; lower --ipc or",
+    ),
+    "k-means centroids of copies": (
+        lambda w: copies(w, "--centroids"),
+        "ipc=2 but class 'b' has 1 distinct training images, too few for k-means; lower --ipc or",
+    ),
     "init-from nonsense": (
         lambda w: w.dm("--init-from", str(w.tmp / "nothing")),
         "neither a set nor a class folder",
@@ -618,6 +664,35 @@ def test_out_of_memory(world: World, capsys: pytest.CaptureFixture[str],
     assert "out of memory; lower --ipc, --batch-real or --size (see --plan)" in line
 
 
+@pytest.mark.parametrize("what", ["distill", "judge", "judge a foreign set"])
+def test_network_that_no_memory_holds(what: str, world: World, capsys: pytest.CaptureFixture[str],
+                                      monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    """Refused by its name: 28 MB of weights, gradients and momentum where 1 MiB is free."""
+    from stillroom.artefacts import opened
+    from stillroom.nets import zoo
+
+    huge = "convnet2-w512-np"
+    argv = {
+        "distill": lambda: world.dm("--arch", huge),
+        "judge": lambda: world.evaluate(world.base, "--arch", huge),
+        "judge a foreign set": lambda: world.evaluate(world.forged(setting("arch", huge))),
+    }[what]()
+    monkeypatch.setattr(opened, "available_memory", lambda device: 2**20)
+    made: list[str] = []
+    real = zoo.build
+
+    def build(name: str, *shape: int) -> torch.nn.Module:
+        net = real(name, *shape)
+        made.extend(p.device.type for p in net.parameters())
+        return net
+
+    monkeypatch.setattr(zoo, "build", build)
+    line = refused(world, argv, capsys)
+    assert f"arch={huge} needs at least 0.0 GiB of memory on cpu and 0.0 GiB are free; " in line
+    assert line.endswith("name a smaller network with --arch")
+    assert set(made) == {"meta"}
+
+
 def test_divergence_is_diagnosed(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     line = refused(world, world.dm("--images.lr", "1e30", "--augment", "none"), capsys)
     assert "lower --images.lr, now 1e+30" in line
@@ -687,6 +762,7 @@ def test_gc_removes_only_what_is_ours(world: World) -> None:
     assert run(["store", "gc", "--everything", "--store", str(store)]) == 0
     left = sorted(p.name for p in store.iterdir() if p.name != ".locks")
     assert left == ["photos", "thesis.part"]
+    assert list((store / ".locks").iterdir()) == []
 
 
 @pytest.mark.parametrize(

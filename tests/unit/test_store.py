@@ -23,7 +23,7 @@ from stillroom.artefacts.starts import keep_start
 from stillroom.artefacts.store import Store, obtain
 from stillroom.data.benchmarks import from_arrays
 from stillroom.errors import StillroomError
-from stillroom.files import write_atomic
+from stillroom.files import locked, write_atomic
 from stillroom.runtime import Runtime
 
 RT = Runtime(device=torch.device("cpu"))
@@ -158,6 +158,48 @@ def test_gc_leaves_what_is_being_made(opened: Store, words: Words) -> None:
     child.join()
     assert child.exitcode == 0
     assert [e.name for e in opened.gc(everything=True)] == [words.key()]
+
+
+def _lock_files(store: Store) -> list[str]:
+    return sorted(p.name for p in (store.root / ".locks").iterdir())
+
+
+def test_gc_removes_locks_that_nobody_holds(opened: Store, words: Words) -> None:
+    """And only those, and only ours."""
+    obtain(opened, words, Serial(), RT)
+    locks = opened.root / ".locks"
+    held = locks / "words-0123456789abcdef"
+    (locks / "notes").touch()
+    (locks / "data-0123456789abcdef").symlink_to(locks / "notes")
+    with locked(held):
+        assert list(opened.gc()) == []
+        assert _lock_files(opened) == ["data-0123456789abcdef", "notes", held.name]
+        with pytest.raises(BlockingIOError), locked(held, wait=False):
+            pass
+    assert list(opened.gc()) == []
+    assert _lock_files(opened) == ["data-0123456789abcdef", "notes"]
+    assert obtain(opened, words, Serial(), RT) == "to be"
+
+
+def _count(path: Path, lock: Path, turns: int) -> None:
+    for _ in range(turns):
+        with locked(lock):
+            path.write_text(str(int(path.read_text()) + 1))
+
+
+def test_gc_never_lets_two_into_one_lock(opened: Store, tmp_path: Path) -> None:
+    """Lock files vanish under processes that are about to take them."""
+    count, lock = tmp_path / "count", opened.root / ".locks" / "words-0123456789abcdef"
+    count.write_text("0")
+    children = [FORK.Process(target=_count, args=(count, lock, 300)) for _ in range(3)]
+    for child in children:
+        child.start()
+    while any(child.is_alive() for child in children):
+        assert list(opened.gc()) == []
+    assert [child.exitcode for child in children] == [0, 0, 0]
+    assert count.read_text() == "900"
+    assert list(opened.gc()) == []
+    assert _lock_files(opened) == []
 
 
 def test_gc_knows_its_own(opened: Store, words: Words) -> None:

@@ -6,10 +6,15 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from stillroom.data.benchmarks import Benchmark, reopen
+from stillroom.errors import StillroomError
 from stillroom.nets.ensemble import Backend, Nets
 from stillroom.nets.zoo import Arch
-from stillroom.runtime import Runtime
+from stillroom.runtime import Runtime, available_memory
+
+COPIES = 3  # of all weights, that training holds: themselves, their gradients, their momentum
 
 
 def open_bench(described: dict[str, Any], store: Path, rt: Runtime) -> Benchmark:
@@ -26,11 +31,34 @@ def open_bench(described: dict[str, Any], store: Path, rt: Runtime) -> Benchmark
 
 
 def nets_for(arch: Arch, bench: Benchmark, rt: Runtime, backend: Backend = "loop") -> Nets:
-    """The factory of networks for a benchmark; kept by the session with its compiled code."""
+    """The factory of networks for a benchmark; kept by the session with its compiled code.
+
+    Raises: StillroomError if the memory cannot hold one network while it is trained.
+    """
     cache = rt.session.cache
     name = ("nets", arch.name, len(bench.classes), bench.channels, bench.size, rt.numerics, backend)
     if name not in cache:
+        _refuse_if_too_large(arch, bench, rt)
         cache[name] = Nets(arch, len(bench.classes), bench.channels, bench.size, rt, backend)
     nets = cache[name]
     assert isinstance(nets, Nets)
     return nets
+
+
+def _refuse_if_too_large(arch: Arch, bench: Benchmark, rt: Runtime) -> None:
+    """Refuse a network of the zoo by its name, which a foreign set may hold, before it is built."""
+    # A user's own factory is left alone: it may not work without values, or may keep and hand out
+    # again what it made here; and no foreign set can name one.
+    if arch.factory is not None:
+        return
+    with torch.device("meta"):
+        net = arch.build(len(bench.classes), bench.channels, bench.size)
+    need = COPIES * rt.dtype.itemsize * sum(p.numel() for p in net.parameters())
+    supply = available_memory(rt.device)
+    if rt.device.type == "cuda":  # what torch holds for its next tensors is free too
+        supply += torch.cuda.memory_reserved(rt.device) - torch.cuda.memory_allocated(rt.device)
+    if need > supply:
+        raise StillroomError(
+            f"arch={arch.name} needs at least {need / 2**30:.1f} GiB of memory on {rt.device} and "
+            f"{supply / 2**30:.1f} GiB are free; name a smaller network with --arch"
+        )

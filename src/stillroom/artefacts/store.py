@@ -83,13 +83,24 @@ class Store:
     def gc(self, keep: frozenset[str] = frozenset(), everything: bool = False) -> Iterator[Entry]:
         """Remove unfinished and damaged artefacts (or everything but `keep`); yield what went.
 
-        What another process is making at the moment stays.
+        What another process is making at the moment stays. Lock files that nobody holds go last.
         """
         damaged = {name for name, _ in self.verify()}
         for entry in list(self.entries()):
             doomed = entry.state == "unfinished" or entry.name in damaged or everything
             if doomed and entry.name not in keep and self._removed(entry.name):
                 yield entry
+        self._sweep_locks()
+
+    def _sweep_locks(self) -> None:
+        # The folder itself stays: another process may just be about to make a lock file in it.
+        for lock in sorted(self.root.glob(".locks/*")):
+            if NAME.fullmatch(lock.name) and lock.is_file() and not lock.is_symlink():
+                with (
+                    contextlib.suppress(OSError, StillroomError),  # held, or another user's
+                    locked(lock, wait=False, remove=True),
+                ):
+                    pass
 
     def _removed(self, name: str) -> bool:
         try:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from stillroom.data.raw import TEST_NAMES, Payload, RawSplit, RawSplits
 from stillroom.data.readers import (
@@ -20,6 +27,7 @@ from stillroom.errors import StillroomError, optional_import
 
 Loader = Callable[[str, str | None], Any]
 _NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+PATIENCE = 4.0  # seconds for a first connection; what is slower than that is no use for a download
 
 
 def download(repo: str, config: str | None) -> Any:
@@ -29,13 +37,74 @@ def download(repo: str, config: str | None) -> Any:
     """
     datasets: Any = optional_import("datasets", "data", f"hf:{repo}")
     try:
-        return datasets.load_dataset(repo, config)
+        with _offline_if_cut_off(datasets.config):
+            return datasets.load_dataset(repo, config)
     except Exception as error:  # network, authentication, builder: each has its own exceptions
         why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise StillroomError(
             f"hf:{repo} could not be downloaded ({why}); check the name and the network, or pass "
             "a folder"
         ) from error
+
+
+@contextlib.contextmanager
+def _offline_if_cut_off(config: Any) -> Iterator[None]:
+    """Switch `datasets` to its own offline mode for a block if no connection can be opened.
+
+    It would try for 25 seconds, and only then look into its cache or give up.
+    """
+    old = getattr(config, "HF_HUB_OFFLINE", True)  # a version without the switch is left alone
+    if old or _reachable(str(config.HF_ENDPOINT)):
+        yield
+        return
+    config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        config.HF_HUB_OFFLINE = old
+
+
+def _reachable(url: str) -> bool:
+    """Whether the server of `url`, or the proxy in front of it, takes a connection in time."""
+    try:
+        host, port = _gate(url)
+    except ValueError:  # who is asked for a proper connection can say better what is wrong
+        return True
+    answers: SimpleQueue[bool] = SimpleQueue()
+
+    def attempt(family: socket.AddressFamily) -> None:
+        answers.put(_connects(host, port, family))
+
+    families = (socket.AF_INET, socket.AF_INET6)
+    for family in families:  # at once, so that a dead route of one kind does not hide the other
+        # A look-up of a name cannot be broken off, and must not keep the process from ending.
+        Thread(target=attempt, args=(family,), daemon=True).start()
+    end = time.monotonic() + PATIENCE
+    with contextlib.suppress(Empty):
+        return any(answers.get(timeout=max(0.0, end - time.monotonic())) for _ in families)
+    return False
+
+
+def _gate(url: str) -> tuple[str, int]:
+    """Host and port to which a connection for `url` is opened: its own, or a proxy's."""
+    parts = urlsplit(url)
+    proxies = getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if proxy and parts.hostname and not proxy_bypass(parts.hostname):
+        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    if not parts.hostname:
+        raise ValueError(f"no host in {url}")
+    return parts.hostname, parts.port or {"https": 443, "http": 80}.get(parts.scheme, 1080)
+
+
+def _connects(host: str, port: int, family: socket.AddressFamily) -> bool:
+    with contextlib.suppress(OSError, UnicodeError):
+        for *kind, _, address in socket.getaddrinfo(host, port, family, socket.SOCK_STREAM):
+            with contextlib.suppress(OSError), socket.socket(*kind) as opened:
+                opened.settimeout(PATIENCE)
+                opened.connect(address)
+                return True
+    return False
 
 
 def parse(data: str) -> tuple[str, str | None]:

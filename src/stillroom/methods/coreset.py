@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
+
+from stillroom.files import sha256
+
+
+def distinct(images: Tensor) -> Tensor:
+    """Number the distinct rows of [n,...]: int64 [n] from 0, the same number for equal rows."""
+    seen: dict[str, int] = {}
+    rows = images.detach().cpu().contiguous().numpy()
+    return torch.tensor([seen.setdefault(sha256(row.tobytes()), len(seen)) for row in rows])
 
 
 def herding(points: Tensor, k: int) -> Tensor:
@@ -40,20 +51,26 @@ def k_center(points: Tensor, k: int) -> Tensor:
     return torch.tensor(chosen)
 
 
-def k_means(points: Tensor, k: int, seed: int) -> tuple[Tensor, Tensor]:
-    """scikit-learn's k-means. points float [n,D] on CPU, k <= n.
+def k_means(points: Tensor, k: int, seed: int, same: Tensor) -> tuple[Tensor, Tensor]:
+    """scikit-learn's k-means. points float [n,D] on CPU; same int64 [n] as `distinct` gives it,
+    with at least k numbers.
 
-    Returns (labels int64 [n], nearest int64 [k]: the real point nearest to each centre, distinct).
+    Returns (labels int64 [n], nearest int64 [k]: the real point nearest to each centre, no two of
+    them the same). Where points lie too close together, clusters may be empty.
     """
     from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(1):  # its threads add in any order, so several give other bytes
+    # Its threads add in any order, so several give other bytes.
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # of empty clusters
         fitted = KMeans(k, n_init=3, random_state=seed % 2**32).fit(points.double().numpy())
     centres = torch.from_numpy(fitted.cluster_centers_)
     distance = torch.cdist(centres, points.double())
     chosen: list[int] = []
+    taken = torch.zeros(len(points), dtype=torch.bool)
     for row in distance:
-        row[chosen] = float("inf")
-        chosen.append(int(row.argmin()))
+        chosen.append(int(row.masked_fill(taken, float("inf")).argmin()))
+        taken |= same == same[chosen[-1]]
     return torch.from_numpy(fitted.labels_).long(), torch.tensor(chosen)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from stillroom.config import DSA
+from stillroom.errors import StillroomError
 from stillroom.methods.base import Context, Method, Outer, Synth
 
 if TYPE_CHECKING:
@@ -82,14 +83,34 @@ class Selection(Method):
             return class_means_of(images, ctx.ipc)
         points = images.flatten(1) if self.space == "pixels" else self._features(ctx, images)
         if self.rule == "k-means":
-            seed = int(torch.randint(2**31, (), generator=ctx.rng("k-means", c)))
-            labels, nearest = coreset.k_means(points.cpu(), ctx.ipc, seed)
-            if not self.centroids:
-                return images[nearest.to(images.device)]
-            labels = labels.to(images.device)
-            return torch.stack([images[labels == j].mean(0) for j in range(ctx.ipc)])
+            return self._k_means(ctx, c, images, points)
         pick = coreset.herding if self.rule == "herding" else coreset.k_center
         return images[pick(points, ctx.ipc).to(images.device)]
+
+    def _k_means(self, ctx: Context, c: int, images: Tensor, points: Tensor) -> Tensor:
+        import torch
+
+        from stillroom.methods import coreset
+
+        same = coreset.distinct(images)
+        held, name = int(same.max()) + 1, ctx.bench.classes[c]
+        if held < ctx.ipc:
+            raise StillroomError(
+                f"ipc={ctx.ipc} but class {name!r} has {held} distinct training images, too few "
+                "for k-means; lower --ipc or drop the class"
+            )
+        seed = int(torch.randint(2**31, (), generator=ctx.rng("k-means", c)))
+        labels, nearest = coreset.k_means(points.cpu(), ctx.ipc, seed, same)
+        if not self.centroids:
+            return images[nearest.to(images.device)]
+        filled = len(labels.unique())
+        if filled < ctx.ipc:
+            raise StillroomError(
+                f"ipc={ctx.ipc} but k-means fills only {filled} clusters of class {name!r}: its "
+                f"{held} distinct training images lie too close together; lower --ipc"
+            )
+        labels = labels.to(images.device)
+        return torch.stack([images[labels == j].mean(0) for j in range(ctx.ipc)])
 
     def _features(self, ctx: Context, images: Tensor) -> Tensor:
         import torch

@@ -23,7 +23,7 @@ from stillroom.recipe import Recipe
 from stillroom.run import machine as machines
 from stillroom.run.estimate import Estimate, distil_estimate
 from stillroom.run.options import Machine
-from stillroom.run.publish import owner_key, publish
+from stillroom.run.publish import owner_key, publish, refuse_foreign
 from stillroom.runtime import Runtime, Session, environment
 
 
@@ -58,7 +58,7 @@ def plan(
     """Check everything that can be checked before the first step.
 
     Raises: StillroomError if a class is too small, memory cannot suffice, `out` holds something
-    else, or a name is unknown.
+    else (with `force` too, if stillroom did not write it), or a name is unknown.
     """
     arch = choose_arch(net if net is not None else recipe.arch, bench.size)
     check_ipc(recipe, bench)
@@ -150,6 +150,7 @@ def _check_out(out: Path, key: str, force: bool) -> None:
         raise StillroomError(
             f"--out {out} holds files that are not a stillroom set; name an empty or new folder"
         )
+    refuse_foreign(out)
     if held is not None and held != key and not force:
         raise StillroomError(
             f"--out {out} holds another run ({held}, this one is {key}); "

@@ -15,9 +15,20 @@ from torch import Tensor
 
 from stillroom.distilled import Distilled, load, set_bytes
 from stillroom.errors import StillroomError
-from stillroom.files import fresh_folder, read_json, write_atomic, write_json
+from stillroom.files import (
+    TEMPORARY,
+    fresh_folder,
+    read_json,
+    readable_os_errors,
+    write_atomic,
+    write_json,
+)
 
 SET_FILES = ("meta.json", "data.safetensors")
+OTHER_FILES = (
+    *("metrics.jsonl", "labels.csv", "run.json"),  # by `publish`
+    *("records.jsonl", ".records.lock", "report.html"),  # by the verbs that come after it
+)
 
 
 def owner_key(folder: Path) -> str | None:
@@ -34,7 +45,11 @@ def owner_key(folder: Path) -> str | None:
 
 
 def publish(artefact: Path, out: Path, key: str, run: dict[str, Any]) -> None:
-    """Copy the stage's sets out of the store: the last at the top, kept ones in `steps/<n>`."""
+    """Copy the stage's sets out of the store: the last at the top, kept ones in `steps/<n>`.
+
+    Raises: StillroomError if `out` holds anything that would be lost (see `refuse_foreign`).
+    """
+    refuse_foreign(out)  # again: a run may take hours, in which people put files there
     final = read_json(artefact / "final.json")["step"]
     ledger = out / "records.jsonl"
     with fresh_folder(out) as fresh:
@@ -51,6 +66,62 @@ def publish(artefact: Path, out: Path, key: str, run: dict[str, Any]) -> None:
         if owner_key(out) == key and ledger.is_file():  # numbers of this very set stay with it
             shutil.copyfile(ledger, fresh / ledger.name)
         write_json(fresh / "run.json", {**run, "key": key, "bytes": set_bytes(fresh)})
+
+
+def refuse_foreign(out: Path) -> None:
+    """Refuse to replace a folder that holds anything which stillroom did not write.
+
+    Raises: StillroomError naming the first such file.
+    """
+    with readable_os_errors(out):
+        name = _foreign(out.resolve())
+    if name:
+        raise StillroomError(
+            f"--out {out} holds {name[:200]!r}, which stillroom did not write and would delete; "
+            "move it away, or name another folder"
+        )
+
+
+def _foreign(out: Path) -> str:
+    pictures = _pictures(out)
+    for path in sorted(out.rglob("*")):
+        name = path.relative_to(out).as_posix()
+        if path.is_dir() and not path.is_symlink():
+            if name not in ("images", "steps") and not any(path.iterdir()):
+                return name
+        elif path.is_symlink() or not path.is_file() or not _is_own(name, pictures):
+            return name
+    return "meta.json" if (out / "meta.json").exists() and not _is_meta(out) else ""
+
+
+def _is_own(name: str, pictures: set[str]) -> bool:
+    parent, _, file = name.rpartition("/")
+    killed = re.fullmatch(rf"\.(.+)-.{{8}}{re.escape(TEMPORARY)}", file)  # its writer was
+    file = killed[1] if killed else file
+    if not parent:
+        return file in SET_FILES + OTHER_FILES
+    if parent.startswith("steps/") and is_count(parent.removeprefix("steps/")):
+        return file in SET_FILES
+    return name in pictures
+
+
+def _pictures(out: Path) -> set[str]:
+    """The files of `images/` that `labels.csv` lists."""
+    row = re.compile(r"(images/[\w.-]+\.png),", re.ASCII)  # names as `safe_name` makes them
+    try:
+        with (out / "labels.csv").open(encoding="utf-8", errors="replace") as stream:
+            return {found[1] for line in stream if (found := row.match(line))}
+    except OSError:
+        return set()
+
+
+def _is_meta(out: Path) -> bool:
+    """Whether `meta.json` is of a set, however damaged the set is, and not of something else."""
+    try:
+        meta = read_json(out / "meta.json")
+    except StillroomError:
+        return False
+    return isinstance(meta, dict) and {"format", "tensors", "provenance"} <= meta.keys()
 
 
 def steps_of(folder: Path) -> dict[int, Path]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,3 +109,110 @@ def test_a_failed_download_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         "hf:owner/name could not be downloaded (ConnectionError: no network); check the name and "
         "the network, or pass a folder"
     )
+
+
+@pytest.fixture
+def closed() -> str:
+    """The address of a port of this machine at which nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{taken.getsockname()[1]}"
+
+
+@pytest.fixture
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http", "https", "all", "no"):
+        monkeypatch.delenv(f"{name}_proxy", raising=False)
+        monkeypatch.delenv(f"{name}_proxy".upper(), raising=False)
+
+
+def test_without_a_network_the_error_comes_soon(
+    closed: str, no_proxy: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library alone tries for 25 seconds."""
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", closed)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    began = time.monotonic()
+    with pytest.raises(
+        StillroomError, match=r"^hf:of-stillroom/nothing could not be downloaded \("
+    ):
+        hub.read_hub("of-stillroom/nothing", None)
+    assert time.monotonic() - began < 4
+    assert datasets.config.HF_HUB_OFFLINE is False
+
+
+@pytest.mark.parametrize(("offline", "open_"), [(False, True), (False, False), (True, False)])
+def test_offline_mode_lasts_as_long_as_the_call(
+    offline: bool, open_: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    seen: list[bool] = []
+
+    def reachable(url: str) -> bool:
+        asked.append(url)
+        return open_
+
+    def load(repo: str, config: str | None) -> Any:
+        seen.append(datasets.config.HF_HUB_OFFLINE)
+        raise ConnectionError("no")
+
+    monkeypatch.setattr(hub, "_reachable", reachable)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", offline)
+    with pytest.raises(StillroomError, match=r"\(ConnectionError: no\)"):
+        hub.download("a/b", None)
+    assert asked == ([] if offline else [datasets.config.HF_ENDPOINT])  # who is offline knows it
+    assert seen == [not open_]
+    assert datasets.config.HF_HUB_OFFLINE is offline
+
+
+def test_reachable(closed: str, no_proxy: None) -> None:
+    assert not hub._reachable(closed)
+    assert not hub._reachable("https://nowhere.invalid")
+    assert hub._reachable("no address at all")  # the library says what is wrong with it
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        assert hub._reachable(f"http://127.0.0.1:{server.getsockname()[1]}/x")
+
+
+@pytest.mark.parametrize(
+    ("four", "six", "reached"),
+    [(0.2, "dead", True), ("dead", 0.2, True), ("silent", 0.2, True), ("silent", "dead", False)],
+)
+def test_slow_is_not_dead(
+    four: float | str, six: float | str, reached: bool, no_proxy: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """One of two routes is enough, and neither a silent one nor a look-up can hold it up."""
+    ended = threading.Event()
+
+    def connects(host: str, port: int, family: socket.AddressFamily) -> bool:
+        how = four if family == socket.AF_INET else six
+        if isinstance(how, float):
+            time.sleep(how)
+        elif how == "silent":
+            ended.wait(30)
+        return isinstance(how, float)
+
+    monkeypatch.setattr(hub, "_connects", connects)
+    monkeypatch.setattr(hub, "PATIENCE", 1.0)
+    began = time.monotonic()
+    assert hub._reachable("https://huggingface.co") is reached
+    assert time.monotonic() - began < 3
+    ended.set()
+
+
+def test_a_proxy_is_asked_in_place_of_the_hub(
+    no_proxy: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert hub._gate("https://huggingface.co") == ("huggingface.co", 443)
+    assert hub._gate("http://localhost:8080/hub") == ("localhost", 8080)
+    for given, wanted in (
+        ("http://me:secret@proxy.example:3128", ("proxy.example", 3128)),
+        ("proxy.example:3128", ("proxy.example", 3128)),
+        ("socks5://proxy.example", ("proxy.example", 1080)),
+    ):
+        monkeypatch.setenv("https_proxy", given)
+        assert hub._gate("https://huggingface.co") == wanted
+        assert hub._gate("http://huggingface.co") == ("huggingface.co", 80)
+    monkeypatch.setenv("no_proxy", "huggingface.co")
+    assert hub._gate("https://huggingface.co") == ("huggingface.co", 443)
