@@ -18,7 +18,7 @@ from stillroom.artefacts.store import Store, obtain, obtain_all
 from stillroom.data.benchmarks import Benchmark, reopen
 from stillroom.distilled import Distilled, load, set_bytes, set_digest
 from stillroom.errors import StillroomError
-from stillroom.evaluation.protocol import Protocol
+from stillroom.evaluation.protocol import PROTOCOLS, SELECTIONS, Protocol, Selection
 from stillroom.evaluation.score import FULL, Score
 from stillroom.methods.distil import Distil
 from stillroom.nets.ensemble import Backend
@@ -115,11 +115,18 @@ def judging(
 ) -> Judging:
     """Settle everything that all rows share. `images` of a row only sizes the work."""
     chosen = tuple(choose_arch(a, bench.size) for a in asked.archs)
-    seeds = asked.seeds or asked.protocol.seeds
+    protocol = asked.protocol
+    if bench.val is None and (protocol.select == "val" or protocol.lr == "search"):
+        raise StillroomError(
+            f"{protocol.id} selects on validation images, and {bench.name} has none; carve them "
+            "off before distilling, with --val 0.1"
+        )
+    seeds = asked.seeds or protocol.seeds
     bare = machines.runtime(machine, asked.numerics, 0, session)
     probe = dataclasses.replace(bare, session=Session())
     forward = sum(nets_for(a, bench, probe).forward_flops() for a in chosen)
-    per_student = forward * (3.0 * asked.protocol.epochs * images + len(bench.test))
+    tests = protocol.checks * len(bench.test)
+    per_student = forward * (3.0 * protocol.passes * images + tests)
     # By one row, not by all rows of the command, so that company does not change a row.
     work = per_student * seeds * ROWS_OF_A_COMMAND
     return Judging(
@@ -141,7 +148,9 @@ def judge(how: Judging, rows: Sequence[Row]) -> list[Record]:
     wanted: list[tuple[Row, Score]] = []
     for row, arch in itertools.product(rows, how.archs):
         if row.folder is not None:
-            check_fits(load(row.folder), how.bench, row.name)
+            data = load(row.folder)
+            check_fits(data, how.bench, row.name)
+            check_labels(data, how.protocol, row.name)
         seeds = how.seeds if row.draw is None else (row.draw,)
         together = [seeds] if how.students == "vmap" else [(seed,) for seed in seeds]
         wanted += [(row, _score(how, row, arch, some)) for some in together]
@@ -149,9 +158,10 @@ def judge(how: Judging, rows: Sequence[Row]) -> list[Record]:
     stages = [stage for _, stage in wanted]
     found = obtain_all(how.store, stages, machines.executor(how.machine), how.rt)
     return [
-        _record(how, row, stage.arch, score)
+        record
         for (row, stage), scores in zip(wanted, found, strict=True)
         for score in scores
+        for record in _records(how, row, stage.arch, score)
     ]
 
 
@@ -198,6 +208,19 @@ def check_fits(data: Distilled, bench: Benchmark, name: str) -> None:
         raise StillroomError(
             f"{name}: its images are {list(data.images.shape[1:])}, the data {list(want)}; "
             "read the data with the set's --size"
+        )
+
+
+def check_labels(data: Distilled, protocol: Protocol, name: str) -> None:
+    """Refuse labels that a protocol does not take: a number of it would be of another thing.
+
+    Raises: StillroomError naming both and the protocols that take them.
+    """
+    if protocol.labels == "hard" and data.label_kind != "hard":
+        takes = ", ".join(p.id for p in PROTOCOLS.values() if p.labels == "any")
+        raise StillroomError(
+            f"{name}: {protocol.id} trains on hard labels and the set has {data.label_kind}; "
+            f"judge it under one of {takes}"
         )
 
 
@@ -267,7 +290,19 @@ def bench_of_set(data: Distilled, folder: Path, store: Store) -> Benchmark:
     return reopen({**data.data, "classes": list(data.classes)}, store.root)
 
 
-def _record(how: Judging, row: Row, arch: Arch, score: dict[str, Any]) -> Record:
+def _records(how: Judging, row: Row, arch: Arch, score: dict[str, Any]) -> list[Record]:
+    """What every selection rule makes of one student; the protocol's own is the "accuracy"."""
+    found = []
+    for rule in SELECTIONS:
+        if score[rule] is not None:
+            metric = "accuracy" if rule == how.protocol.select else f"accuracy.{rule}"
+            found.append(_record(how, row, arch, score, rule, metric))
+    return found
+
+
+def _record(
+    how: Judging, row: Row, arch: Arch, score: dict[str, Any], rule: Selection, metric: str
+) -> Record:
     train = how.bench.train
     return Record(
         benchmark=how.bench.name,
@@ -281,10 +316,10 @@ def _record(how: Judging, row: Row, arch: Arch, score: dict[str, Any]) -> Record
         protocol_hash=how.protocol.digest(),
         arch=arch.name,
         seed=score["seed"],
-        metric="accuracy",
-        value=score["last"],
+        metric=metric,
+        value=score[rule]["test"],
         unit="fraction",
-        selection=how.protocol.select,
+        selection=rule,
         source="measured",
         bytes=train.nbytes if row.folder is None else set_bytes(row.folder),
         seconds=round(score["seconds"], 3),
