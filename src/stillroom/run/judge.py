@@ -28,11 +28,13 @@ from stillroom.recipe import from_preset
 from stillroom.records import add_records
 from stillroom.run import machine as machines
 from stillroom.run.distil import choose_arch
+from stillroom.run.exhibits import write_exhibit
 from stillroom.run.options import Machine
 from stillroom.run.publish import is_count, steps_of
 from stillroom.runtime import Numerics, Runtime, Session
 from stillroom.types import Record
 
+LEDGER, EXHIBITS = "records.jsonl", "exhibits"
 RANDOM_DRAWS = 5
 ROWS_OF_A_COMMAND = 3  # compiled code serves them all; a usual command judges more
 
@@ -93,7 +95,8 @@ def evaluate(
 ) -> list[Record]:
     """Judge a set (or, with None, the full training data) and what it is compared with.
 
-    Records are added to the file `ledger`, if one is given, row by row.
+    Records are added to the file `ledger`, if one is given, row by row; where that is the set's
+    own, what a page shows of the students goes into its `exhibits/`.
     """
     made = None if folder is None else load(folder)
     rows = [Row(FULL, None, 0)] if folder is None else rows_of_set(folder, asked.steps)
@@ -103,11 +106,20 @@ def evaluate(
         rows += baseline_rows(how, made.ipc, made.augment)
     records = []
     for _, same in itertools.groupby(rows, key=lambda row: (row.name, row.step)):
-        found = judge(how, list(same))
+        students = judge(how, list(same))
+        found = [record for student in students for record in student.records]
         records += found
         if ledger is not None:
             add_records(ledger, found)
+        if folder is not None and ledger == folder / LEDGER:
+            _exhibit(folder / EXHIBITS, students, bench)
     return records
+
+
+def _exhibit(folder: Path, students: Sequence[Student], bench: Benchmark) -> None:
+    for arch in dict.fromkeys(s.records[0].arch for s in students):
+        same = [s for s in students if s.records[0].arch == arch]
+        write_exhibit(folder, same[0].records[0], bench.classes, [s.score for s in same])
 
 
 def judging(
@@ -143,7 +155,15 @@ def judging(
     )
 
 
-def judge(how: Judging, rows: Sequence[Row]) -> list[Record]:
+@dataclass(frozen=True)
+class Student:
+    """One student: what `Score` kept of it, and a record for every selection rule."""
+
+    score: dict[str, Any]
+    records: list[Record]
+
+
+def judge(how: Judging, rows: Sequence[Row]) -> list[Student]:
     """Train and test the students of rows; a random draw gets one student of its own seed."""
     wanted: list[tuple[Row, Score]] = []
     for row, arch in itertools.product(rows, how.archs):
@@ -158,10 +178,9 @@ def judge(how: Judging, rows: Sequence[Row]) -> list[Record]:
     stages = [stage for _, stage in wanted]
     found = obtain_all(how.store, stages, machines.executor(how.machine), how.rt)
     return [
-        record
+        Student(score, _records(how, row, stage.arch, score))
         for (row, stage), scores in zip(wanted, found, strict=True)
         for score in scores
-        for record in _records(how, row, stage.arch, score)
     ]
 
 
