@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 Numbers = Literal["float32", "tf32", "bf16", "float64"]
 
 
+_ASKED = ("seeds", "steps", "baselines", "numerics", "students", "real_jpegs")
+
+
 def _evaluate(**values: Any) -> None:
     if values["protocols"]:
         _list_protocols()
@@ -41,6 +44,7 @@ def _evaluate(**values: Any) -> None:
     store = machines.store(machine)
     if source.startswith("full:"):
         unread = [f"--{name}" for name in ("baselines", "data", "against") if values[name]]
+        unread += ["--real-jpegs"] if values["real_jpegs"] else []
         unread += ["--steps"] if values["steps"] != "last" else []
         if unread:
             raise StillroomError(f"{unread[0]} belongs to a set, not to full data; leave it out")
@@ -58,7 +62,7 @@ def _evaluate(**values: Any) -> None:
     asked = judges.Asked(
         protocol=find_protocol(values["protocol"]),
         archs=values["arch"] or [own],
-        **{k: values[k] for k in ("seeds", "steps", "baselines", "numerics", "students")},
+        **{k: values[k] for k in _ASKED},
     )
     ledger = values["records"]
     if ledger is not None:
@@ -67,7 +71,7 @@ def _evaluate(**values: Any) -> None:
         ledger = folder / "records.jsonl"
     records = judge_and_show(folder, bench, asked, machine, values["quiet"], ledger)
     for other in values["against"] or ():
-        rival = dataclasses.replace(asked, steps="last", baselines=False)
+        rival = dataclasses.replace(asked, steps="last", baselines=False, real_jpegs=False)
         path = user_path(other, "against")
         found = judge_and_show(
             path, bench, rival, machine, values["quiet"], path / "records.jsonl", table=False
@@ -105,6 +109,11 @@ evaluate = flags.with_signature(
         flags.keyword(
             "baselines",
             flags.flag(bool, "random (5 draws) and coreset rows beside it", switch=True),
+            False,
+        ),
+        flags.keyword(
+            "real_jpegs",
+            flags.flag(bool, "random real images as JPEG, up to the set's bytes", switch=True),
             False,
         ),
         flags.keyword(

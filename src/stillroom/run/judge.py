@@ -14,45 +14,26 @@ import torch
 import stillroom
 from stillroom.artefacts.opened import nets_for
 from stillroom.artefacts.stage import code_digest
-from stillroom.artefacts.store import Store, obtain, obtain_all
+from stillroom.artefacts.store import Store, obtain_all
 from stillroom.data.benchmarks import Benchmark, reopen
-from stillroom.distilled import Distilled, load, set_bytes, set_digest
+from stillroom.distilled import Distilled, load, set_bytes
 from stillroom.errors import StillroomError
 from stillroom.evaluation.protocol import PROTOCOLS, SELECTIONS, Protocol, Selection
 from stillroom.evaluation.score import FULL, Score
-from stillroom.methods.distil import Distil
 from stillroom.nets.ensemble import Backend
 from stillroom.nets.zoo import Arch
 from stillroom.nets.zoo import canonical as canonical_name
-from stillroom.recipe import from_preset
 from stillroom.records import add_records
 from stillroom.run import machine as machines
 from stillroom.run.distil import choose_arch
 from stillroom.run.exhibits import write_exhibit
 from stillroom.run.options import Machine
-from stillroom.run.publish import is_count, steps_of
+from stillroom.run.rows import Maker, Row, baseline_rows, real_jpeg_rows, rows_of_set
 from stillroom.runtime import Numerics, Runtime, Session
 from stillroom.types import Record
 
 LEDGER, EXHIBITS = "records.jsonl", "exhibits"
-RANDOM_DRAWS = 5
 ROWS_OF_A_COMMAND = 3  # compiled code serves them all; a usual command judges more
-
-
-@dataclass(frozen=True)
-class Row:
-    """One thing that students are trained on."""
-
-    name: str
-    folder: Path | None  # None: the full training data
-    ipc: int
-    step: int | None = None
-    draw: int | None = None
-
-    @property
-    def digest(self) -> str:
-        """Identity of what students see."""
-        return FULL if self.folder is None else set_digest(self.folder)
 
 
 @dataclass(frozen=True)
@@ -82,6 +63,7 @@ class Asked:
     baselines: bool = False
     numerics: Numerics = "float32"
     students: Backend = "loop"
+    real_jpegs: bool = False
 
 
 def evaluate(
@@ -102,10 +84,12 @@ def evaluate(
     rows = [Row(FULL, None, 0)] if folder is None else rows_of_set(folder, asked.steps)
     images = len(bench.train) if made is None else len(made)
     how = judging(bench, asked, store, machine, session, images)
-    if asked.baselines and made is not None:
-        rows += baseline_rows(how, made.ipc, made.augment)
+    if made is not None and folder is not None:
+        maker = Maker(bench, store, machine, how.rt, how.archs[0], made.augment)
+        rows += baseline_rows(maker, made.ipc) if asked.baselines else []
+        rows += real_jpeg_rows(maker, made.ipc, set_bytes(folder)) if asked.real_jpegs else []
     records = []
-    for _, same in itertools.groupby(rows, key=lambda row: (row.name, row.step)):
+    for _, same in itertools.groupby(rows, key=lambda row: (row.name, row.step, row.ipc)):
         students = judge(how, list(same))
         found = [record for student in students for record in student.records]
         records += found
@@ -241,62 +225,6 @@ def check_labels(data: Distilled, protocol: Protocol, name: str) -> None:
             f"{name}: {protocol.id} trains on hard labels and the set has {data.label_kind}; "
             f"judge it under one of {takes}"
         )
-
-
-def baseline_rows(how: Judging, ipc: int, augment: str) -> list[Row]:
-    """Random (five draws), class-mean and k-means with as many images, made here."""
-    wanted = [("random", draw) for draw in range(RANDOM_DRAWS)]
-    wanted += [("class-mean", 0), ("k-means", 0)]
-    rows = []
-    for rule, draw in wanted:
-        recipe, _ = from_preset(
-            rule,
-            how.bench.name,
-            ipc,
-            {"seed": draw, "method": {"augment": augment}},
-            how.bench.known,
-        )
-        stage = Distil(
-            method=recipe.method,
-            outer=recipe.outer,
-            bench=how.described,
-            ipc=ipc,
-            seed=draw,
-            arch=how.archs[0],
-            numerics="float32",
-            storage=recipe.stored_as,
-            store=how.store.root,
-        )
-        obtain(how.store, stage, machines.executor(how.machine), how.rt)
-        folder = how.store.folder(stage.key()) / "steps" / "0"
-        drawn = draw if rule == "random" else None
-        rows.append(Row(rule, folder, ipc, None, drawn))
-    return rows
-
-
-def rows_of_set(folder: Path, steps: str) -> list[Row]:
-    """The rows that `--steps` asks for: "last", "all", or "100,300".
-
-    Raises: StillroomError naming the steps that exist.
-    """
-    data = load(folder)
-    name = str(data.provenance.get("label") or folder.name)[:80]
-    found = steps_of(folder)
-    last = max(found)
-    if steps == "last":
-        chosen = [last]
-    elif steps == "all":
-        chosen = list(found)
-    else:
-        texts = [t.strip() for t in steps.split(",")]
-        if not all(is_count(t) for t in texts):
-            raise StillroomError(f"--steps {steps!r} must be last, all, or numbers such as 100,300")
-        chosen = [int(t) for t in texts]
-    missing = [s for s in chosen if s not in found]
-    if missing:
-        held = ", ".join(map(str, found))
-        raise StillroomError(f"{folder} holds no set of step {missing[0]}; it holds {held}")
-    return [Row(f"{name}@{s}" if last else name, found[s], data.ipc, s) for s in chosen]
 
 
 def bench_of_set(data: Distilled, folder: Path, store: Store) -> Benchmark:

@@ -205,3 +205,23 @@ def test_the_searched_rate_is_chosen_on_validation_images(store, tmp_path, monke
     search = Asked(find_protocol("search@1"), ["convnet1-w8"], 1)
     found = evaluate(out, carved, search, Store(store), Machine(threads=1), Session())
     assert next(r for r in found if r.metric == "accuracy").value == pytest.approx(0.1)
+
+
+def test_real_jpegs_fill_the_bytes_of_the_set_and_no_more(bench, store, tmp_path):
+    out = tmp_path / "out"
+    made(bench, store, out)
+    big = load(out)
+    # Sixteen copies of the images: a set so large that many JPEGs have as many bytes.
+    many = [t.repeat_interleave(16, 0) for t in (big.images, big.labels, big.of_class)]
+    replace(big, images=many[0], labels=many[1], of_class=many[2]).save(tmp_path / "big")
+    how = replace(asked("convnet1-w8"), baselines=False, seeds=1, real_jpegs=True)
+    args = (bench, how, Store(store), Machine(threads=1), Session())
+    found = [r for r in evaluate(tmp_path / "big", *args) if r.metric == "accuracy"]
+    jpegs = [r for r in found if r.row == "random-jpeg"]
+    assert {r.draw for r in jpegs} == {0, 1, 2}
+    counts = sorted({r.ipc for r in jpegs})
+    assert max(counts) <= min(len(bench.train.rows_of(c)) for c in (0, 1))
+    by_count = [next(r.bytes for r in jpegs if r.ipc == n) for n in counts]
+    assert by_count == sorted(by_count)
+    table = {(x.row, x.conditions.ipc): x.counts for x in lines(found)}
+    assert all(table["random-jpeg", n] == "draws" for n in counts)
