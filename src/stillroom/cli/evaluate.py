@@ -60,6 +60,7 @@ def _evaluate(**values: Any) -> None:
         )
         own = judges.student_of(made)
     asked = judges.Asked(
+        real_images=not values["no_real_images"],
         protocol=find_protocol(values["protocol"]),
         archs=values["arch"] or [own],
         **{k: values[k] for k in _ASKED},
@@ -114,6 +115,11 @@ evaluate = flags.with_signature(
         flags.keyword(
             "real_jpegs",
             flags.flag(bool, "random real images as JPEG, up to the set's bytes", switch=True),
+            False,
+        ),
+        flags.keyword(
+            "no_real_images",
+            flags.flag(bool, "keep no real image beside the set for its page", switch=True),
             False,
         ),
         flags.keyword(

@@ -26,7 +26,7 @@ from stillroom.nets.zoo import canonical as canonical_name
 from stillroom.records import add_records
 from stillroom.run import machine as machines
 from stillroom.run.distil import choose_arch
-from stillroom.run.exhibits import write_exhibit
+from stillroom.run.exhibits import write_exhibit, write_neighbours
 from stillroom.run.options import Machine
 from stillroom.run.rows import Maker, Row, baseline_rows, real_jpeg_rows, rows_of_set
 from stillroom.runtime import Numerics, Runtime, Session
@@ -64,6 +64,7 @@ class Asked:
     numerics: Numerics = "float32"
     students: Backend = "loop"
     real_jpegs: bool = False
+    real_images: bool = True
 
 
 def evaluate(
@@ -88,6 +89,9 @@ def evaluate(
         maker = Maker(bench, store, machine, how.rt, how.archs[0], made.augment)
         rows += baseline_rows(maker, made.ipc) if asked.baselines else []
         rows += real_jpeg_rows(maker, made.ipc, set_bytes(folder)) if asked.real_jpegs else []
+    own = folder / EXHIBITS if folder is not None and ledger == folder / LEDGER else None
+    if own is not None and made is not None and asked.real_images:
+        write_neighbours(own, made, bench)
     records = []
     for _, same in itertools.groupby(rows, key=lambda row: (row.name, row.step, row.ipc)):
         students = judge(how, list(same))
@@ -95,8 +99,8 @@ def evaluate(
         records += found
         if ledger is not None:
             add_records(ledger, found)
-        if folder is not None and ledger == folder / LEDGER:
-            _exhibit(folder / EXHIBITS, students, bench)
+        if own is not None:
+            _exhibit(own, students, bench)
     return records
 
 

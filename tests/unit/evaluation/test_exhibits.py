@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import torch
+from safetensors.torch import load_file
 
-from stillroom.run.exhibits import write_exhibit
-from toy import record
+from stillroom.data.benchmarks import from_arrays
+from stillroom.distilled import Distilled
+from stillroom.run.exhibits import write_exhibit, write_neighbours
+from toy import record, toy_images
 
 
 def test_confusion_by_counting(tmp_path: Path) -> None:
@@ -34,3 +38,23 @@ def test_confusion_by_counting(tmp_path: Path) -> None:
     assert found["confusion"] == counted
     assert found["per_class"] == [row[i] / sum(row) for i, row in enumerate(counted)]
     assert [s["seed"] for s in found["students"]] == [0, 1]
+
+
+def test_nearest_real_image_by_looking_at_all(tmp_path: Path) -> None:
+    pixels, labels = toy_images(40)
+    bench = from_arrays(pixels, labels, pixels[:4], labels[:4], name="toy")
+    data = Distilled(
+        images=bench.preprocess.apply(torch.cat([pixels[7:8], 255 - pixels[3:4]])),
+        labels=torch.tensor([0, 1]),
+        label_kind="hard",
+        of_class=torch.tensor([0, 1]),
+        classes=bench.classes,
+        preprocess=bench.preprocess,
+    )
+    write_neighbours(tmp_path, data, bench)
+    found = load_file(tmp_path / "neighbours.safetensors")
+    for i, image in enumerate(data.pixels()):
+        gaps = [float((image - real.float() / 255).square().mean().sqrt()) for real in pixels]
+        assert float(found["distance"][i]) == pytest.approx(min(gaps), abs=1e-6)
+        assert torch.equal(found["images"][i], pixels[gaps.index(min(gaps))])
+    assert float(found["distance"][0]) < 1e-6, "a copy of a real image is found to be one"
