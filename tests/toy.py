@@ -1,8 +1,12 @@
-"""Two easy classes, for tests that need a benchmark."""
+"""Two easy classes and a record, for tests that need some."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+
+from stillroom.types import Record
 
 
 def toy_images(n: int = 24, classes: int = 2, size: int = 8, channels: int = 3, seed: int = 0):
@@ -14,3 +18,32 @@ def toy_images(n: int = 24, classes: int = 2, size: int = 8, channels: int = 3, 
         row, column = divmod(c, 2)
         images[i, :, row * 4 : row * 4 + 4, column * 4 : column * 4 + 4] += 120
     return images.to(torch.uint8), labels
+
+
+def record(value: float, seed: int = 0, **fields: Any) -> Record:
+    """One student."""
+    usual = {
+        "benchmark": "pets",
+        "data_digest": "d",
+        "ipc": 1,
+        "row": "dm@30",
+        "set_key": "k",
+        "step": 30,
+        "draw": None,
+        "protocol": "quick@1",
+        "protocol_hash": "abc",
+        "arch": "convnet1",
+        "seed": seed,
+        "metric": "accuracy",
+        "value": value,
+        "unit": "fraction",
+        "selection": "last",
+        "source": "measured",
+        "bytes": 2048,
+        "seconds": 1.5,
+        "device": "cpu",
+        "numerics": "float32",
+        "code": "c",
+        "split": "given",
+    }
+    return Record(**{**usual, **fields})

@@ -88,6 +88,7 @@ def evaluate(
     baselines: bool = False,
     numerics: Numerics = "float32",
     students: Backend = "loop",
+    real_jpegs: bool = False,
     data_options: dict[str, Any] | None = None,
     machine: dict[str, Any] | None = None,
 ) -> list[Record]:
@@ -95,8 +96,8 @@ def evaluate(
 
     folder: a set on disk (`Distilled.save` or `out=`). data: as for `distill`; by default the data
     that the set was made from, if they are in the store. net: students, by default the network
-    that the set was made with. Records are appended to
-    `folder/records.jsonl`.
+    that the set was made with. real_jpegs: random real images kept as
+    JPEG beside it, up to the set's bytes. Records are added to `folder/records.jsonl`.
     Raises: StillroomError for bad input, in one line.
     """
     if seeds is not None and not 1 <= seeds <= 1000:
@@ -113,7 +114,9 @@ def evaluate(
     )
     wanted = judges.student_of(made) if net == "auto" else net
     nets: Sequence[Net] = [wanted] if isinstance(wanted, str) or callable(wanted) else wanted
-    asked = judges.Asked(find_protocol(protocol), nets, seeds, steps, baselines, numerics, students)
+    asked = judges.Asked(
+        find_protocol(protocol), nets, seeds, steps, baselines, numerics, students, real_jpegs
+    )
     ledger = path / "records.jsonl"
     return judges.evaluate(path, bench, asked, store, settings, Session(), ledger)
 

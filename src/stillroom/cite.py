@@ -17,6 +17,29 @@ PAPERS = {
   year      = {2021},
   note      = {arXiv:2102.08259}
 }""",
+    "zhao2021dc": """@inproceedings{zhao2021dc,
+  title     = {Dataset Condensation with Gradient Matching},
+  author    = {Zhao, Bo and Mopuri, Konda Reddy and Bilen, Hakan},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2021},
+  note      = {arXiv:2006.05929}
+}""",
+    "cazenavette2022mtt": """@inproceedings{cazenavette2022mtt,
+  title     = {Dataset Distillation by Matching Training Trajectories},
+  author    = {Cazenavette, George and Wang, Tongzhou and Torralba, Antonio and Efros, Alexei A.
+               and Zhu, Jun-Yan},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year      = {2022},
+  note      = {arXiv:2203.11932}
+}""",
+    "guo2024datm": """@inproceedings{guo2024datm,
+  title     = {Towards Lossless Dataset Distillation via Difficulty-Aligned Trajectory Matching},
+  author    = {Guo, Ziyao and Wang, Kai and Cazenavette, George and Li, Hui and Zhang, Kaipeng
+               and You, Yang},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2024},
+  note      = {arXiv:2310.05773}
+}""",
     "welling2009herding": """@inproceedings{welling2009herding,
   title     = {Herding Dynamical Weights to Learn},
   author    = {Welling, Max},

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from stillroom import jpeg
 from stillroom.errors import StillroomError
 from stillroom.files import canonical, read_json, sha256, user_path, write_atomic, write_json
 from stillroom.types import LabelKind, Preprocess, Zca
@@ -23,7 +24,7 @@ from stillroom.types import LabelKind, Preprocess, Zca
 FORMAT = 1
 MAX_SET_BYTES = 8 * 2**30
 MAX_NAME = 300
-Storage = Literal["float32", "float16", "uint8"]
+Storage = Literal["float32", "float16", "uint8", "jpeg"]
 _DTYPES = (torch.uint8, torch.int64, torch.float16, torch.float32)
 
 
@@ -67,11 +68,16 @@ class Distilled:
     def quantised(self) -> Distilled:
         """Return the set as `storage` will give it back, so that what is judged is what is kept."""
         if self.storage == "uint8":
-            stored = (self.pixels() * 255).round().to(torch.uint8)
-            return replace(self, images=self.preprocess.apply(stored))
+            return replace(self, images=self.preprocess.apply(self._whole_pixels()))
+        if self.storage == "jpeg":
+            kept = jpeg.decode(jpeg.encode(self._whole_pixels()), "set")
+            return replace(self, images=self.preprocess.apply(kept))
         if self.storage == "float16":
             return replace(self, images=self.images.half().float())
         return self
+
+    def _whole_pixels(self) -> Tensor:
+        return (self.pixels().cpu() * 255).round().to(torch.uint8)
 
     def save(self, folder: Path) -> None:
         """Write `data.safetensors` and `meta.json` into `folder`, which may exist."""
@@ -91,12 +97,13 @@ class Distilled:
         write_json(folder / "meta.json", meta | {"digest": sha256(canonical(meta))})
 
     def _tensors(self) -> dict[str, Tensor]:
-        images = self.images.detach().cpu()
-        if self.storage == "uint8":
-            images = (self.pixels().cpu() * 255).round().to(torch.uint8)
-        elif self.storage == "float16":
-            images = images.half()
-        tensors = {"images": images, "labels": self.labels, "of_class": self.of_class}
+        tensors = {"labels": self.labels, "of_class": self.of_class}
+        if self.storage == "jpeg":
+            tensors |= jpeg.encode(self._whole_pixels())
+        elif self.storage == "uint8":
+            tensors["images"] = self._whole_pixels()
+        else:
+            tensors["images"] = self.images.half() if self.storage == "float16" else self.images
         if self.preprocess.zca is not None:
             tensors["zca.mean"] = self.preprocess.zca.mean
             tensors["zca.transform"] = self.preprocess.zca.transform
@@ -145,6 +152,8 @@ def load(folder: str | Path) -> Distilled:
         raise StillroomError(f"{folder}: no such set; a set is a folder with meta.json in it")
     meta = _read_meta(folder / "meta.json")
     tensors = _read_tensors(folder / "data.safetensors", meta["tensors"])
+    if meta["storage"] == "jpeg":
+        tensors["images"] = jpeg.decode(tensors, str(folder))
     _check(folder, meta, tensors)
     zca = None
     if meta["preprocess"]["zca"]:
@@ -258,7 +267,8 @@ def _problem(meta: dict[str, Any], tensors: dict[str, Tensor]) -> str:
         return "two classes have the same name"
     if images.ndim != 4 or len(images) == 0 or 0 in images.shape:
         return f"images have shape {list(images.shape)}, expected [N,ch,H,W]"
-    if str(images.dtype) != f"torch.{meta['storage']}":
+    kept_as = "uint8" if meta["storage"] == "jpeg" else meta["storage"]
+    if str(images.dtype) != f"torch.{kept_as}":
         return f"images are {images.dtype} but storage says {meta['storage']!r}"
     if images.is_floating_point() and not bool(images.isfinite().all()):
         return "images hold NaN or infinite values"

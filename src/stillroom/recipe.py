@@ -40,7 +40,7 @@ class Recipe(Model):
     numerics: Literal["float32", "tf32", "bf16", "float64"] = Field(
         "float32", description="part of the key: it changes the result"
     )
-    storage: Literal["auto", "float32", "float16", "uint8"] = Field(
+    storage: Literal["auto", "float32", "float16", "uint8", "jpeg"] = Field(
         "auto", description="how images are kept: auto is uint8 for chosen ones, else float32"
     )
     outer: Outer = Field(Outer(), description="outer loop")
@@ -58,7 +58,7 @@ class Recipe(Model):
         return family(**{k: v for k, v in value.items() if not (own and k == "kind")})
 
     @property
-    def stored_as(self) -> Literal["float32", "float16", "uint8"]:
+    def stored_as(self) -> Literal["float32", "float16", "uint8", "jpeg"]:
         """The storage that "auto" stands for: whole pixels only where images are real ones."""
         if self.storage != "auto":
             return self.storage

@@ -102,7 +102,7 @@ def _problem(r: Record) -> str:
         return "seconds of a record must be a number >= 0"
     if not _is_finite(r.value):
         return "value of a record must be a finite number"
-    if r.metric == "accuracy" and not 0 <= r.value <= 1:
+    if r.metric.startswith("accuracy") and not 0 <= r.value <= 1:
         return f"value={r.value:g} of an accuracy must be a fraction in 0..1"
     if not isinstance(r.versions, dict):
         return "versions of a record must be an object"

@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from stillroom.evaluation.statistics import Summary, summarise
+from stillroom.evaluation.statistics import Paired, Summary, paired, summarise
 from stillroom.types import Record
 
-Conditions = tuple[str, str, str, str, str, str, str, str, str]
-Key = tuple[str, bool, int | None, Conditions]  # row, drawn, step (None: a baseline), conditions
+
+class Conditions(NamedTuple):
+    """What two rows must share to stand in one comparison."""
+
+    arch: str
+    protocol: str
+    protocol_hash: str
+    numerics: str
+    benchmark: str
+    data_digest: str
+    split: str
+    selection: str
+    source: str
+    ipc: int
+
+
+Key = tuple[str, int | None, str, Conditions]  # row, step (None: a baseline), set, conditions
+DRAWN = "draws"  # in place of a set: random draws are one row
 CORESETS = ("class-mean", "k-means")  # what `--baselines` judges beside random draws
 
 
@@ -26,8 +43,9 @@ class Rival:
 class Line:
     """One line of a table: all students of one row on one architecture.
 
-    `counts` is what n counts: students' "seeds", or "draws" of random images. `values` are the
-    single accuracies in the ledger's order; `set_keys` the images that they were trained on.
+    `counts` is what n counts: students' "seeds", "draws" of random images, or "distillations".
+    `values` are the single numbers in the ledger's order; `set_keys` the images that they were
+    trained on.
     `gap` is to random draws, `rival` the best of the coreset baselines with the gap to it.
     """
 
@@ -41,10 +59,10 @@ class Line:
     seconds: float
     gap: float | None
     separate: bool | None
+    conditions: Conditions
     values: tuple[float, ...] = ()
     step: int | None = None
     set_keys: frozenset[str] = frozenset()
-    conditions: Conditions = ("", "", "", "", "", "", "", "", "")
     rival: Rival | None = None
 
     @property
@@ -55,50 +73,81 @@ class Line:
     @property
     def reported(self) -> bool:
         """Whether the numbers come out of a paper and were not measured here."""
-        return self.conditions[8] == "reported"
+        return self.conditions.source == "reported"
 
 
 def lines(records: Sequence[Record]) -> list[Line]:
     """Group records of accuracy by row and by everything that they were measured under.
 
     Sorted by architecture, then best first. A baseline is a row of its own, even beside a set
-    that has its name; the gaps are to baselines measured under the same conditions.
+    that has its name; the gaps are to baselines measured under the same conditions. Several sets
+    of one name and step are distillations: a row each, and one over them.
     """
     groups: dict[Key, list[Record]] = {}
     for r in records:
         if r.metric == "accuracy":
-            groups.setdefault((r.row, r.draw is not None, r.step, _conditions(r)), []).append(r)
+            groups.setdefault(_key(r), []).append(r)
     summaries = {key: summarise([r.value for r in group]) for key, group in groups.items()}
-    table = []
-    for key, group in groups.items():
-        row, drawn, step, conditions = key
-        own = summaries[key]
-        random = None if drawn else summaries.get(("random", True, None, conditions))
-        table.append(
-            Line(
-                row=row,
-                arch=group[0].arch,
-                protocol=group[0].protocol,
-                numerics=group[0].numerics,
-                summary=own,
-                counts="draws" if drawn else "seeds",
-                bytes=max(r.bytes for r in group),
-                seconds=sum(r.seconds for r in group) / len(group),
-                gap=None if random is None else own.mean - random.mean,
-                separate=None if random is None else own.separate_from(random),
-                values=tuple(r.value for r in group),
-                step=step,
-                set_keys=frozenset(r.set_key for r in group),
-                conditions=conditions,
-                rival=None if step is None else _rival(own, conditions, summaries),
-            )
-        )
-    return sorted(table, key=lambda line: (line.arch, -line.summary.mean))
+    whole = [_line(key, group, summaries[key], summaries) for key, group in groups.items()]
+    whole += _over_distillations(groups, summaries)
+    return sorted(whole, key=lambda line: (line.arch, -line.summary.mean))
+
+
+def _key(r: Record) -> Key:
+    """Students of one set are one row; a baseline is known by its name alone."""
+    if r.draw is not None:
+        return r.row, None, DRAWN, _conditions(r)
+    return r.row, r.step, "" if r.step is None else r.set_key, _conditions(r)
+
+
+def _line(key: Key, group: Sequence[Record], own: Summary, all_: Mapping[Key, Summary]) -> Line:
+    row, step, _, conditions = key
+    drawn = group[0].draw is not None
+    random = None if drawn else all_.get(("random", None, DRAWN, conditions))
+    return Line(
+        row=row,
+        arch=group[0].arch,
+        protocol=group[0].protocol,
+        numerics=group[0].numerics,
+        summary=own,
+        counts="draws" if drawn else "seeds",
+        bytes=max(r.bytes for r in group),
+        seconds=sum(r.seconds for r in group) / len(group),
+        gap=None if random is None else own.mean - random.mean,
+        separate=None if random is None else own.separate_from(random),
+        values=tuple(r.value for r in group),
+        step=step,
+        set_keys=frozenset(r.set_key for r in group),
+        conditions=conditions,
+        rival=None if step is None else _rival(own, conditions, all_),
+    )
+
+
+def _over_distillations(
+    groups: Mapping[Key, Sequence[Record]], summaries: Mapping[Key, Summary]
+) -> list[Line]:
+    """A row more for every set that was distilled several times: n counts distillations.
+
+    One number a distillation, the mean of its students, so that students are no distillations.
+    """
+    same: dict[tuple[str, int, Conditions], list[Key]] = {}
+    for key in groups:
+        row, step, _, conditions = key
+        if step is not None:
+            same.setdefault((row, step, conditions), []).append(key)
+    found = []
+    for (row, step, conditions), keys in same.items():
+        if len(keys) > 1:
+            means = [summaries[key].mean for key in keys]
+            students = [r for key in keys for r in groups[key]]
+            whole = _line((row, step, "", conditions), students, summarise(means), summaries)
+            found.append(replace(whole, counts="distillations", values=tuple(means)))
+    return found
 
 
 def _rival(own: Summary, conditions: Conditions, all_: Mapping[Key, Summary]) -> Rival | None:
     """The best coreset under the same conditions, and how a row stands to it."""
-    beside = {name: all_.get((name, False, None, conditions)) for name in CORESETS}
+    beside = {name: all_.get((name, None, "", conditions)) for name in CORESETS}
     found = {name: summary for name, summary in beside.items() if summary is not None}
     if not found:
         return None
@@ -106,18 +155,25 @@ def _rival(own: Summary, conditions: Conditions, all_: Mapping[Key, Summary]) ->
     return Rival(name, own.mean - found[name].mean, own.separate_from(found[name]))
 
 
+def compare(a: Sequence[Record], b: Sequence[Record]) -> Paired | None:
+    """Compare two sets student by student of the same seed, under equal conditions.
+
+    Raises: StillroomError if they were measured under different conditions, which it names.
+    """
+    from stillroom.errors import StillroomError
+
+    mine = [r for r in a if r.metric == "accuracy"]
+    other = [r for r in b if r.metric == "accuracy"]
+    conditions = {_conditions(r) for r in (*mine, *other)}
+    if len(conditions) > 1:
+        one, two, *_ = sorted(conditions)
+        names = [n for n in Conditions._fields if getattr(one, n) != getattr(two, n)]
+        raise StillroomError(f"the two sets were not judged alike: {', '.join(names)} differ")
+    return paired({r.seed: r.value for r in mine}, {r.seed: r.value for r in other})
+
+
 def _conditions(r: Record) -> Conditions:
-    return (
-        r.arch,
-        r.protocol,
-        r.protocol_hash,
-        r.numerics,
-        r.benchmark,
-        r.data_digest,
-        r.split,
-        r.selection,
-        r.source,
-    )
+    return Conditions(**{name: getattr(r, name) for name in Conditions._fields})
 
 
 def percent(value: float | None, sign: bool = False) -> str:

@@ -258,8 +258,9 @@ def test_rates():
 
     assert rate(TRAINING, 0) == 0.05
     assert rate(TRAINING, 3) == pytest.approx(0.025)
-    step = replace(TRAINING, schedule="step", epochs=10)
-    assert [rate(step, e) for e in (0, 4, 5, 9)] == pytest.approx([0.05, 0.05, 0.005, 0.005])
+    drop = replace(TRAINING, schedule="drop", epochs=1000, one_extra_epoch=True)
+    assert drop.passes == 1001
+    assert [rate(drop, e) for e in (0, 501, 502, 1000)] == pytest.approx([0.05] * 2 + [0.005] * 2)
     assert rate(replace(TRAINING, schedule="constant"), 5) == 0.05
 
 

@@ -11,36 +11,7 @@ import pytest
 from stillroom.errors import StillroomError
 from stillroom.records import read_records
 from stillroom.tables import lines
-from stillroom.types import Record
-
-
-def record(value: float, seed: int = 0, **fields: Any) -> Record:
-    """One student."""
-    usual = {
-        "benchmark": "pets",
-        "data_digest": "d",
-        "ipc": 1,
-        "row": "dm@30",
-        "set_key": "k",
-        "step": 30,
-        "draw": None,
-        "protocol": "quick@1",
-        "protocol_hash": "abc",
-        "arch": "convnet1",
-        "seed": seed,
-        "metric": "accuracy",
-        "value": value,
-        "unit": "fraction",
-        "selection": "last",
-        "source": "measured",
-        "bytes": 2048,
-        "seconds": 1.5,
-        "device": "cpu",
-        "numerics": "float32",
-        "code": "c",
-        "split": "given",
-    }
-    return Record(**{**usual, **fields})
+from toy import record
 
 
 def test_a_set_named_random_is_not_mixed_with_random_draws() -> None:

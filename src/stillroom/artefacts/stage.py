@@ -15,6 +15,7 @@ COMMON = (
     "rng.py",
     "types.py",
     "distilled.py",
+    "jpeg.py",
     "runtime.py",
     "data",
     "nets/zoo",

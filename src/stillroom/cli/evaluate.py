@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -13,7 +15,14 @@ from stillroom.errors import StillroomError
 from stillroom.files import user_path
 from stillroom.run.options import DataOptions, Machine
 
+if TYPE_CHECKING:
+    from stillroom.evaluation.statistics import Paired
+    from stillroom.types import Record
+
 Numbers = Literal["float32", "tf32", "bf16", "float64"]
+
+
+_ASKED = ("seeds", "steps", "baselines", "numerics", "students", "real_jpegs")
 
 
 def _evaluate(**values: Any) -> None:
@@ -34,7 +43,8 @@ def _evaluate(**values: Any) -> None:
     machine = flags.settle(Machine, values, "machine")
     store = machines.store(machine)
     if source.startswith("full:"):
-        unread = [f"--{name}" for name in ("baselines", "data") if values[name]]
+        unread = [f"--{name}" for name in ("baselines", "data", "against") if values[name]]
+        unread += ["--real-jpegs"] if values["real_jpegs"] else []
         unread += ["--steps"] if values["steps"] != "last" else []
         if unread:
             raise StillroomError(f"{unread[0]} belongs to a set, not to full data; leave it out")
@@ -50,16 +60,24 @@ def _evaluate(**values: Any) -> None:
         )
         own = judges.student_of(made)
     asked = judges.Asked(
+        real_images=not values["no_real_images"],
         protocol=find_protocol(values["protocol"]),
         archs=values["arch"] or [own],
-        **{k: values[k] for k in ("seeds", "steps", "baselines", "numerics", "students")},
+        **{k: values[k] for k in _ASKED},
     )
     ledger = values["records"]
     if ledger is not None:
         ledger = user_path(ledger, "records")
     elif folder is not None:
         ledger = folder / "records.jsonl"
-    judge_and_show(folder, bench, asked, machine, values["quiet"], ledger)
+    records = judge_and_show(folder, bench, asked, machine, values["quiet"], ledger)
+    for other in values["against"] or ():
+        rival = dataclasses.replace(asked, steps="last", baselines=False, real_jpegs=False)
+        path = user_path(other, "against")
+        found = judge_and_show(
+            path, bench, rival, machine, values["quiet"], path / "records.jsonl", table=False
+        )
+        _show_comparison(records, found)
 
 
 evaluate = flags.with_signature(
@@ -94,6 +112,28 @@ evaluate = flags.with_signature(
             flags.flag(bool, "random (5 draws) and coreset rows beside it", switch=True),
             False,
         ),
+        flags.keyword(
+            "real_jpegs",
+            flags.flag(bool, "random real images as JPEG, up to the set's bytes", switch=True),
+            False,
+        ),
+        flags.keyword(
+            "no_real_images",
+            flags.flag(bool, "keep no real image beside the set for its page", switch=True),
+            False,
+        ),
+        flags.keyword(
+            "against",
+            Annotated[
+                list[Path] | None,
+                Parameter(
+                    consume_multiple=True,
+                    help="other sets, judged alike and compared seed by seed",
+                    group=flags.PANELS["Run"],
+                    negative="",
+                ),
+            ],
+        ),
         flags.keyword("numerics", flags.flag(Numbers, "of the students"), "float32"),
         flags.keyword(
             "students",
@@ -122,7 +162,8 @@ def judge_and_show(
     machine: Machine,
     quiet: bool = False,
     ledger: Path | None = None,
-) -> None:
+    table: bool = True,
+) -> list[Record]:
     """Judge a set (or the full data), store the records, print the table."""
     from stillroom.cli.show import accuracy_table, say, session
     from stillroom.run import judge as judges
@@ -134,6 +175,8 @@ def judge_and_show(
         records = judges.evaluate(
             folder, bench, asked, machines.store(machine), machine, shown, ledger
         )
+    if not table:
+        return records
     protocol = asked.protocol
     title = f"{bench.name}, {protocol.id} ({protocol.digest()}), {asked.numerics}"
     accuracy_table(lines(records), f"{title}, test: {bench.split}")
@@ -142,6 +185,35 @@ def judge_and_show(
         say(f"records in {ledger}{page}")
     elif folder is None:
         say("not kept: name a ledger with --records FILE")
+    return records
+
+
+def _show_comparison(records: Sequence[Record], others: Sequence[Record]) -> None:
+    """Print how the last step of one set compares with another set, on every network."""
+    from stillroom.cli.show import say
+    from stillroom.tables import compare
+
+    last = max(r.step or 0 for r in records)
+    own = [r for r in records if r.draw is None and (r.step or 0) == last and r.step is not None]
+    for arch in dict.fromkeys(r.arch for r in own):
+        mine = [r for r in own if r.arch == arch]
+        other = [r for r in others if r.arch == arch]
+        found = compare(mine, other)
+        say(f"{mine[0].row} - {other[0].row} on {arch}: {in_words(found)}")
+
+
+def in_words(found: Paired | None) -> str:
+    """A paired comparison as a clause, in points."""
+    from stillroom.tables import percent
+
+    if found is None:
+        return "no student of one seed on both, so nothing to compare"
+    gap = found.difference
+    text = f"{percent(gap.mean, sign=True)} points"
+    if gap.half is None or found.p is None:
+        return f"{text}, of {gap.n} pair(s) of equal seed: no p-value"
+    low, high = percent(gap.low, sign=True), percent(gap.high, sign=True)
+    return f"{text} ({low} .. {high}), paired t test p = {found.p:.2g}, {gap.n} seeds"
 
 
 def report(
@@ -161,8 +233,14 @@ def report(
 
 def _list_protocols() -> None:
     from stillroom.cli.show import key_values
-    from stillroom.evaluation.protocol import PROTOCOLS
+    from stillroom.evaluation.protocol import PROTOCOLS, QUIRKS
 
     for p in PROTOCOLS.values():
-        fields = [(k, str(v)) for k, v in p.model_dump(mode="json").items()]
-        key_values(f"{p.id}  ({p.digest()})", [*fields, ("why", p.why)])
+        fields = [(k, _plain(v)) for k, v in p.model_dump(mode="json").items() if k != "quirks"]
+        fields += [(quirk, QUIRKS[quirk]) for quirk in p.quirks]
+        cited = [("papers", ", ".join(p.papers))] if p.papers else []
+        key_values(f"{p.id}  ({p.digest()})", [*fields, ("why", p.why), *cited])
+
+
+def _plain(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

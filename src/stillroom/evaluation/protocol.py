@@ -2,43 +2,88 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import Field
 
-from stillroom.config import Model
+from stillroom.config import DSA, Model
 from stillroom.errors import StillroomError, suggest
 from stillroom.files import canonical, sha256
 
+Quirk = Literal["one_extra_epoch", "optim_reset_at_drop"]
+Selection = Literal["last", "best", "val"]
+SELECTIONS: tuple[Selection, ...] = ("last", "best", "val")
+QUIRKS: dict[Quirk, str] = {
+    "one_extra_epoch": "the loop runs over 0..E inclusive, E + 1 epochs",
+    "optim_reset_at_drop": "the rate drops by a new optimiser, whose momentum starts at zero",
+}
+MAX_EPOCHS = 100_000
+
 
 class Protocol(Model):
-    """One way to judge a set. Two numbers of different hashes never share a column unmarked."""
+    """One way to judge a set. Two numbers of different hashes never share a column unmarked.
+
+    `schedule` "drop": a tenth of the rate once, after the epoch of index E // 2 + 1.
+    """
 
     name: str
     version: int
-    epochs: int
+    epochs: int = Field(description="nominal epochs E")
     batch: int
-    lr: float
-    momentum: float
-    weight_decay: float
-    schedule: Literal["constant", "cosine", "step"]
+    lr: float | Literal["set", "search"] = Field(
+        description="a rate; 'set': the one that the set learned; 'search': the best of rates"
+    )
+    rates: tuple[float, ...] = Field(
+        (), description="'set': the rate of sets that learned none; 'search': what is searched"
+    )
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: Literal["constant", "cosine", "drop"]
     augment: str = Field(description="a strategy, or 'set': the one that the set names")
-    select: Literal["last"] = "last"
+    labels: Literal["any", "hard"] = Field(
+        "any", description="kinds of labels that it takes; soft ones by cross-entropy"
+    )
+    select: Selection = "last"
+    checks: int = Field(description="times that a student is tested, evenly spaced, last included")
     seeds: int
+    quirks: tuple[Quirk, ...] = ()
+    papers: tuple[str, ...] = Field((), exclude=True)
     why: str = Field(exclude=True)
 
     @property
     def id(self) -> str:
-        """`name@version`, as records quote it."""
-        return f"{self.name}@{self.version}"
+        """`name@version`, as records quote it, with what was changed of the published one."""
+        published = PROTOCOLS.get(f"{self.name}@{self.version}")
+        changed = published is not None and published.epochs != self.epochs
+        return f"{self.name}@{self.version}" + (f"+epochs={self.epochs}" if changed else "")
+
+    @property
+    def passes(self) -> int:
+        """Passes over the set that a student makes."""
+        return self.epochs + ("one_extra_epoch" in self.quirks)
+
+    def check_epochs(self) -> list[int]:
+        """After how many passes a student is tested."""
+        return sorted({math.ceil(self.passes * k / self.checks) for k in range(1, self.checks + 1)})
 
     def digest(self) -> str:
         """Twelve hex digits over every field that changes a number."""
         return sha256(canonical(self.model_dump(mode="json")))[:12]
 
 
+_VICO = {
+    "version": 1,
+    "batch": 256,
+    "lr": 0.01,
+    "schedule": "drop",
+    "labels": "hard",
+    "checks": 5,
+    "seeds": 5,
+    "quirks": ("one_extra_epoch", "optim_reset_at_drop"),
+}
 PROTOCOLS: dict[str, Protocol] = {
-    p.id: p
+    f"{p.name}@{p.version}": p
     for p in (
         Protocol(
             name="quick",
@@ -46,14 +91,79 @@ PROTOCOLS: dict[str, Protocol] = {
             epochs=100,
             batch=256,
             lr=0.02,
-            momentum=0.9,
-            weight_decay=5e-4,
             schedule="cosine",
             augment="set",
+            checks=2,
             seeds=3,
             why="A short student for the loop of everyday work: the set's own augmentation (its "
             "baselines get the same), cosine rate, last epoch. Not a published protocol; compare "
             "its numbers with each other only.",
+        ),
+        Protocol.model_validate(
+            {
+                **_VICO,
+                "name": "vico",
+                "epochs": 1000,
+                "augment": DSA,
+                "papers": ("zhao2021dsa", "zhao2023dm"),
+                "why": "How DSA and DM are judged in their papers: a long student with Siamese "
+                "augmentation drawn once a batch, fixed rate, hard labels, last epoch.",
+            }
+        ),
+        Protocol.model_validate(
+            {
+                **_VICO,
+                "name": "vico-plain",
+                "epochs": 300,
+                "augment": "none",
+                "papers": ("zhao2021dc",),
+                "why": "How DC is judged in its paper: as vico, shorter and without augmentation.",
+            }
+        ),
+        Protocol.model_validate(
+            {
+                **_VICO,
+                "name": "mtt",
+                "epochs": 1000,
+                "lr": "set",
+                "rates": (0.01,),
+                "augment": DSA,
+                "papers": ("cazenavette2022mtt",),
+                "why": "How trajectory matching is judged in its paper: as vico, with the rate "
+                "that the set learned (0.01 for a set, or a baseline, that learned none).",
+            }
+        ),
+        Protocol.model_validate(
+            {
+                **_VICO,
+                "name": "datm",
+                "epochs": 1000,
+                "batch": 128,
+                "lr": "set",
+                "rates": (0.01,),
+                "augment": DSA,
+                "labels": "any",
+                "papers": ("guo2024datm",),
+                "why": "How DATM, PAD and EDF are judged: as mtt, with batches of 128 and soft "
+                "labels where the set learned them. The papers quote the best of the checkpoints "
+                "of a distillation, chosen on the test images; here a checkpoint is what it is.",
+            }
+        ),
+        Protocol(
+            name="search",
+            version=1,
+            epochs=100,
+            batch=256,
+            lr="search",
+            rates=(0.005, 0.01, 0.02, 0.05, 0.1),
+            schedule="cosine",
+            augment="set",
+            select="val",
+            checks=4,
+            seeds=3,
+            why="As quick, with the rate and the epoch chosen on validation images, for a set and "
+            "its baselines alike, so that neither owes its place to a rate that suits it. It needs "
+            "data with a validation part (--val 0.1).",
         ),
     )
 }
@@ -62,13 +172,28 @@ PROTOCOLS: dict[str, Protocol] = {
 def find_protocol(name: str) -> Protocol:
     """Look a protocol up by `name@version`, or by name for the newest version.
 
+    `name@version+epochs=N` is that protocol with N epochs: another hash, and another name.
     Raises: StillroomError with the known names.
     """
-    if name in PROTOCOLS:
-        return PROTOCOLS[name]
-    versions = [p for p in PROTOCOLS.values() if p.name == name]
-    if versions:
-        return max(versions, key=lambda p: p.version)
-    raise StillroomError(
-        f"protocol={name!r} is unknown; known: {', '.join(PROTOCOLS)}{suggest(name, PROTOCOLS)}"
-    )
+    base, plus, change = name.partition("+")
+    found = PROTOCOLS.get(base)
+    if found is None:
+        versions = [p for p in PROTOCOLS.values() if p.name == base]
+        if not versions:
+            raise StillroomError(
+                f"protocol={name[:80]!r} is unknown; known: {', '.join(PROTOCOLS)}"
+                f"{suggest(base, PROTOCOLS)}"
+            )
+        found = max(versions, key=lambda p: p.version)
+    return _changed(found, name, change) if plus else found
+
+
+def _changed(protocol: Protocol, name: str, change: str) -> Protocol:
+    field, _, value = change.partition("=")
+    count = int(value) if value.isascii() and value.isdigit() and len(value) < 7 else 0
+    if field != "epochs" or not 1 <= count <= MAX_EPOCHS:
+        raise StillroomError(
+            f"protocol={name[:80]!r}: only +epochs=N can be changed, N in 1..{MAX_EPOCHS}"
+        )
+    checks = min(protocol.checks, count)
+    return protocol.model_copy(update={"epochs": count, "checks": checks})

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from stillroom.artefacts.opened import nets_for, open_bench
@@ -15,11 +16,12 @@ from stillroom.artefacts.stage import COMMON, Stage
 from stillroom.config import DSA
 from stillroom.data.augment import parse
 from stillroom.data.benchmarks import Benchmark
+from stillroom.data.source import ImageSource
 from stillroom.distilled import load
 from stillroom.errors import StillroomError
 from stillroom.evaluation.protocol import Protocol
-from stillroom.files import read_json, write_json
-from stillroom.nets.ensemble import Backend
+from stillroom.files import read_json, write_atomic, write_json
+from stillroom.nets.ensemble import Backend, Ensemble
 from stillroom.nets.train import Images, Training, predict, train
 from stillroom.nets.zoo import Arch
 from stillroom.runtime import Numerics, Runtime
@@ -29,16 +31,27 @@ FULL = "full"
 
 
 @dataclass(frozen=True)
+class Taught:
+    """What students learn from: images in network space, and how the set wants them used."""
+
+    images: Images
+    kind: LabelKind
+    preprocess: Preprocess
+    augment: str
+    lr: float | None
+
+
+@dataclass(frozen=True)
 class Score(Stage):
     """Accuracies of one set (or of the full data) under one protocol and architecture.
 
-    `set_folder` is None for the full-data row; `set_digest` is the digest of the set's metadata.
+    `set_folder` is None for the full-data row; `set_digest` is the digest of what students see.
     `students` is "loop" (networks in turn) or "vmap" (all at once). Seeds whose students do not
     share a stage keep their artefacts when more seeds are asked for.
     """
 
     kind: ClassVar[str] = "scores"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     sources: ClassVar[tuple[str, ...]] = (
         *COMMON,
         "nets/train.py",
@@ -71,23 +84,57 @@ class Score(Stage):
         }
 
     def make(self, shard: int, out: Path, rt: Runtime) -> None:
-        """Train the students and write what they predicted right."""
-        began, seeds = time.perf_counter(), self.seeds
+        """Train the students (at every rate that is searched) and write how they were tested."""
+        began = time.perf_counter()
         bench = open_bench(self.bench, self.store, rt)
+        taught = self._taught(bench, rt)
+        rates = _rates(self.protocol, taught.lr)
+        tried = [self._trained(rate, taught, bench, rt) for rate in rates]
+        by_seed = zip(*tried, strict=True)
+        chosen = [same[0] if len(rates) == 1 else max(same, key=_by_val) for same in by_seed]
+        predicted = torch.stack([student.pop("predicted") for student in chosen])
+        tensors = {"predicted": predicted.to(torch.int32), "labels": bench.test.labels.cpu()}
+        write_atomic(out / "predicted.safetensors", save(tensors))
+        write_json(out / "scores.json", chosen)
+        seconds = (time.perf_counter() - began) / len(self.seeds)
+        write_json(out / "timing.json", {"seconds": seconds})
+
+    def load(self, folder: Path) -> list[dict[str, Any]]:
+        """One dict a seed.
+
+        seed, rate; curve, a list of {epoch, test, val} (fractions; val None without such images);
+        last, best and val, the entry of the curve that each rule selects; predicted, int32 [N]
+        test classes where the protocol's rule stopped; labels int64 [N]; seconds.
+        """
+        timing = read_json(folder / "0000" / "timing.json")
+        tensors = load_file(folder / "0000" / "predicted.safetensors")
+        rows = read_json(folder / "0000" / "scores.json")
+        return [
+            {**row, **timing, "predicted": predicted, "labels": tensors["labels"]}
+            for row, predicted in zip(rows, tensors["predicted"], strict=True)
+        ]
+
+    def _trained(
+        self, lr: float, taught: Taught, bench: Benchmark, rt: Runtime
+    ) -> list[dict[str, Any]]:
+        protocol, seeds, session = self.protocol, self.seeds, rt.session
         nets = nets_for(self.arch, bench, rt, self.students).seeded(seeds, "student")
-        data, kind, preprocess, own = self._training_images(bench, rt)
+        own = taught.augment
         training = Training(
-            epochs=self.protocol.epochs,
-            batch=self.protocol.batch,
-            lr=self.protocol.lr,
-            momentum=self.protocol.momentum,
-            weight_decay=self.protocol.weight_decay,
-            schedule=self.protocol.schedule,
-            augment=parse(own if self.protocol.augment == "set" else self.protocol.augment),
-            labels=kind,
+            epochs=protocol.epochs,
+            batch=protocol.batch,
+            lr=lr,
+            momentum=protocol.momentum,
+            weight_decay=protocol.weight_decay,
+            schedule=protocol.schedule,
+            augment=parse(own if protocol.augment == "set" else protocol.augment),
+            labels=taught.kind,
+            one_extra_epoch="one_extra_epoch" in protocol.quirks,
+            reset_at_drop="optim_reset_at_drop" in protocol.quirks,
         )
-        session = rt.session
-        session.begin(f"student {', '.join(map(str, seeds))}", training.epochs)
+        session.begin(f"student {', '.join(map(str, seeds))}", training.passes)
+        checks = set(protocol.check_epochs())
+        tests: list[_Test] = []
 
         def on_epoch(done: int, loss: float) -> None:
             session.update(done, loss=loss)
@@ -97,60 +144,101 @@ class Score(Stage):
                     f"student {seeds} diverged in epoch {done}: its loss is NaN; the set may hold "
                     "extreme values (look with: stillroom inspect)"
                 )
+            if done in checks:
+                tests.append(_test(nets, done, taught.preprocess, bench, rt))
 
-        train(nets, data, training, seeds, on_epoch)
+        train(nets, taught.images, training, seeds, on_epoch)
         session.end()
-        right = predict(nets, real_images(bench, preprocess, rt)) == bench.test.labels.cpu()
-        counts = torch.bincount(bench.test.labels.cpu(), minlength=len(bench.classes))
-        scores = [
-            {
-                "seed": seed,
-                "last": float(row.double().mean()),
-                "per_class": _per_class(row, bench.test.labels.cpu(), counts),
-            }
-            for seed, row in zip(seeds, right, strict=True)
+        return [
+            _student(protocol, seed, lr, [test.of(i) for test in tests])
+            for i, seed in enumerate(seeds)
         ]
-        write_json(out / "scores.json", scores)
-        write_json(out / "timing.json", {"seconds": (time.perf_counter() - began) / len(seeds)})
 
-    def load(self, folder: Path) -> list[dict[str, Any]]:
-        """One dict a seed: seed, last (a fraction), per_class, seconds."""
-        timing = read_json(folder / "0000" / "timing.json")
-        return [{**row, **timing} for row in read_json(folder / "0000" / "scores.json")]
-
-    def _training_images(
-        self, bench: Benchmark, rt: Runtime
-    ) -> tuple[Images, LabelKind, Preprocess, str]:
+    def _taught(self, bench: Benchmark, rt: Runtime) -> Taught:
         if self.set_folder is None:
-            train_set = bench.train
-
-            def take_real(rows: Tensor) -> Tensor:
-                pixels = train_set.take(rows, rt.device)
-                return bench.preprocess.apply(pixels).to(rt.dtype)
-
-            labels = train_set.labels.to(rt.device)
-            return Images(take_real, labels, bench.size), "hard", bench.preprocess, DSA
+            real = real_images(bench.train, bench.preprocess, bench.size, rt)
+            return Taught(real, "hard", bench.preprocess, DSA, None)
         data = load(self.set_folder)
         images = data.images.to(rt.device, rt.dtype)
         labels = data.labels.to(rt.device)
         labels = labels.to(rt.dtype) if labels.is_floating_point() else labels
-        return (
+        return Taught(
             Images(lambda rows: images[rows.to(images.device)], labels, bench.size),
             data.label_kind,
             data.preprocess,
             data.augment,
+            data.lr,
         )
 
 
-def real_images(bench: Benchmark, preprocess: Preprocess, rt: Runtime) -> Images:
-    """The test images in the network space of the set that is judged, not of the benchmark."""
+@dataclass(frozen=True)
+class _Test:
+    """All students after some epochs: predicted int64 [K,N], accuracies [K]."""
+
+    epoch: int
+    predicted: Tensor
+    test: Tensor
+    val: Tensor | None
+
+    def of(self, i: int) -> tuple[dict[str, Any], Tensor]:
+        val = None if self.val is None else float(self.val[i])
+        point = {"epoch": self.epoch, "test": float(self.test[i]), "val": val}
+        return point, self.predicted[i]
+
+
+def _test(
+    nets: Ensemble, epoch: int, preprocess: Preprocess, bench: Benchmark, rt: Runtime
+) -> _Test:
+    predicted, test = _accuracies(nets, bench.test, preprocess, bench.size, rt)
+    val = None
+    if bench.val is not None:
+        _, val = _accuracies(nets, bench.val, preprocess, bench.size, rt)
+    return _Test(epoch, predicted, test, val)
+
+
+def _accuracies(
+    nets: Ensemble, source: ImageSource, preprocess: Preprocess, size: int, rt: Runtime
+) -> tuple[Tensor, Tensor]:
+    predicted = predict(nets, real_images(source, preprocess, size, rt))
+    return predicted, (predicted == source.labels.cpu()).double().mean(1)
+
+
+def _student(
+    protocol: Protocol, seed: int, lr: float, tests: list[tuple[dict[str, Any], Tensor]]
+) -> dict[str, Any]:
+    """What is kept of one student; of equal accuracies the earlier one is selected."""
+    curve = [point for point, _ in tests]
+    chosen: dict[str, dict[str, Any] | None] = {
+        "last": curve[-1],
+        "best": max(curve, key=lambda point: point["test"]),
+        "val": None if curve[0]["val"] is None else max(curve, key=_by_val_of_point),
+    }
+    headline = chosen[protocol.select]
+    at = curve.index(headline) if headline is not None else -1
+    return {"seed": seed, "rate": lr, "curve": curve, **chosen, "predicted": tests[at][1]}
+
+
+def _by_val_of_point(point: dict[str, Any]) -> float:
+    return float(point["val"])
+
+
+def _by_val(student: dict[str, Any]) -> float:
+    return float(student["val"]["val"])
+
+
+def _rates(protocol: Protocol, learned: float | None) -> tuple[float, ...]:
+    """The rates that a student is trained at; more than one only where the protocol searches."""
+    if protocol.lr == "search":
+        return protocol.rates
+    if protocol.lr == "set":
+        return (protocol.rates[0] if learned is None else learned,)
+    return (protocol.lr,)
+
+
+def real_images(source: ImageSource, preprocess: Preprocess, size: int, rt: Runtime) -> Images:
+    """Real images in the network space of the set that is judged, not of the benchmark."""
 
     def take(rows: Tensor) -> Tensor:
-        return preprocess.apply(bench.test.take(rows, rt.device)).to(rt.dtype)
+        return preprocess.apply(source.take(rows, rt.device)).to(rt.dtype)
 
-    return Images(take, bench.test.labels, bench.size)
-
-
-def _per_class(right: Tensor, labels: Tensor, counts: Tensor) -> list[float]:
-    hits = torch.bincount(labels[right], minlength=len(counts)).double()
-    return [float(h / n) if n else 0.0 for h, n in zip(hits, counts, strict=True)]
+    return Images(take, source.labels.to(rt.device), size)

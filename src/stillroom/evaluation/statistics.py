@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -42,6 +42,34 @@ def summarise(values: Sequence[float]) -> Summary:
         return Summary(1, mean, 0.0, None)
     std = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
     return Summary(n, mean, std, t_quantile(n - 1) * std / math.sqrt(n))
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Differences a - b of students that share a seed, and the two-sided p of a paired t test.
+
+    The network's start and the order of draws are functions of the seed, so a pair differs in the
+    set alone. For one pair, or equal differences of zero, nothing can be said: p is None.
+    """
+
+    difference: Summary
+    p: float | None
+
+
+def paired(a: Mapping[int, float], b: Mapping[int, float]) -> Paired | None:
+    """Compare accuracies by seed, over the seeds that both have; None if they share none."""
+    shared = sorted(set(a) & set(b))
+    if not shared:
+        return None
+    difference = summarise([a[seed] - b[seed] for seed in shared])
+    if difference.n == 1:
+        return Paired(difference, None)
+    if difference.std == 0:
+        return Paired(difference, None if difference.mean == 0 else 0.0)
+    from scipy.stats import t
+
+    value = abs(difference.mean) / (difference.std / math.sqrt(difference.n))
+    return Paired(difference, float(2 * t.sf(value, difference.n - 1)))
 
 
 def t_quantile(freedom: int, level: float = 0.975) -> float:

@@ -105,7 +105,7 @@ class Distil(Stage):
         for name in names:
             step = int(name.removeprefix("step-").removesuffix(".safetensors"))
             merged = _merge([load_file(part / name) for part in parts])
-            self._distilled(merged, step).quantised().save(folder / "steps" / str(step))
+            self._distilled(merged, step).save(folder / "steps" / str(step))
         curves = [_lines(part / "metrics.jsonl") for part in parts]
         write_atomic(folder / "metrics.jsonl", _joined(curves))
         drifts = [(p / "drift").read_text() for p in parts if (p / "drift").is_file()]

@@ -20,12 +20,17 @@ from stillroom.nets.ensemble import Ensemble
 from stillroom.rng import global_rng, rng
 from stillroom.types import LabelKind
 
-Schedule = Literal["constant", "cosine", "step"]
+Schedule = Literal["constant", "cosine", "drop"]
 
 
 @dataclass(frozen=True)
 class Training:
-    """How a classifier is trained: everything but the data and the seed."""
+    """How a classifier is trained: everything but the data and the seed.
+
+    `epochs` is the nominal number E that schedules refer to; `one_extra_epoch` makes it E + 1
+    passes. Schedule "drop" is a tenth of the rate once, after the epoch of index E // 2 + 1;
+    `reset_at_drop` does it as a new optimiser does, with momentum that starts at zero.
+    """
 
     epochs: int
     batch: int
@@ -35,6 +40,13 @@ class Training:
     schedule: Schedule
     augment: Strategy
     labels: LabelKind = "hard"
+    one_extra_epoch: bool = False
+    reset_at_drop: bool = False
+
+    @property
+    def passes(self) -> int:
+        """Passes over the data."""
+        return self.epochs + self.one_extra_epoch
 
 
 @dataclass(frozen=True)
@@ -57,9 +69,17 @@ def rate(training: Training, epoch: int) -> float:
     """The learning rate of an epoch (0-based)."""
     if training.schedule == "cosine":
         return training.lr * 0.5 * (1 + math.cos(math.pi * epoch / training.epochs))
-    if training.schedule == "step":
-        return training.lr * (0.1 if epoch >= training.epochs // 2 else 1.0)
+    if training.schedule == "drop" and epoch >= first_after_drop(training):
+        return training.lr * 0.1
     return training.lr
+
+
+def first_after_drop(training: Training) -> int:
+    """Index of the first epoch at the lower rate of schedule "drop".
+
+    Source: `evaluate_synset` of DC, DSA and DM: 502 epochs before it where E is 1000.
+    """
+    return training.epochs // 2 + 2
 
 
 def loss_of(logits: Tensor, labels: Tensor, kind: LabelKind) -> Tensor:
@@ -76,14 +96,15 @@ def train(
 ) -> None:
     """Train all networks in place by SGD; seeds[i] keys the shuffles and augmentations of net i.
 
-    on_epoch(epochs done, mean loss over networks of the last batch) is called after every epoch.
+    on_epoch(epochs done, mean loss over networks of the last batch) is called after every epoch;
+    it may test the networks.
     """
     leaves = nets.leaves()
-    optimiser = torch.optim.SGD(
-        leaves, lr=training.lr, momentum=training.momentum, weight_decay=training.weight_decay
-    )
+    optimiser = _sgd(leaves, training)
     last = torch.zeros(())
-    for epoch in range(training.epochs):
+    for epoch in range(training.passes):
+        if training.reset_at_drop and epoch == first_after_drop(training):
+            optimiser = _sgd(leaves, training)
         for group in optimiser.param_groups:
             group["lr"] = rate(training, epoch)
         orders = [torch.randperm(len(data), generator=rng(s, "shuffle", epoch)) for s in seeds]
@@ -108,6 +129,12 @@ def train(
             on_epoch(epoch + 1, float(last))
     for leaf in leaves:
         leaf.requires_grad_(False)
+
+
+def _sgd(leaves: list[Tensor], training: Training) -> torch.optim.SGD:
+    return torch.optim.SGD(
+        leaves, lr=training.lr, momentum=training.momentum, weight_decay=training.weight_decay
+    )
 
 
 def _augmented(

@@ -18,6 +18,7 @@ from stillroom.tables import Line, lines
 from stillroom.types import Record
 
 MAX_SETS = 50
+FULL = "full"
 
 
 @dataclass(frozen=True)
@@ -65,21 +66,17 @@ class Shown:
         def rank(line: Line) -> tuple[int, bool, bool, bool, int]:
             return (
                 -1 if line.step is None else line.step,
-                line.conditions[5] == digest,
+                line.conditions.data_digest == digest,
                 line.arch == arch,
                 any(x.drawn and x.conditions == line.conditions for x in self.lines),
-                order[line.conditions[2]],
+                order[line.conditions.protocol_hash],
             )
 
         return max(mine, key=rank)
 
     def beside(self, line: Line) -> list[Line]:
         """The baselines measured under the same conditions as `line`, random first."""
-        found = [
-            x
-            for x in self.lines
-            if x.conditions == line.conditions and not self.own(x) and x is not line
-        ]
+        found = [x for x in self.lines if _alike(x, line) and not self.own(x) and x is not line]
         return sorted(found, key=lambda x: (not x.drawn, x.row))
 
     def curve(self) -> list[Line]:
@@ -92,6 +89,12 @@ class Shown:
             if self.own(x) and x.conditions == self.main.conditions and x.step is not None
         ]
         return sorted(found, key=lambda x: x.step or 0)
+
+
+def _alike(other: Line, line: Line) -> bool:
+    """Whether two rows may be compared; full data stand beside any number of images."""
+    ipc = line.conditions.ipc if other.row == FULL else other.conditions.ipc
+    return other.conditions._replace(ipc=ipc) == line.conditions
 
 
 def gather(folders: Sequence[Path]) -> list[Shown]:

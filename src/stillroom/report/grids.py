@@ -21,6 +21,7 @@ _CONDITIONS = (
     "test split",
     "selection",
     "source",
+    "images a class",
 )
 
 
@@ -86,7 +87,7 @@ def accuracy_grid(shown: Shown) -> Grid:
     rows = []
     for line in table:
         cells = [_text(line.row), *_result(line), _text(line.arch), *_cost(line)]
-        cells += [_text(line.conditions[i + 1]) for i in differ]
+        cells += [_text(str(line.conditions[i + 1])) for i in differ]
         rows.append(Row(kind(shown, line), tuple(cells), line is shown.main))
     means = [line.summary.mean for line in table]
     falling = all(a >= b for a, b in itertools.pairwise(means))
@@ -113,7 +114,7 @@ def comparison_grid(sets: Sequence[Shown]) -> Grid:
             data = _text(known[:80] if isinstance(known, str) else "")
             cells = (*[_DASH] * 4, images, _size(shown.bytes), _DASH, data, _DASH, _DASH)
         else:
-            judged = (_text(line.conditions[4]), _text(line.arch), _text(line.protocol))
+            judged = (_text(line.conditions.benchmark), _text(line.arch), _text(line.protocol))
             cells = (*_result(line)[:-1], images, *_cost(line), *judged)
         rows.append(Row("own", (name, *cells)))
     caption = "The last step of every set, on its own network where that was measured"
@@ -156,7 +157,7 @@ def _caption(table: Sequence[Line], differ: Sequence[int]) -> str:
     if not table:
         return "Accuracy"
     first = table[0].conditions
-    known = {name: first[i + 1] for i, name in enumerate(_CONDITIONS) if i not in differ}
+    known = {name: str(first[i + 1]) for i, name in enumerate(_CONDITIONS) if i not in differ}
     parts = [
         f"Accuracy on test images of {known['data']}"
         if "data" in known

@@ -38,7 +38,7 @@ def headline(shown: Shown) -> list[str]:
             f"Run: stillroom evaluate {shlex.quote(shown.name)} --baselines",
         ]
     verb = "trains" if len(shown.data) == 1 else "train"
-    mean, where = percent(line.summary.mean), line.conditions[4]
+    mean, where = percent(line.summary.mean), line.conditions.benchmark
     first = f"{images} {verb} a {line.arch} to {mean} % on {where}"
     random = next((x for x in shown.beside(line) if x.drawn and x.row == "random"), None)
     if random is None:
@@ -98,7 +98,7 @@ def limits(shown: Shown) -> list[tuple[str, str]]:
     if not table:
         return [("Nothing judged", "There are no records, so nothing here claims an accuracy.")]
     found = []
-    for name, digest in dict.fromkeys((x.protocol, x.conditions[2]) for x in table):
+    for name, digest in dict.fromkeys((x.protocol, x.conditions.protocol_hash) for x in table):
         found.append(
             (
                 "Protocol",
@@ -106,12 +106,12 @@ def limits(shown: Shown) -> list[tuple[str, str]]:
                 "protocol or another hash are not comparable with these.",
             )
         )
-    found += [_selection(rule) for rule in dict.fromkeys(x.conditions[7] for x in table)]
+    found += [_selection(rule) for rule in dict.fromkeys(x.conditions.selection for x in table)]
     found.append(("Labels", _labels(shown)))
     found.append(("Intervals", _variance(shown)))
     found += [
         ("Test images", split_in_words(x))
-        for x in dict.fromkeys(line.conditions[6] for line in table)
+        for x in dict.fromkeys(line.conditions.split for line in table)
     ]
     archs = dict.fromkeys(x.arch for x in table if shown.own(x))
     if len(archs) == 1 and shown.data.arch in archs:

@@ -57,7 +57,7 @@ def distil_estimate(recipe: Recipe, bench: Benchmark, nets: Nets) -> Estimate:
         held = recipe.ipc + (real if whole else 0)
         each = real * 4 * pixels + held * nets.activation_bytes()
         memory += each * (classes if whole else min(classes, classes_together(each)))
-    width = {"float32": 4, "float16": 2, "uint8": 1}[recipe.stored_as]
+    width = {"float32": 4, "float16": 2, "uint8": 1, "jpeg": 1}[recipe.stored_as]
     disk = (n * pixels // 4 * width) * (1 + len(recipe.outer.keep))
     return Estimate(steps, flops, int(memory), disk, n)
 

@@ -14,43 +14,26 @@ import torch
 import stillroom
 from stillroom.artefacts.opened import nets_for
 from stillroom.artefacts.stage import code_digest
-from stillroom.artefacts.store import Store, obtain, obtain_all
+from stillroom.artefacts.store import Store, obtain_all
 from stillroom.data.benchmarks import Benchmark, reopen
-from stillroom.distilled import Distilled, load, set_bytes, set_digest
+from stillroom.distilled import Distilled, load, set_bytes
 from stillroom.errors import StillroomError
-from stillroom.evaluation.protocol import Protocol
+from stillroom.evaluation.protocol import PROTOCOLS, SELECTIONS, Protocol, Selection
 from stillroom.evaluation.score import FULL, Score
-from stillroom.methods.distil import Distil
 from stillroom.nets.ensemble import Backend
 from stillroom.nets.zoo import Arch
 from stillroom.nets.zoo import canonical as canonical_name
-from stillroom.recipe import from_preset
 from stillroom.records import add_records
 from stillroom.run import machine as machines
 from stillroom.run.distil import choose_arch
+from stillroom.run.exhibits import write_exhibit, write_neighbours
 from stillroom.run.options import Machine
-from stillroom.run.publish import is_count, steps_of
+from stillroom.run.rows import Maker, Row, baseline_rows, real_jpeg_rows, rows_of_set
 from stillroom.runtime import Numerics, Runtime, Session
 from stillroom.types import Record
 
-RANDOM_DRAWS = 5
+LEDGER, EXHIBITS = "records.jsonl", "exhibits"
 ROWS_OF_A_COMMAND = 3  # compiled code serves them all; a usual command judges more
-
-
-@dataclass(frozen=True)
-class Row:
-    """One thing that students are trained on."""
-
-    name: str
-    folder: Path | None  # None: the full training data
-    ipc: int
-    step: int | None = None
-    draw: int | None = None
-
-    @property
-    def digest(self) -> str:
-        """Identity of what students see."""
-        return FULL if self.folder is None else set_digest(self.folder)
 
 
 @dataclass(frozen=True)
@@ -80,6 +63,8 @@ class Asked:
     baselines: bool = False
     numerics: Numerics = "float32"
     students: Backend = "loop"
+    real_jpegs: bool = False
+    real_images: bool = True
 
 
 def evaluate(
@@ -93,21 +78,36 @@ def evaluate(
 ) -> list[Record]:
     """Judge a set (or, with None, the full training data) and what it is compared with.
 
-    Records are added to the file `ledger`, if one is given, row by row.
+    Records are added to the file `ledger`, if one is given, row by row; where that is the set's
+    own, what a page shows of the students goes into its `exhibits/`.
     """
     made = None if folder is None else load(folder)
     rows = [Row(FULL, None, 0)] if folder is None else rows_of_set(folder, asked.steps)
     images = len(bench.train) if made is None else len(made)
     how = judging(bench, asked, store, machine, session, images)
-    if asked.baselines and made is not None:
-        rows += baseline_rows(how, made.ipc, made.augment)
+    if made is not None and folder is not None:
+        maker = Maker(bench, store, machine, how.rt, how.archs[0], made.augment)
+        rows += baseline_rows(maker, made.ipc) if asked.baselines else []
+        rows += real_jpeg_rows(maker, made.ipc, set_bytes(folder)) if asked.real_jpegs else []
+    own = folder / EXHIBITS if folder is not None and ledger == folder / LEDGER else None
+    if own is not None and made is not None and asked.real_images:
+        write_neighbours(own, made, bench)
     records = []
-    for _, same in itertools.groupby(rows, key=lambda row: (row.name, row.step)):
-        found = judge(how, list(same))
+    for _, same in itertools.groupby(rows, key=lambda row: (row.name, row.step, row.ipc)):
+        students = judge(how, list(same))
+        found = [record for student in students for record in student.records]
         records += found
         if ledger is not None:
             add_records(ledger, found)
+        if own is not None:
+            _exhibit(own, students, bench)
     return records
+
+
+def _exhibit(folder: Path, students: Sequence[Student], bench: Benchmark) -> None:
+    for arch in dict.fromkeys(s.records[0].arch for s in students):
+        same = [s for s in students if s.records[0].arch == arch]
+        write_exhibit(folder, same[0].records[0], bench.classes, [s.score for s in same])
 
 
 def judging(
@@ -115,11 +115,18 @@ def judging(
 ) -> Judging:
     """Settle everything that all rows share. `images` of a row only sizes the work."""
     chosen = tuple(choose_arch(a, bench.size) for a in asked.archs)
-    seeds = asked.seeds or asked.protocol.seeds
+    protocol = asked.protocol
+    if bench.val is None and (protocol.select == "val" or protocol.lr == "search"):
+        raise StillroomError(
+            f"{protocol.id} selects on validation images, and {bench.name} has none; carve them "
+            "off before distilling, with --val 0.1"
+        )
+    seeds = asked.seeds or protocol.seeds
     bare = machines.runtime(machine, asked.numerics, 0, session)
     probe = dataclasses.replace(bare, session=Session())
     forward = sum(nets_for(a, bench, probe).forward_flops() for a in chosen)
-    per_student = forward * (3.0 * asked.protocol.epochs * images + len(bench.test))
+    tests = protocol.checks * len(bench.test)
+    per_student = forward * (3.0 * protocol.passes * images + tests)
     # By one row, not by all rows of the command, so that company does not change a row.
     work = per_student * seeds * ROWS_OF_A_COMMAND
     return Judging(
@@ -136,12 +143,22 @@ def judging(
     )
 
 
-def judge(how: Judging, rows: Sequence[Row]) -> list[Record]:
+@dataclass(frozen=True)
+class Student:
+    """One student: what `Score` kept of it, and a record for every selection rule."""
+
+    score: dict[str, Any]
+    records: list[Record]
+
+
+def judge(how: Judging, rows: Sequence[Row]) -> list[Student]:
     """Train and test the students of rows; a random draw gets one student of its own seed."""
     wanted: list[tuple[Row, Score]] = []
     for row, arch in itertools.product(rows, how.archs):
         if row.folder is not None:
-            check_fits(load(row.folder), how.bench, row.name)
+            data = load(row.folder)
+            check_fits(data, how.bench, row.name)
+            check_labels(data, how.protocol, row.name)
         seeds = how.seeds if row.draw is None else (row.draw,)
         together = [seeds] if how.students == "vmap" else [(seed,) for seed in seeds]
         wanted += [(row, _score(how, row, arch, some)) for some in together]
@@ -149,7 +166,7 @@ def judge(how: Judging, rows: Sequence[Row]) -> list[Record]:
     stages = [stage for _, stage in wanted]
     found = obtain_all(how.store, stages, machines.executor(how.machine), how.rt)
     return [
-        _record(how, row, stage.arch, score)
+        Student(score, _records(how, row, stage.arch, score))
         for (row, stage), scores in zip(wanted, found, strict=True)
         for score in scores
     ]
@@ -201,60 +218,17 @@ def check_fits(data: Distilled, bench: Benchmark, name: str) -> None:
         )
 
 
-def baseline_rows(how: Judging, ipc: int, augment: str) -> list[Row]:
-    """Random (five draws), class-mean and k-means with as many images, made here."""
-    wanted = [("random", draw) for draw in range(RANDOM_DRAWS)]
-    wanted += [("class-mean", 0), ("k-means", 0)]
-    rows = []
-    for rule, draw in wanted:
-        recipe, _ = from_preset(
-            rule,
-            how.bench.name,
-            ipc,
-            {"seed": draw, "method": {"augment": augment}},
-            how.bench.known,
-        )
-        stage = Distil(
-            method=recipe.method,
-            outer=recipe.outer,
-            bench=how.described,
-            ipc=ipc,
-            seed=draw,
-            arch=how.archs[0],
-            numerics="float32",
-            storage=recipe.stored_as,
-            store=how.store.root,
-        )
-        obtain(how.store, stage, machines.executor(how.machine), how.rt)
-        folder = how.store.folder(stage.key()) / "steps" / "0"
-        drawn = draw if rule == "random" else None
-        rows.append(Row(rule, folder, ipc, None, drawn))
-    return rows
+def check_labels(data: Distilled, protocol: Protocol, name: str) -> None:
+    """Refuse labels that a protocol does not take: a number of it would be of another thing.
 
-
-def rows_of_set(folder: Path, steps: str) -> list[Row]:
-    """The rows that `--steps` asks for: "last", "all", or "100,300".
-
-    Raises: StillroomError naming the steps that exist.
+    Raises: StillroomError naming both and the protocols that take them.
     """
-    data = load(folder)
-    name = str(data.provenance.get("label") or folder.name)[:80]
-    found = steps_of(folder)
-    last = max(found)
-    if steps == "last":
-        chosen = [last]
-    elif steps == "all":
-        chosen = list(found)
-    else:
-        texts = [t.strip() for t in steps.split(",")]
-        if not all(is_count(t) for t in texts):
-            raise StillroomError(f"--steps {steps!r} must be last, all, or numbers such as 100,300")
-        chosen = [int(t) for t in texts]
-    missing = [s for s in chosen if s not in found]
-    if missing:
-        held = ", ".join(map(str, found))
-        raise StillroomError(f"{folder} holds no set of step {missing[0]}; it holds {held}")
-    return [Row(f"{name}@{s}" if last else name, found[s], data.ipc, s) for s in chosen]
+    if protocol.labels == "hard" and data.label_kind != "hard":
+        takes = ", ".join(p.id for p in PROTOCOLS.values() if p.labels == "any")
+        raise StillroomError(
+            f"{name}: {protocol.id} trains on hard labels and the set has {data.label_kind}; "
+            f"judge it under one of {takes}"
+        )
 
 
 def bench_of_set(data: Distilled, folder: Path, store: Store) -> Benchmark:
@@ -267,7 +241,19 @@ def bench_of_set(data: Distilled, folder: Path, store: Store) -> Benchmark:
     return reopen({**data.data, "classes": list(data.classes)}, store.root)
 
 
-def _record(how: Judging, row: Row, arch: Arch, score: dict[str, Any]) -> Record:
+def _records(how: Judging, row: Row, arch: Arch, score: dict[str, Any]) -> list[Record]:
+    """What every selection rule makes of one student; the protocol's own is the "accuracy"."""
+    found = []
+    for rule in SELECTIONS:
+        if score[rule] is not None:
+            metric = "accuracy" if rule == how.protocol.select else f"accuracy.{rule}"
+            found.append(_record(how, row, arch, score, rule, metric))
+    return found
+
+
+def _record(
+    how: Judging, row: Row, arch: Arch, score: dict[str, Any], rule: Selection, metric: str
+) -> Record:
     train = how.bench.train
     return Record(
         benchmark=how.bench.name,
@@ -281,10 +267,10 @@ def _record(how: Judging, row: Row, arch: Arch, score: dict[str, Any]) -> Record
         protocol_hash=how.protocol.digest(),
         arch=arch.name,
         seed=score["seed"],
-        metric="accuracy",
-        value=score["last"],
+        metric=metric,
+        value=score[rule]["test"],
         unit="fraction",
-        selection=how.protocol.select,
+        selection=rule,
         source="measured",
         bytes=train.nbytes if row.folder is None else set_bytes(row.folder),
         seconds=round(score["seconds"], 3),

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 
 from stillroom.artefacts.store import Store
 from stillroom.distilled import load, set_digest
+from stillroom.errors import StillroomError
 from stillroom.evaluation.protocol import find_protocol
 from stillroom.evaluation.score import Score
 from stillroom.recipe import from_preset
@@ -58,9 +60,8 @@ def test_evaluating_again_replaces_and_never_doubles(bench, store, tmp_path):
 def test_baselines_get_the_sets_augmentation_size_and_seeds(bench, store, tmp_path):
     out = tmp_path / "out"
     made(bench, store, out)
-    records = evaluate(
-        out, bench, asked("convnet1-w8"), Store(store), Machine(threads=1), Session()
-    )
+    found = evaluate(out, bench, asked("convnet1-w8"), Store(store), Machine(threads=1), Session())
+    records = [r for r in found if r.metric == "accuracy"]
     assert {r.ipc for r in records} == {2}
     assert sorted(r.draw for r in records if r.row == "random") == [0, 1, 2, 3, 4]
     assert [r.seed for r in records if r.row == "dm@1"] == [0, 1]
@@ -82,7 +83,7 @@ def test_more_seeds_keep_the_students_that_were_trained(bench, store, tmp_path, 
     first = evaluate(out, bench, replace(two, baselines=False), *judge)
     more = evaluate(out, bench, replace(four, baselines=False), *judge)
     assert trained == [(0,), (1,), (2,), (3,)]
-    assert [r.value for r in more[:2]] == [r.value for r in first]
+    assert first == [r for r in more if r.seed < 2]
 
 
 def test_records_of_full_data_go_where_one_says(bench, store, tmp_path):
@@ -136,3 +137,91 @@ def test_dropout_of_a_users_network_is_keyed(bench, store, tmp_path):
         )
         values.append(evaluate(out, again, question, other, Machine(threads=1), Session()))
     assert [r.value for r in values[0]] == [r.value for r in values[1]]
+
+
+def test_every_selection_rule_is_kept_and_one_is_the_headline(bench, store, tmp_path):
+    """Without validation images there is no val; with them it is chosen there, not on test."""
+    from stillroom.data.benchmarks import from_arrays
+    from toy import toy_images
+
+    carved = from_arrays(
+        *toy_images(), *toy_images(seed=1), name="toy", val=0.5, store=store, classes=("l", "r")
+    )
+    for real, rules in ((bench, {"last", "best"}), (carved, {"last", "best", "val"})):
+        out = tmp_path / f"{len(rules)}"
+        made(real, store, out)
+        one = replace(asked("convnet1-w8"), baselines=False, seeds=1)
+        found = evaluate(out, real, one, Store(store), Machine(threads=1), Session())
+        assert {r.selection for r in found} == rules
+        assert [r.selection for r in found if r.metric == "accuracy"] == ["last"]
+        by_rule = {r.selection: r for r in found}
+        assert by_rule["best"].metric == "accuracy.best"
+        assert by_rule["best"].value >= by_rule["last"].value
+        assert len(lines(found)) == 1
+
+
+def test_a_protocol_that_needs_validation_images_says_so(bench, store, tmp_path):
+    out = tmp_path / "out"
+    made(bench, store, out)
+    how = (Store(store), Machine(threads=1), Session())
+    search = replace(asked("convnet1-w8"), protocol=find_protocol("search@1"))
+    with pytest.raises(StillroomError, match=r"search@1 selects on validation images"):
+        evaluate(out, bench, search, *how)
+
+
+def test_soft_labels_are_refused_where_hard_ones_are_asked_for(bench, store, tmp_path):
+    out = tmp_path / "out"
+    made(bench, store, out)
+    data = load(out)
+    soft = torch.eye(2)[data.labels]
+    replace(data, labels=soft, label_kind="probs").save(tmp_path / "soft")
+    vico = Asked(find_protocol("vico@1+epochs=2"), ["convnet1-w8"], 1)
+    how = (Store(store), Machine(threads=1), Session())
+    with pytest.raises(StillroomError, match=r"vico@1\+epochs=2 trains on hard labels.*datm@1"):
+        evaluate(tmp_path / "soft", bench, vico, *how)
+    datm = replace(vico, protocol=find_protocol("datm@1+epochs=2"))
+    one, *_ = evaluate(tmp_path / "soft", bench, datm, *how)
+    assert (one.protocol, one.selection) == ("datm@1+epochs=2", "last")
+
+
+def test_the_searched_rate_is_chosen_on_validation_images(store, tmp_path, monkeypatch):
+    """The rate whose student is best there wins, though another one is better on test."""
+    from stillroom.data.benchmarks import from_arrays
+    from stillroom.evaluation import score
+    from toy import toy_images
+
+    carved = from_arrays(*toy_images(), *toy_images(seed=1), name="toy", val=0.5, store=store)
+    out = tmp_path / "out"
+    made(carved, store, out)
+    val_of = {0.005: 0.2, 0.01: 0.9, 0.02: 0.1, 0.05: 0.3, 0.1: 0.4}
+
+    def fake(self, lr, taught, bench, rt):
+        point = {"epoch": 1, "test": 1 - val_of[lr], "val": val_of[lr]}
+        predicted = torch.zeros(len(bench.test), dtype=torch.int64)
+        whole = {"seed": 0, "rate": lr, "curve": [point], "predicted": predicted}
+        return [{**whole, "last": point, "best": point, "val": point}]
+
+    monkeypatch.setattr(score.Score, "_trained", fake)
+    search = Asked(find_protocol("search@1"), ["convnet1-w8"], 1)
+    found = evaluate(out, carved, search, Store(store), Machine(threads=1), Session())
+    assert next(r for r in found if r.metric == "accuracy").value == pytest.approx(0.1)
+
+
+def test_real_jpegs_fill_the_bytes_of_the_set_and_no_more(bench, store, tmp_path):
+    out = tmp_path / "out"
+    made(bench, store, out)
+    big = load(out)
+    # Sixteen copies of the images: a set so large that many JPEGs have as many bytes.
+    many = [t.repeat_interleave(16, 0) for t in (big.images, big.labels, big.of_class)]
+    replace(big, images=many[0], labels=many[1], of_class=many[2]).save(tmp_path / "big")
+    how = replace(asked("convnet1-w8"), baselines=False, seeds=1, real_jpegs=True)
+    args = (bench, how, Store(store), Machine(threads=1), Session())
+    found = [r for r in evaluate(tmp_path / "big", *args) if r.metric == "accuracy"]
+    jpegs = [r for r in found if r.row == "random-jpeg"]
+    assert {r.draw for r in jpegs} == {0, 1, 2}
+    counts = sorted({r.ipc for r in jpegs})
+    assert max(counts) <= min(len(bench.train.rows_of(c)) for c in (0, 1))
+    by_count = [next(r.bytes for r in jpegs if r.ipc == n) for n in counts]
+    assert by_count == sorted(by_count)
+    table = {(x.row, x.conditions.ipc): x.counts for x in lines(found)}
+    assert all(table["random-jpeg", n] == "draws" for n in counts)

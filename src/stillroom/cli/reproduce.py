@@ -1,0 +1,121 @@
+"""`stillroom reproduce`: the ledger's cells, one made again, or the table of all."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from stillroom.cli import flags
+from stillroom.errors import StillroomError
+from stillroom.files import user_path
+from stillroom.run.options import DataOptions, Machine
+
+FAILED = 1  # exit code of a cell that does not agree with the record
+
+
+def _reproduce(**values: Any) -> None:
+    if values["ledger"] is not None:
+        _write_table(user_path(values["ledger"], "ledger"), values["out"])
+        return
+    if values["out"] is not None:
+        raise StillroomError("--out is for the table; name the ledger as well, with --ledger")
+    if values["cell"] is None:
+        _list()
+        return
+    from stillroom.cli.show import say, session
+    from stillroom.records import add_records
+    from stillroom.run import machine as machines
+    from stillroom.run.reproduce import find_cell, reproduce
+    from stillroom.tables import percent
+
+    cell = find_cell(values["cell"])
+    options = flags.settle(DataOptions, values, "options")
+    machine = flags.settle(Machine, values, "machine")
+    store = machines.store(machine)
+    shown = session(values["quiet"])
+    with shown.interruptible():
+        bench = machines.benchmark(values["data"] or cell.benchmark, options, store)
+        made = reproduce(cell, bench, store, machine, shown, values["numerics"])
+    if values["records"] is not None:
+        add_records(user_path(values["records"], "records"), made.records)
+    say(f"{cell.name} under {cell.protocol}: {_interval(made.summary)}")
+    paper = cell.reported()
+    if paper is not None:
+        say(f"reported: {percent(paper.value)} %, {paper.note}: {cell.verdict(made.summary.mean)}")
+    if made.recorded is None:
+        say("nothing is recorded of it yet")
+        return
+    say(f"recorded: {_interval(made.recorded)}: {'pass' if made.passed else 'FAIL'}")
+    if not made.passed:
+        raise SystemExit(FAILED)
+
+
+def _interval(s: Any) -> str:
+    from stillroom.tables import percent
+
+    known = f" ({percent(s.low)} .. {percent(s.high)})" if s.half is not None else ""
+    return f"{percent(s.mean)} %{known}, n = {s.n}"
+
+
+def _list() -> None:
+    from stillroom.cli.show import key_values
+    from stillroom.run.cells import CELLS
+    from stillroom.run.reproduce import recorded
+    from stillroom.tables import percent
+
+    pairs = []
+    for cell in CELLS.values():
+        paper, ours = cell.reported(), recorded(cell, "float32")
+        told = f"reported {percent(paper.value)}" if paper else "nothing reported"
+        known = f"measured {percent(ours.mean)}, n = {ours.n}" if ours else "not measured"
+        pairs.append((cell.name, f"{cell.protocol}: {told}, {known}"))
+    key_values("cells: stillroom reproduce CELL --data-root DIR", pairs)
+
+
+def _write_table(ledger: Path, out: Path | None) -> None:
+    from stillroom.cli.show import say
+    from stillroom.files import write_atomic
+    from stillroom.records import read_records
+    from stillroom.run.reproduce import measured_json, reproduction
+
+    made = measured_json if out is not None and out.suffix == ".json" else reproduction
+    text = made(read_records(ledger))
+    if out is None:
+        say(text)
+        return
+    write_atomic(user_path(out, "out"), text)
+    say(f"written: {out}")
+
+
+reproduce = flags.with_signature(
+    _reproduce,
+    [
+        inspect.Parameter(
+            "cell",
+            inspect.Parameter.POSITIONAL_ONLY,
+            default=None,
+            annotation=Annotated[
+                str | None, Parameter(name="CELL", help="a cell; none: list them")
+            ],
+        ),
+        flags.keyword("data", flags.flag(str | None, "its data [default: by name]")),
+        flags.keyword(
+            "numerics",
+            flags.flag(Literal["float32", "tf32", "bf16", "float64"], "of the whole cell"),
+            "float32",
+        ),
+        flags.keyword("records", flags.flag(Path | None, "ledger to add the records to")),
+        flags.keyword("ledger", flags.flag(Path | None, "write the table of this ledger instead")),
+        flags.keyword(
+            "out",
+            flags.flag(Path | None, "file of that table (.json: its numbers) [default: print it]"),
+        ),
+        flags.keyword("quiet", flags.flag(bool, "no progress, no notes", switch=True), False),
+        *flags.of_model(DataOptions, "options", "Data"),
+        *flags.of_model(Machine, "machine", "Machine"),
+    ],
+    "Make one number of the ledger again and say pass or fail; without CELL, list them.",
+)

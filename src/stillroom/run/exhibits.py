@@ -1,0 +1,84 @@
+"""What a page shows beside accuracies; it computes nothing itself, it reads `exhibits/`.
+
+`students-<digest>.json`, one a row, network and protocol: the accuracies of every check, and which
+class was taken for which. `neighbours.safetensors`: the real image nearest to each distilled one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from stillroom.data.benchmarks import Benchmark
+from stillroom.data.source import row_blocks
+from stillroom.distilled import Distilled
+from stillroom.files import canonical, sha256, write_atomic, write_json
+from stillroom.types import Record
+
+NEIGHBOURS = "neighbours.safetensors"
+MAX_SHOWN = 100  # distilled images with a neighbour, evenly over the classes
+MAX_CLASSES = 200  # a confusion of more classes is too large to look at, and to keep
+
+
+def write_exhibit(
+    folder: Path, record: Record, classes: Sequence[str], scores: Sequence[dict[str, Any]]
+) -> None:
+    """Write what the students of one row did; `record` is one of theirs, `scores` see `Score`."""
+    hits = sum(
+        _confusion(s["labels"], s["predicted"], len(classes)) for s in scores
+    )  # [C,C], rows the true class, summed over students
+    assert isinstance(hits, Tensor)
+    counts = hits.sum(1)
+    right = hits.diagonal().double() / counts.clamp_min(1)
+    name = {
+        "row": record.row,
+        "step": record.step,
+        "set_key": record.set_key if record.step is not None else None,
+        "arch": record.arch,
+        "protocol_hash": record.protocol_hash,
+        "numerics": record.numerics,
+        "data_digest": record.data_digest,
+        "ipc": record.ipc,
+    }
+    content = {
+        **name,
+        "protocol": record.protocol,
+        "classes": list(classes),
+        "students": [{k: s[k] for k in ("seed", "rate", "curve")} for s in scores],
+        "per_class": right.tolist(),
+        "confusion": hits.tolist() if len(classes) <= MAX_CLASSES else None,
+    }
+    write_json(folder / f"students-{sha256(canonical(name))[:12]}.json", content)
+
+
+def write_neighbours(folder: Path, data: Distilled, bench: Benchmark) -> None:
+    """Write the nearest real training images, by mean squared difference of pixels in [0, 1].
+
+    Tensors: rows int64 [M] of the set, images uint8 [M,ch,H,W], distance float32 [M], the root of
+    that mean.
+    """
+    rows = torch.linspace(0, len(data) - 1, min(MAX_SHOWN, len(data))).round().long()
+    mine = data.pixels()[rows].flatten(1)
+    best = torch.full((len(rows),), torch.inf)
+    nearest = torch.zeros(len(rows), dtype=torch.int64)
+    for block in row_blocks(len(bench.train)):
+        real = bench.train.take(block).flatten(1).float() / 255
+        squares = mine.square().sum(1, keepdim=True) + real.square().sum(1) - 2 * mine @ real.T
+        found, at = squares.min(1)
+        closer = found < best
+        best, nearest = torch.where(closer, found, best), torch.where(closer, block[at], nearest)
+    images = bench.train.take(nearest).cpu()
+    # Exact for the few that are shown: the expanded square above loses digits near zero.
+    gap = (mine - images.flatten(1).float() / 255).square().mean(1).sqrt()
+    write_atomic(folder / NEIGHBOURS, save({"rows": rows, "images": images, "distance": gap}))
+
+
+def _confusion(labels: Tensor, predicted: Tensor, classes: int) -> Tensor:
+    """int64 [C,C]: test images of a class (row) by the class that a student saw in them."""
+    pairs = labels.long() * classes + predicted.long()
+    return torch.bincount(pairs, minlength=classes**2).view(classes, classes)

@@ -1,0 +1,182 @@
+"""`stillroom reproduce CELL`: make one number of the ledger again, and say pass or fail."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from stillroom.artefacts.store import Store
+from stillroom.data.benchmarks import Benchmark
+from stillroom.errors import StillroomError, suggest
+from stillroom.evaluation.protocol import find_protocol
+from stillroom.evaluation.score import FULL
+from stillroom.evaluation.statistics import Summary, summarise
+from stillroom.methods import METHODS, PRESETS
+from stillroom.methods.base import Outer
+from stillroom.recipe import from_preset
+from stillroom.run.cells import CELLS, Cell, agrees
+from stillroom.run.distil import distil, plan
+from stillroom.run.judge import Asked, judge, judging
+from stillroom.run.options import Machine
+from stillroom.run.rows import Maker, Row
+from stillroom.runtime import Numerics, Session
+from stillroom.tables import Line, percent
+from stillroom.types import Record
+
+MEASURED = "measured.json"  # beside the recipes: what the ledger holds of every cell
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A cell made again: its records, their summary, the recorded one, and the verdicts."""
+
+    cell: Cell
+    records: list[Record]
+    summary: Summary
+    recorded: Summary | None
+
+    @property
+    def passed(self) -> bool | None:
+        """Whether it agrees with the record; None where nothing is recorded."""
+        return None if self.recorded is None else agrees(self.summary, self.recorded)
+
+
+def find_cell(name: str) -> Cell:
+    """Look a cell up.
+
+    Raises: StillroomError with the known names.
+    """
+    if name not in CELLS:
+        raise StillroomError(
+            f"cell={name[:80]!r} is unknown; known: {', '.join(CELLS)}{suggest(name, CELLS)}"
+        )
+    return CELLS[name]
+
+
+def reproduce(
+    cell: Cell,
+    bench: Benchmark,
+    store: Store,
+    machine: Machine,
+    session: Session,
+    numerics: Numerics = "float32",
+) -> Outcome:
+    """Distil (or choose) the cell's set, train its students, compare with the record."""
+    if bench.known != cell.benchmark:
+        raise StillroomError(
+            f"{cell.name} is of {cell.benchmark}; {bench.name} has other classes or sizes"
+        )
+    asked = Asked(find_protocol(cell.protocol), [cell.arch], cell.students, numerics=numerics)
+    images = cell.ipc * len(bench.classes) or len(bench.train)
+    how = judging(bench, asked, store, machine, session, images)
+    if cell.preset == FULL:
+        rows = [Row(FULL, None, 0)]
+    elif METHODS[PRESETS[cell.preset].kind](**PRESETS[cell.preset].method).steps(Outer(steps=1)):
+        rows = [_distilled(cell, bench, store, machine, session, numerics)]
+    else:
+        from stillroom.config import DSA
+
+        maker = Maker(bench, store, machine, how.rt, how.archs[0], DSA)
+        draws = range(cell.students) if cell.preset == "random" else range(1)
+        drawn = cell.preset == "random"
+        rows = [
+            Row(cell.preset, maker.folder(cell.preset, cell.ipc, d), cell.ipc, None,
+                d if drawn else None)
+            for d in draws
+        ]  # fmt: skip
+    records = [record for student in judge(how, rows) for record in student.records]
+    values = [r.value for r in records if r.metric == "accuracy"]
+    return Outcome(cell, records, summarise(values), recorded(cell, numerics))
+
+
+def _distilled(
+    cell: Cell,
+    bench: Benchmark,
+    store: Store,
+    machine: Machine,
+    session: Session,
+    numerics: Numerics,
+) -> Row:
+    given: dict[str, Any] = {"arch": cell.arch, "numerics": numerics}
+    if cell.steps is not None:
+        given["outer"] = {"steps": cell.steps}
+    recipe, row = from_preset(cell.preset, bench.name, cell.ipc, given, bench.known)
+    planned = plan(recipe, bench, machine, session, store=store, row=row)
+    distil(planned, machine)
+    steps = planned.stage.method.steps(planned.stage.outer)
+    folder = store.folder(planned.stage.key()) / "steps" / str(steps)
+    return Row(f"{cell.preset}@{steps}", folder, cell.ipc, steps)
+
+
+def recorded(cell: Cell, numerics: str) -> Summary | None:
+    """What the ledger holds of a cell, out of the packaged summary of it."""
+    path = resources.files("stillroom") / "recipes" / MEASURED
+    found = json.loads(path.read_text("utf-8")).get(cell.name, {}).get(numerics)
+    return None if found is None else summarise(found)
+
+
+def measured_json(records: Sequence[Record]) -> str:
+    """The packaged summary: cell -> numerics -> accuracies, as fractions."""
+    found = {
+        name: {line.numerics: list(line.values) for line in cell.measured(records)}
+        for name, cell in CELLS.items()
+    }
+    return json.dumps({k: v for k, v in found.items() if v}, indent=1) + "\n"
+
+
+def reproduction(records: Sequence[Record]) -> str:
+    """`REPRODUCTION.md`: reported beside measured, cell by cell."""
+    rows = [row for cell in CELLS.values() for row in _rows(cell, cell.measured(records))]
+    head = ("cell", "protocol", "reported, %", "measured, %", "n", "gap", "verdict", "how")
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return _INTRODUCTION + "\n".join(lines) + "\n" + _notes()
+
+
+def _rows(cell: Cell, measured: Sequence[Line]) -> list[tuple[str, ...]]:
+    paper = cell.reported()
+    told = "-"
+    if paper is not None:
+        std = paper.versions.get("std")
+        told = percent(paper.value) + (f" ± {percent(float(std))}" if std else "")
+    if not measured:
+        verdict = "not measured"
+        return [(f"`{cell.name}`", cell.protocol, told, "-", "-", "-", verdict, "-")]
+    rows: list[tuple[str, ...]] = []
+    for line in measured:
+        s = line.summary
+        interval = "" if s.half is None else f" ({percent(s.low)} to {percent(s.high)})"
+        gap = "-" if paper is None else percent(s.mean - paper.value, sign=True)
+        how = f"{line.numerics}, {line.seconds:.0f} s a student"
+        n = f"{s.n} {line.counts}"
+        verdict = cell.verdict(s.mean)
+        rows.append((f"`{cell.name}`", cell.protocol, told, percent(s.mean) + interval, n, gap,
+                     verdict, how))  # fmt: skip
+    return rows
+
+
+def _notes() -> str:
+    """Where the reported numbers come from."""
+    found: dict[str, list[str]] = {}
+    for cell in CELLS.values():
+        paper = cell.reported()
+        if paper is not None:
+            found.setdefault(paper.note, []).append(f"`{cell.name}`")
+    sources = "".join(f"- {', '.join(names)}: {note}\n" for note, names in found.items())
+    return f"\nReported numbers:\n\n{sources}"
+
+
+_INTRODUCTION = """# Reproduction
+
+Generated by `stillroom reproduce --ledger results/records.jsonl --out REPRODUCTION.md`; a test
+fails if it is not what the ledger says. *Measured* was measured by this project, *reported* is a
+paper's number. An interval is a 95 % t interval over n. *Reproduced* means that the mean lies
+within 1.5 points of the reported one (2.5 at 1 image a class); *fewer steps* that our run is
+shorter than the paper's, so that the gap is no verdict; *other protocol* that the paper does not
+say how it judged, or judged otherwise. `stillroom reproduce CELL --data-root DIR` makes a cell
+again and says whether it agrees with what is measured here.
+
+"""

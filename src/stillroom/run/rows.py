@@ -1,0 +1,131 @@
+"""What an evaluation trains students on: a set and its kept steps, and what stands beside it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stillroom.artefacts.store import Store, obtain
+from stillroom.data.benchmarks import Benchmark
+from stillroom.distilled import load, set_bytes, set_digest
+from stillroom.errors import StillroomError
+from stillroom.evaluation.score import FULL
+from stillroom.methods.distil import Distil
+from stillroom.nets.zoo import Arch
+from stillroom.recipe import from_preset
+from stillroom.run import machine as machines
+from stillroom.run.options import Machine
+from stillroom.run.publish import is_count, steps_of
+from stillroom.runtime import Runtime
+from stillroom.tables import CORESETS
+
+RANDOM_DRAWS = 5
+JPEG_DRAWS = 3
+
+
+@dataclass(frozen=True)
+class Row:
+    """One thing that students are trained on."""
+
+    name: str
+    folder: Path | None  # None: the full training data
+    ipc: int
+    step: int | None = None
+    draw: int | None = None
+
+    @property
+    def digest(self) -> str:
+        """Identity of what students see."""
+        return FULL if self.folder is None else set_digest(self.folder)
+
+
+@dataclass(frozen=True)
+class Maker:
+    """How baselines are made: of the same data, and for students with the set's augmentation."""
+
+    bench: Benchmark
+    store: Store
+    machine: Machine
+    rt: Runtime
+    arch: Arch
+    augment: str
+
+    def folder(self, rule: str, ipc: int, draw: int, storage: str = "auto") -> Path:
+        """Where the set of a rule lies, made now if it is not there."""
+        given: dict[str, Any] = {"seed": draw, "method": {"augment": self.augment}}
+        given["storage"] = storage
+        recipe, _ = from_preset(rule, self.bench.name, ipc, given, self.bench.known)
+        stage = Distil(
+            method=recipe.method,
+            outer=recipe.outer,
+            bench=self.bench.describe(),
+            ipc=ipc,
+            seed=draw,
+            arch=self.arch,
+            numerics="float32",
+            storage=recipe.stored_as,
+            store=self.store.root,
+        )
+        obtain(self.store, stage, machines.executor(self.machine), self.rt)
+        return self.store.folder(stage.key()) / "steps" / "0"
+
+
+def baseline_rows(maker: Maker, ipc: int) -> list[Row]:
+    """Random (five draws), class-mean and k-means with as many images.
+
+    A coreset that the data cannot give (too few distinct images) is left out, and said so.
+    """
+    draws = range(RANDOM_DRAWS)
+    rows = [Row("random", maker.folder("random", ipc, d), ipc, None, d) for d in draws]
+    for rule in CORESETS:
+        try:
+            rows.append(Row(rule, maker.folder(rule, ipc, 0), ipc))
+        except StillroomError as error:
+            maker.rt.session.say(f"no {rule} row: {error}")
+    return rows
+
+
+def real_jpeg_rows(maker: Maker, ipc: int, budget: int) -> list[Row]:
+    """Random real images kept as JPEG: as many as the set has, as many as fit in its bytes.
+
+    Where the two counts are far apart, their geometric mean too. Bytes are those on disk.
+    """
+    bench = maker.bench
+    smallest = min(len(bench.train.rows_of(c)) for c in range(len(bench.classes)))
+    ipc = min(ipc, smallest)
+    each = set_bytes(maker.folder("random", ipc, 0, "jpeg")) / ipc
+    fitting = min(smallest, max(1, int(budget / each)))
+    between = round(math.sqrt(ipc * fitting))
+    counts = sorted({ipc, fitting} | ({between} if fitting >= 4 * ipc else set()))
+    return [
+        Row("random-jpeg", maker.folder("random", n, draw, "jpeg"), n, None, draw)
+        for n in counts
+        for draw in range(JPEG_DRAWS)
+    ]
+
+
+def rows_of_set(folder: Path, steps: str) -> list[Row]:
+    """The rows that `--steps` asks for: "last", "all", or "100,300".
+
+    Raises: StillroomError naming the steps that exist.
+    """
+    data = load(folder)
+    name = str(data.provenance.get("label") or folder.name)[:80]
+    found = steps_of(folder)
+    last = max(found)
+    if steps == "last":
+        chosen = [last]
+    elif steps == "all":
+        chosen = list(found)
+    else:
+        texts = [t.strip() for t in steps.split(",")]
+        if not all(is_count(t) for t in texts):
+            raise StillroomError(f"--steps {steps!r} must be last, all, or numbers such as 100,300")
+        chosen = [int(t) for t in texts]
+    missing = [s for s in chosen if s not in found]
+    if missing:
+        held = ", ".join(map(str, found))
+        raise StillroomError(f"{folder} holds no set of step {missing[0]}; it holds {held}")
+    return [Row(f"{name}@{s}" if last else name, found[s], data.ipc, s) for s in chosen]

@@ -1,0 +1,95 @@
+"""The ledger's cells: what counts as the same number, and what the table makes of a ledger."""
+
+from __future__ import annotations
+
+import pytest
+
+from stillroom.errors import StillroomError
+from stillroom.evaluation.protocol import find_protocol
+from stillroom.evaluation.statistics import summarise
+from stillroom.methods import PRESETS
+from stillroom.run.cells import CELLS, Cell, agrees
+from stillroom.run.reproduce import find_cell, measured_json, reproduction
+from toy import record
+
+CIFAR = {
+    "benchmark": "cifar10",
+    "ipc": 10,
+    "arch": "convnet3",
+    "protocol": "vico@1",
+    "numerics": "float32",
+}
+
+
+def ledger(values: dict[str, list[float]]) -> list:
+    """Records of rows by name; "random" rows are draws, rows with an @ are sets."""
+    return [
+        record(
+            value,
+            i,
+            row=row,
+            draw=i if row == "random" else None,
+            step=int(row.partition("@")[2]) if "@" in row else None,
+            **CIFAR,
+        )
+        for row, some in values.items()
+        for i, value in enumerate(some)
+    ]
+
+
+def test_cells_are_sound() -> None:
+    for name, cell in CELLS.items():
+        assert name == cell.name
+        assert cell.preset in (*PRESETS, "full")
+        assert find_protocol(cell.protocol).id == cell.protocol
+
+
+def test_a_cell_takes_its_own_rows_only() -> None:
+    rows = {"random": [0.30, 0.32], "dm@300": [0.45, 0.46], "dm@100": [0.4], "k-means": [0.29]}
+    records = ledger(rows)
+    found = {n: c.measured(records) for n, c in CELLS.items()}
+    held = {n: [x.summary.n for x in lines] for n, lines in found.items() if lines}
+    assert held == {
+        "random/cifar10-ipc10": [2],
+        "k-means/cifar10-ipc10": [1],
+        "dm/cifar10-ipc10@100": [1],
+        "dm/cifar10-ipc10@300": [2],
+    }
+    other = [record(0.5, row="k-means", **{**CIFAR, "protocol": "quick@1"})]
+    assert not CELLS["k-means/cifar10-ipc10"].measured(other)
+
+
+def test_verdicts() -> None:
+    random = CELLS["random/cifar10-ipc10"]  # reported 31.0
+    assert random.verdict(0.324) == "reproduced"
+    assert random.verdict(0.326) == "not reproduced"
+    assert CELLS["random/cifar10-ipc1"].verdict(0.178) == "reproduced"  # 15.4, 1 image a class
+    assert CELLS["dm/cifar10-ipc10@300"].verdict(0.489) == "fewer steps"
+    assert CELLS["herding/cifar10-ipc10"].verdict(0.316) == "other protocol"
+    assert CELLS["k-means/cifar10-ipc10"].verdict(0.3) == "nothing reported"
+    assert Cell("dm", "cifar10", 10, protocol="quick@1").verdict(0.489) == "other protocol"
+
+
+def test_agreement() -> None:
+    old = summarise([0.30, 0.31, 0.32])  # half an interval is 2.5 points
+    assert agrees(summarise([0.34, 0.35, 0.36]), old)
+    assert not agrees(summarise([0.40, 0.41, 0.42]), old)
+    assert agrees(summarise([0.33]), old)
+    assert not agrees(summarise([0.34]), old)
+    assert agrees(summarise([0.30]), summarise([0.31]))
+    assert not agrees(summarise([0.30]), summarise([0.32]))
+
+
+def test_table_and_summary_of_a_ledger() -> None:
+    records = ledger({"random": [0.30, 0.31, 0.32], "dm@300": [0.45]})
+    text = reproduction(records)
+    row = next(line for line in text.splitlines() if "`random/cifar10-ipc10`" in line)
+    told = "| `random/cifar10-ipc10` | vico@1 | 31.0 ± 0.5 | 31.0 (28.5 to 33.5) | 3 draws | +0.0 "
+    assert row.startswith(told + "| reproduced |")
+    assert "| `dm/cifar10-ipc10` | vico@1 | 48.9 ± 0.6 | - | - | - | not measured | - |" in text
+    assert '"float32": [\n   0.45\n  ]' in measured_json(records)
+
+
+def test_an_unknown_cell_is_named() -> None:
+    with pytest.raises(StillroomError, match="did you mean 'herding/cifar10-ipc10'"):
+        find_cell("hrding/cifar10-ipc10")

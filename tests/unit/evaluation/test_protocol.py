@@ -1,0 +1,72 @@
+"""Protocols: what is frozen, what a hash covers, and how one is named."""
+
+from __future__ import annotations
+
+import pytest
+
+from stillroom.cite import PAPERS
+from stillroom.errors import StillroomError
+from stillroom.evaluation.protocol import PROTOCOLS, QUIRKS, find_protocol
+
+# A number in the ledger quotes these: a protocol that changes gets another version.
+FROZEN = {
+    "vico@1": "67f57f6ea6d0",
+    "vico-plain@1": "8eccdde0446e",
+    "mtt@1": "7a46801437b0",
+    "datm@1": "b1e6ae80ff07",
+    "search@1": "c689c56b24a4",
+}
+
+
+@pytest.mark.parametrize("name", FROZEN)
+def test_a_published_protocol_does_not_change(name: str) -> None:
+    assert PROTOCOLS[name].digest() == FROZEN[name]
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer")
+def test_the_hash_covers_what_changes_a_number_and_nothing_else() -> None:
+    vico = PROTOCOLS["vico@1"]
+    words = {"why": "otherwise said", "papers": ()}
+    assert vico.model_copy(update=words).digest() == vico.digest()
+    for field in type(vico).model_fields:
+        if field not in words:
+            assert vico.model_copy(update={field: "?"}).digest() != vico.digest(), field
+
+
+def test_epochs_of_vico() -> None:
+    """The parity README: E = 1000 makes 1001 passes, E = 300 makes 301."""
+    assert PROTOCOLS["vico@1"].passes == 1001
+    assert PROTOCOLS["vico-plain@1"].passes == 301
+    assert PROTOCOLS["quick@1"].passes == PROTOCOLS["quick@1"].epochs
+    assert PROTOCOLS["vico@1"].check_epochs() == [201, 401, 601, 801, 1001]
+
+
+def test_names() -> None:
+    assert find_protocol("vico") is PROTOCOLS["vico@1"]
+    short = find_protocol("vico@1+epochs=3")
+    assert (short.id, short.passes, short.check_epochs()) == ("vico@1+epochs=3", 4, [2, 3, 4])
+    assert short.digest() != PROTOCOLS["vico@1"].digest()
+    same = find_protocol("vico@1+epochs=1000")
+    assert (same.id, same.digest()) == ("vico@1", PROTOCOLS["vico@1"].digest())
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["vic", "vico@2", "", "vico@1+", "vico@1+lr=2", "vico@1+epochs=0", "vico@1+epochs=1e3",
+     "vico@1+epochs=-1", "vico@1+epochs=9999999", "vico@1+epochs=٣"],
+)  # fmt: skip
+def test_unknown_names_are_one_line(name: str) -> None:
+    with pytest.raises(StillroomError) as caught:
+        find_protocol(name)
+    assert "\n" not in str(caught.value)
+    assert "protocol=" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_every_protocol_explains_itself(name: str) -> None:
+    protocol = PROTOCOLS[name]
+    assert protocol.id == name
+    assert len(protocol.why) > 60
+    assert set(protocol.quirks) <= set(QUIRKS)
+    assert set(protocol.papers) <= set(PAPERS)
+    assert protocol.rates or isinstance(protocol.lr, float)
