@@ -23,6 +23,7 @@ import stillroom
 from stillroom.errors import StillroomError
 
 Numerics = Literal["float32", "tf32", "bf16", "float64"]
+MOST_COMPILATIONS = 256  # of one piece of code; as many as torch's second limit lets through
 
 
 class Interrupted(BaseException):
@@ -120,7 +121,7 @@ class Runtime:
 
     @contextlib.contextmanager
     def activate(self) -> Iterator[None]:
-        """Set threads, TF32 and determinism for a block, then restore what was there.
+        """Set threads, TF32, determinism and the compiler for a block, then restore what was there.
 
         The hint to the allocator stays: glibc has no way to ask what it was.
         """
@@ -136,12 +137,14 @@ class Runtime:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
         try:
-            yield
+            with many_compilations() if self.compile else contextlib.nullcontext():
+                yield
         finally:
             torch.set_num_threads(threads)
             torch.set_float32_matmul_precision(precision)
             torch.backends.cudnn.allow_tf32 = conv
-            torch.use_deterministic_algorithms(deterministic)
+            if self.deterministic:  # the call itself imports dynamo, a second of every command
+                torch.use_deterministic_algorithms(deterministic)
 
 
 def pick_device(name: str) -> torch.device:
@@ -179,6 +182,19 @@ def can_compile(device: torch.device) -> bool:
         return importlib.util.find_spec("triton") is not None
     compiler = os.environ.get("CXX", "g++")
     return any(shutil.which(c) for c in (compiler, "g++", "clang++"))
+
+
+def many_compilations() -> contextlib.AbstractContextManager[Any]:
+    """Within this block one piece of code may be compiled for many networks and image counts."""
+    import torch._dynamo  # takes a second, so only where something is compiled
+
+    # All networks share the code of a few functions (nets/ensemble.py). After eight compilations
+    # of one of them torch would go on eager, without an error: a command that judges several
+    # architectures would slow down, and bytes would depend on what it judged before.
+    config: Any = torch._dynamo.config
+    name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
+    patch: contextlib.AbstractContextManager[Any] = config.patch({name: MOST_COMPILATIONS})
+    return patch
 
 
 def keep_freed_memory() -> None:

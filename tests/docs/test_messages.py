@@ -78,7 +78,7 @@ def test_trouble_with_a_set_is_documented(here, documented, capsys):
     assert run([*DM, "--steps", "20", "--threads", "1", *demo]) == 0
     capsys.readouterr()
     check([*DM, "--steps", "30", *demo], documented, capsys)
-    check(["evaluate", "out/demo", "--protocol", "vico"], documented, capsys)
+    check(["evaluate", "out/demo", "--protocol", "viko"], documented, capsys)
     check(["evaluate", "out/demo", "--steps", "10"], documented, capsys)
     check(["evaluate", "out/demo", "--store", "empty"], documented, capsys)
     check(["evaluate", "out/demo", "--data", "digits", "--size", "16"], documented, capsys)

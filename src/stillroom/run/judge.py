@@ -28,11 +28,11 @@ from stillroom.run import machine as machines
 from stillroom.run.distil import choose_arch
 from stillroom.run.exhibits import write_exhibit, write_neighbours
 from stillroom.run.options import Machine
+from stillroom.run.publish import EXHIBITS, LEDGER
 from stillroom.run.rows import Maker, Row, baseline_rows, real_jpeg_rows, rows_of_set
 from stillroom.runtime import Numerics, Runtime, Session
 from stillroom.types import Record
 
-LEDGER, EXHIBITS = "records.jsonl", "exhibits"
 ROWS_OF_A_COMMAND = 3  # compiled code serves them all; a usual command judges more
 
 

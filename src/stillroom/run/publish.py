@@ -25,9 +25,10 @@ from stillroom.files import (
 )
 
 SET_FILES = ("meta.json", "data.safetensors")
+LEDGER, EXHIBITS = "records.jsonl", "exhibits"
 OTHER_FILES = (
     *("metrics.jsonl", "labels.csv", "run.json"),  # by `publish`
-    *("records.jsonl", ".records.lock", "report.html"),  # by the verbs that come after it
+    *(LEDGER, ".records.lock", "report.html"),  # by the verbs that come after it
 )
 
 
@@ -51,7 +52,7 @@ def publish(artefact: Path, out: Path, key: str, run: dict[str, Any]) -> None:
     """
     refuse_foreign(out)  # again: a run may take hours, in which people put files there
     final = read_json(artefact / "final.json")["step"]
-    ledger = out / "records.jsonl"
+    ledger = out / LEDGER
     with fresh_folder(out) as fresh:
         for name in SET_FILES:
             shutil.copyfile(artefact / "steps" / str(final) / name, fresh / name)
@@ -65,6 +66,8 @@ def publish(artefact: Path, out: Path, key: str, run: dict[str, Any]) -> None:
         export_folder(data, fresh)
         if owner_key(out) == key and ledger.is_file():  # numbers of this very set stay with it
             shutil.copyfile(ledger, fresh / ledger.name)
+            if (out / EXHIBITS).is_dir():
+                shutil.copytree(out / EXHIBITS, fresh / EXHIBITS)
         write_json(fresh / "run.json", {**run, "key": key, "bytes": set_bytes(fresh)})
 
 
@@ -87,7 +90,7 @@ def _foreign(out: Path) -> str:
     for path in sorted(out.rglob("*")):
         name = path.relative_to(out).as_posix()
         if path.is_dir() and not path.is_symlink():
-            if name not in ("images", "steps") and not any(path.iterdir()):
+            if name not in ("images", "steps", EXHIBITS) and not any(path.iterdir()):
                 return name
         elif path.is_symlink() or not path.is_file() or not _is_own(name, pictures):
             return name
@@ -100,6 +103,10 @@ def _is_own(name: str, pictures: set[str]) -> bool:
     file = killed[1] if killed else file
     if not parent:
         return file in SET_FILES + OTHER_FILES
+    if parent == EXHIBITS:
+        return (
+            re.fullmatch(r"students-[0-9a-f]{12}\.json|neighbours\.safetensors", file) is not None
+        )
     if parent.startswith("steps/") and is_count(parent.removeprefix("steps/")):
         return file in SET_FILES
     return name in pictures

@@ -1,0 +1,77 @@
+"""Compiled code: every network of a command gets its own, however many there are."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from stillroom.nets.ensemble import Nets
+from stillroom.nets.zoo import resolve
+from stillroom.rng import rng
+from stillroom.runtime import MOST_COMPILATIONS, Runtime
+
+NETWORKS = 10  # more than torch compiles of one piece of code unless told otherwise: 8
+RT = Runtime(device=torch.device("cpu"), compile=True)
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
+    """What reached the compiler's back end, which here only counts: all of it runs as traced."""
+    import torch._dynamo
+
+    found: list[object] = []
+
+    def counted(graph: torch.fx.GraphModule, inputs: object) -> Callable[..., Any]:
+        found.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=counted))
+    torch._dynamo.reset()  # torch counts by code, which other tests have compiled before
+    yield found
+    torch._dynamo.reset()
+
+
+def limits() -> list[int]:
+    import torch._dynamo
+
+    config = torch._dynamo.config
+    names = ("recompile_limit", "cache_size_limit")
+    return [getattr(config, name) for name in names if hasattr(config, name)]
+
+
+def forwards_of_many_networks() -> None:
+    x = torch.randn(4, 3, 8, 8, generator=rng(0, "x"))
+    for width in range(1, NETWORKS + 1):
+        nets = Nets(resolve(f"convnet1-w{width}"), 2, 3, 8, RT)
+        with torch.no_grad():
+            nets.make(1, 0, "n").logits(x, train=True)
+
+
+@pytest.mark.slow
+def test_every_network_of_a_command_is_compiled(graphs: list[object]) -> None:
+    before = limits()
+    with RT.activate():
+        assert set(limits()) == {MOST_COMPILATIONS}
+        forwards_of_many_networks()
+    assert len(graphs) == NETWORKS
+    assert limits() == before
+
+
+@pytest.mark.slow
+def test_torch_by_itself_would_give_up(graphs: list[object]) -> None:
+    """What `activate` is for: eight networks compiled, and the others not, without an error."""
+    config = torch._dynamo.config
+    name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
+    with config.patch({name: 8}):
+        forwards_of_many_networks()
+    assert len(graphs) == 8
+
+
+def test_the_limit_stays_where_nothing_is_compiled() -> None:
+    before = limits()
+    with Runtime(device=torch.device("cpu")).activate():
+        assert limits() == before
