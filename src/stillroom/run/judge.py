@@ -85,6 +85,8 @@ def evaluate(
     rows = [Row(FULL, None, 0)] if folder is None else rows_of_set(folder, asked.steps)
     images = len(bench.train) if made is None else len(made)
     how = judging(bench, asked, store, machine, session, images)
+    for row in rows:
+        check_row(row, how)
     if made is not None and folder is not None:
         maker = Maker(bench, store, machine, how.rt, how.archs[0], made.augment)
         rows += baseline_rows(maker, made.ipc) if asked.baselines else []
@@ -155,10 +157,6 @@ def judge(how: Judging, rows: Sequence[Row]) -> list[Student]:
     """Train and test the students of rows; a random draw gets one student of its own seed."""
     wanted: list[tuple[Row, Score]] = []
     for row, arch in itertools.product(rows, how.archs):
-        if row.folder is not None:
-            data = load(row.folder)
-            check_fits(data, how.bench, row.name)
-            check_labels(data, how.protocol, row.name)
         seeds = how.seeds if row.draw is None else (row.draw,)
         together = [seeds] if how.students == "vmap" else [(seed,) for seed in seeds]
         wanted += [(row, _score(how, row, arch, some)) for some in together]
@@ -195,6 +193,17 @@ def student_of(data: Distilled) -> str:
         return canonical_name(data.arch)
     except StillroomError:
         return "auto"
+
+
+def check_row(row: Row, how: Judging) -> None:
+    """Refuse a row that cannot be judged, before any student is trained.
+
+    Raises: StillroomError with the reason.
+    """
+    if row.folder is not None:
+        data = load(row.folder)
+        check_fits(data, how.bench, row.name)
+        check_labels(data, how.protocol, row.name)
 
 
 def check_fits(data: Distilled, bench: Benchmark, name: str) -> None:
