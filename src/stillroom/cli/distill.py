@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -204,7 +205,8 @@ def _run(settle: Callable[[Benchmark], tuple[Recipe, str | None]], how: Started)
         made = distil(planned, how.machine)
     say(f"{len(made)} images of {len(made.classes)} classes ({planned.stage.key()})")
     if how.out is not None:
-        say(f"in {how.out}; judge it with: stillroom evaluate {how.out} --baselines")
+        judge = shlex.join(["stillroom", "evaluate", str(how.out), "--baselines"])
+        say(f"in {how.out}; judge it with: {judge}")
     for spec in recipe.evaluate:
         _evaluate_recipe(spec, planned, how)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -181,7 +182,7 @@ def judge_and_show(
     title = f"{bench.name}, {protocol.id} ({protocol.digest()}), {asked.numerics}"
     accuracy_table(lines(records), f"{title}, test: {bench.split}")
     if ledger is not None:
-        page = f"; page: stillroom report {folder}" if folder is not None else ""
+        page = f"; page: {shlex.join(['stillroom', 'report', str(folder)])}" if folder else ""
         say(f"records in {ledger}{page}")
     elif folder is None:
         say("not kept: name a ledger with --records FILE")
