@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import html
+import io
 import itertools
 import re
 import subprocess
@@ -14,17 +16,21 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from stillroom.distilled import Distilled, load, set_digest
 from stillroom.errors import StillroomError
 from stillroom.files import canonical, write_atomic, write_json
 from stillroom.report import write_report
+from stillroom.report.exhibits import _evenly
+from stillroom.report.exports import export
 from stillroom.report.figures import _apart, _binned, short
 from stillroom.report.gather import gather
+from stillroom.report.grids import Cell, Column, Grid, Row, comparison_grid
 from stillroom.report.loading import plain_code, training_code
 from stillroom.report.pictures import _columns, gallery
-from stillroom.report.provenance import duration, flat
-from stillroom.report.sentences import headline, limits
+from stillroom.report.provenance import flat
+from stillroom.report.sentences import duration, headline, limits, of_networks
 from stillroom.types import Preprocess, Record, Zca
 
 HOSTILE = (
@@ -141,6 +147,59 @@ def coreset(folder: Path, *values: float, row: str = "class-mean") -> list[Recor
     return own(folder, *values, row=row, step=None, set_key="m")
 
 
+def jpegs(folder: Path, ipc: int, size: int, *values: float) -> list[Record]:
+    fields = {"row": "random-jpeg", "step": None, "ipc": ipc, "bytes": size}
+    return [record(folder, v, i, draw=i, set_key=f"j{i}", **fields) for i, v in enumerate(values)]
+
+
+def exhibit(folder: Path, **fields: Any) -> dict[str, Any]:
+    """What `evaluate` writes of the students of the set in `folder`."""
+    classes = list(load(folder).classes)
+    usual = {
+        "row": "dm@30",
+        "step": 30,
+        "set_key": set_digest(folder),
+        "arch": "convnet1",
+        "protocol_hash": "abc",
+        "protocol": "quick@1",
+        "numerics": "float32",
+        "data_digest": "d" * 64,
+        "ipc": 1,
+        "classes": classes,
+        "students": [{}, {}, {}],
+        "per_class": [0.75] * len(classes),
+        "confusion": [
+            [
+                30 if a == b else 10 if b == (a + 1) % len(classes) else 0
+                for b in range(len(classes))
+            ]
+            for a in range(len(classes))
+        ],
+    }
+    return {**usual, **fields}
+
+
+def exhibited(folder: Path, *contents: dict[str, Any]) -> Path:
+    for i, content in enumerate(contents):
+        write_json(folder / "exhibits" / f"students-{i}.json", content)
+    return folder
+
+
+def of_random(folder: Path, **fields: Any) -> dict[str, Any]:
+    return exhibit(folder, row="random", step=None, set_key=None, **fields)
+
+
+def neighbours(folder: Path, **changes: Any) -> Path:
+    """The set's own images, a little darker, as its nearest real ones."""
+    pixels = (load(folder).pixels() * 255).round()
+    real = (pixels - 8).clamp(0, 255).to(torch.uint8)
+    apart = (pixels / 255 - real / 255).square().mean((1, 2, 3)).sqrt()
+    tensors = {"rows": torch.arange(len(real)), "images": real, "distance": apart, **changes}
+    kept = {k: v.contiguous() for k, v in tensors.items() if v is not None}
+    write_atomic(folder / "exhibits" / "neighbours.safetensors", save(kept))
+    return folder
+
+
 def full(tmp_path: Path, **fields: Any) -> Path:
     """A set with records of two steps, baselines, a loss curve and a machine."""
     folder = make(tmp_path / "dm", **fields)
@@ -152,7 +211,14 @@ def full(tmp_path: Path, **fields: Any) -> Path:
         own(folder, 0.70, 0.74, 0.72, row="dm@10", step=10, set_key=key),
         drawn(folder, 0.5, 0.55, 0.52, 0.53, 0.51),
         coreset(folder, 0.6, 0.62, 0.61),
+        own(folder, 0.3, 0.31, 0.29, arch="mlp"),
+        own(folder, 0.83, 0.84, 0.82, metric="accuracy.best", selection="best"),
+        jpegs(folder, 1, 700, 0.4, 0.45, 0.42),
+        jpegs(folder, 3, 1900, 0.6, 0.65, 0.62),
+        own(folder, 12.5, metric="fid", unit="points"),
     )
+    exhibited(folder, exhibit(folder), of_random(folder, per_class=[0.5, 0.25]))
+    neighbours(folder)
     lines_ = [canonical({"step": i, "loss": 1000.0 / i}) for i in range(1, 31)]
     write_atomic(folder / "metrics.jsonl", "\n".join(lines_) + "\n")
     write_json(folder / "run.json", {"seconds": 147.4, "device": "cpu", "torch": "2.13"})
@@ -164,35 +230,41 @@ def page(*folders: Path, out: Path) -> str:
 
 
 def said(folder: Path) -> str:
-    return " ".join(headline(gather([folder])[0]))
+    lead, facts = headline(gather([folder])[0])
+    return " ".join([lead, *(text for fact in facts for text in fact)])
 
 
 def test_headline_with_a_clear_gap(tmp_path: Path) -> None:
     folder = make(tmp_path / "dm")
     judged(folder, own(folder, 0.89, 0.90, 0.886), drawn(folder, 0.63, 0.64, 0.62, 0.635, 0.65))
     text = said(folder)
-    assert text.startswith("2 images (")
-    assert "train a convnet1 to 89.2 % on pets" in text
-    assert "random images of the same number give 63.5 % (5 draws)" in text
-    assert text.endswith("+25.7 points; the 95 % intervals do not touch.")
+    assert text.startswith(
+        "Trained on these 2 images alone, a convnet1 network gets 89.2 % of the test images of "
+        "pets right; trained on as many random images, 63.5 %. Better than random images? Yes: "
+        "+25.7 points 89.2 % (3 seeds) against 63.5 % (5 draws); the 95 % intervals do not touch."
+    )
+    assert "At what cost?" in text
+    assert "2 images in place of 20 training images; 1.5 s to train on." in text
 
 
 def test_headline_with_touching_intervals_claims_nothing(tmp_path: Path) -> None:
     folder = make(tmp_path / "dm")
     judged(folder, own(folder, 0.6, 0.7, 0.8), drawn(folder, 0.63, 0.64, 0.7, 0.635, 0.65))
-    assert "but the 95 % intervals overlap, so no difference is shown" in said(folder)
-    assert "do not touch" not in said(folder)
+    assert "Not shown: +4.9 points" in said(folder)
+    assert "the 95 % intervals overlap, so this may be chance" in said(folder)
+    assert "Yes" not in said(folder)
 
 
 def test_headline_says_when_random_is_better(tmp_path: Path) -> None:
     folder = make(tmp_path / "dm")
     judged(folder, own(folder, 0.50, 0.51, 0.50), drawn(folder, 0.63, 0.64, 0.62, 0.635, 0.65))
-    assert "−13.2 points; the 95 % intervals do not touch, so this set is worse" in said(folder)
+    assert "No, worse: −13.2 points" in said(folder)
 
 
 def test_headline_of_one_student_has_no_interval(tmp_path: Path) -> None:
     folder = make(tmp_path / "dm")
     judged(folder, own(folder, 0.9), drawn(folder, 0.63, 0.64))
+    assert "Not shown: +26.5 points" in said(folder)
     assert "1 seed gives no interval, so this may be chance" in said(folder)
 
 
@@ -201,20 +273,33 @@ def test_headline_without_baselines_and_without_records(tmp_path: Path) -> None:
     assert "not judged yet" in said(folder)
     assert "stillroom evaluate 'my set' --baselines" in said(folder)
     judged(folder, own(folder, 0.9, 0.92))
-    assert "There is no random baseline beside it" in said(folder)
-    assert "95 % interval" in said(folder)
+    assert "Not measured There is no random baseline beside it" in said(folder)
+    assert "right (2 seeds, 95 % interval 78.3 to 100.0 %)." in said(folder)
 
 
-def test_headline_names_the_coreset_that_it_does_not_beat(tmp_path: Path) -> None:
+def test_headline_names_the_coreset_and_the_jpegs_that_it_does_not_beat(tmp_path: Path) -> None:
     folder = make(tmp_path / "dm")
     judged(
         folder,
         own(folder, 0.89, 0.90, 0.886),
         drawn(folder, 0.5, 0.51),
         coreset(folder, 0.88, 0.91, 0.87),
+        jpegs(folder, 1, 900, 0.5, 0.52),
+        jpegs(folder, 4, 2000, 0.895, 0.91),
+        jpegs(folder, 9, 9000, 0.99, 0.98),
     )
-    assert "The mean image of each class gives 88.7 % (3 seeds)" in said(folder)
-    assert said(folder).endswith("but the 95 % intervals overlap, so no difference is shown.")
+    assert "Better than class means? Not shown: +0.5 points 89.2 % (3 seeds) against" in said(
+        folder
+    )
+    assert "Better than real JPEGs? Not shown: −1.1 points" in said(folder)
+    assert "so this may be chance. They take 2.0 kB." in said(folder)
+
+
+def test_time_is_a_cost_only_of_a_set_that_was_made(tmp_path: Path) -> None:
+    folder = full(tmp_path)
+    assert "; 2 min 27 s to make; 1.5 s to train on." in said(folder)
+    write_json(folder / "run.json", {"seconds": 0.1, "from_store": True})
+    assert "to make" not in said(folder)
 
 
 def test_headline_quotes_the_last_step_and_measured_numbers_only(tmp_path: Path) -> None:
@@ -238,14 +323,14 @@ def test_limits_name_protocol_selection_labels_variance_and_split(tmp_path: Path
     found = dict(limits(shown))
     assert "quick@1 (hash abc)" in found["Protocol"]
     assert "“last”" in found["Selection"]
-    assert found["Labels"].startswith("Hard labels")
+    assert found["Labels"].startswith("HL, hard labels")
     assert "over student seeds (n = 3)" in found["Intervals"]
     assert "over draws (n = 5)" in found["Intervals"]
     assert "given with the data" in found["Test images"]
     soft = make(tmp_path / "soft", label_kind="probs")
     judged(soft, own(soft, 0.9, split="keyed stratified 80/20"))
     found = dict(limits(gather([soft])[0]))
-    assert found["Labels"].startswith("Soft labels (probabilities)")
+    assert found["Labels"].startswith("SL-1, one stored soft label an image (probabilities)")
     assert "drawn here (keyed stratified 80/20)" in found["Test images"]
 
 
@@ -314,6 +399,8 @@ def test_foreign_text_is_never_markup(tmp_path: Path) -> None:
         own(folder, 0.3, row="\ud800 \x00 日本", step=None, set_key="surrogate"),
     )
     write_json(folder / "run.json", {"device": bad, "torch": {"x": bad}, "drift": [bad]})
+    exhibited(folder, exhibit(folder, row=bad, arch=bad, protocol_hash=bad))
+    neighbours(folder)
     text = page(folder, out=tmp_path / "page.html")
     tags = tags_of(text).tags
     assert [name for name, _ in tags].count("script") == 1
@@ -323,6 +410,10 @@ def test_foreign_text_is_never_markup(tmp_path: Path) -> None:
     assert all((p["src"] or "").startswith("data:image/png;base64,") for p in pictures)
     assert f"1 image of class {HOSTILE[1]}" in [p["alt"] for p in pictures]
     assert html.escape(HOSTILE[0]) in text
+    assert f"Worst class: {html.escape(HOSTILE[0])}, 75.0" in text
+    assert f"An image of class {HOSTILE[1]}, and beneath" in " ".join(
+        p["alt"] or "" for p in pictures
+    )
     assert "\u202e" not in text
     assert "\x07" not in text
     assert "n" * 300 in text
@@ -371,10 +462,11 @@ def test_tables_sort_and_read_well(tmp_path: Path) -> None:
     heads = [f for t, f in tags if t == "th" and f.get("scope") == "col"]
     assert {f.get("data-sort") for f in heads} == {"text", "number"}
     assert [f["aria-sort"] for f in heads if "aria-sort" in f] == ["descending"]
-    assert len(re.findall(r"<caption", text)) == len(re.findall(r"<table", text)) == 1
+    assert len(re.findall(r"<caption", text)) == len(re.findall(r"<table", text)) == 6
     values = [f["data-value"] for t, f in tags if "data-value" in f]
     assert "0.81" in values
-    assert len(values) == 4 * len(heads)
+    bodies = re.findall(r"<tbody>.*?</tbody>", text, flags=re.DOTALL)
+    assert all(body.count('<th scope="row"') == body.count("<tr") for body in bodies)
     assert all(f.get("tabindex") == "0" for t, f in tags if f.get("class") == "scroll")
     assert ' lang="en"' in text
     for landmark in ("<header>", "<main ", "<nav ", "<footer>"):
@@ -382,7 +474,7 @@ def test_tables_sort_and_read_well(tmp_path: Path) -> None:
     levels = [int(n) for n in re.findall(r"<h([1-6])", text)]
     assert levels[0] == 1
     assert all(b <= a + 1 for a, b in itertools.pairwise(levels))
-    assert text.count('class="chart"') == 3
+    assert text.count('class="chart"') == 4
 
 
 def test_several_sets_side_by_side(tmp_path: Path) -> None:
@@ -408,7 +500,7 @@ def test_no_records_no_curve_no_machine(tmp_path: Path) -> None:
     assert 'class="chart"' not in text
 
 
-STORAGES = ("float32", "float16", "uint8")
+STORAGES = ("float32", "float16", "uint8", "jpeg")
 LABELS = ("hard", "probs", "logits")
 
 
@@ -494,6 +586,235 @@ def test_gallery_shows_at_most_twenty_by_twenty(tmp_path: Path) -> None:
     assert "Reduced from 160 to 128 pixels for this page." in large.notes
     alone = replace(data, classes=(*many, "empty"))
     assert "1 of 24 classes have no image." in gallery(alone).notes
+
+
+def test_class_by_class_with_random_beside(tmp_path: Path) -> None:
+    folder = full(tmp_path)
+    old = exhibit(folder, set_key="gone", per_class=[0.0, 0.0])
+    exhibited(folder, old, exhibit(folder, per_class=[0.75, 0.5]), of_random(folder))
+    (shown,) = gather([folder])
+    assert [e.set_key for e in shown.exhibits] == [set_digest(folder), None]
+    text = page(folder, out=tmp_path / "page.html")
+    assert "Worst class: dog, 50.0\xa0% of its test images right (random images: 75.0\xa0%)" in text
+    assert "Commonest error: dog taken for cat, 25.0\xa0% of its images." in text
+    assert 'style="left: 50.0%"' in text
+    assert '<td class="number heat wrong" data-value="0.25" style="--heat: 100%">' in text
+
+
+def test_exhibits_of_other_conditions_or_classes_are_not_shown(tmp_path: Path) -> None:
+    folder = make(tmp_path / "dm")
+    judged(folder, own(folder, 0.8, 0.82))
+    exhibited(
+        folder,
+        *(exhibit(folder, **other) for other in ({"arch": "mlp"}, {"ipc": 2}, {"step": 10})),
+        exhibit(folder, classes=["cat", "cow"]),
+    )
+    (shown,) = gather([folder])
+    assert shown.exhibit(shown.main) is None
+    assert "Class by class" not in page(folder, out=tmp_path / "page.html")
+
+
+def test_many_classes_show_the_worst_and_the_commonest_errors(tmp_path: Path) -> None:
+    many = tuple(f"c{i}" for i in range(60))
+    folder = judged(make(tmp_path / "dm", classes=many), own(tmp_path / "dm", 0.8, 0.82))
+    exhibited(folder, exhibit(folder, per_class=[i / 100 for i in range(60)]))
+    text = page(folder, out=tmp_path / "page.html")
+    assert "The 20 worst of 60 classes; students: 3 of dm@30" in text
+    assert "The commonest errors" in text
+    assert text.count("<tr") < 60
+    exhibited(folder, exhibit(folder, confusion=None))
+    assert "The commonest errors" not in page(folder, out=tmp_path / "page.html")
+
+
+BAD_EXHIBITS: list[Any] = [
+    [],
+    {},
+    {"per_class": [0.5]},
+    {"per_class": [0.5, 1.5]},
+    {"per_class": [0.5, True]},
+    {"per_class": ["0.5", 0.5]},
+    {"confusion": [[1, 2]]},
+    {"confusion": [[1, 2], [3]]},
+    {"confusion": [[1, 2], [3, -1]]},
+    {"confusion": [[1, 2], [3, 2**60]]},
+    {"confusion": [[1, 2], [3, 0.5]]},
+    {"classes": "cat"},
+    {"row": "n" * 301},
+    {"row": ["dm@30"]},
+    {"step": -1},
+    {"students": None},
+]
+
+
+@pytest.mark.parametrize("change", BAD_EXHIBITS, ids=str)
+def test_a_damaged_exhibit_is_one_line_that_names_it(tmp_path: Path, change: Any) -> None:
+    folder = make(tmp_path / "dm")
+    whole = isinstance(change, list) or not change
+    write_json(
+        folder / "exhibits" / "students-0.json", change if whole else exhibit(folder, **change)
+    )
+    with pytest.raises(StillroomError, match=r"students-0\.json: [^\n]*$") as caught:
+        write_report([folder], tmp_path / "page.html")
+    assert "\n" not in str(caught.value)
+
+
+def test_nearest_real_images_are_shown_or_left_out(tmp_path: Path) -> None:
+    folder = neighbours(make(tmp_path / "dm", ipc=40, storage="uint8"))
+    text = page(folder, out=tmp_path / "page.html")
+    assert "none of 80 are near copies (distance below 0.02). 30 of 80 pairs" in text
+    assert text.count("and beneath it the nearest real one") == 50
+    without = write_report([folder], tmp_path / "page.html", real_images=False).read_text()
+    assert "The real images are left out of this page." in without
+    assert "beneath it" not in without
+    assert without.count("<img") == text.count("<img") - 50
+    neighbours(folder, images=(load(folder).pixels() * 255).round().to(torch.uint8))
+    assert "nearest real" not in page(folder, out=tmp_path / "page.html")
+    neighbours(
+        folder, images=(load(folder).pixels() * 255).to(torch.uint8), distance=torch.zeros(80)
+    )
+    assert "80 of 80 are near copies" in page(folder, out=tmp_path / "page.html")
+
+
+def test_pairs_are_even_over_classes_and_the_closest_first() -> None:
+    assert _evenly([0, 0, 1], [0.3, 0.1, 0.2]) == [1, 0, 2]
+    assert len(_evenly([c for c in range(20) for _ in range(9)], [0.5] * 180)) == 40
+    assert len(_evenly(list(range(120)), [0.5] * 120)) == 40
+
+
+BAD_NEIGHBOURS: list[dict[str, Any]] = [
+    {"rows": None},
+    {"rows": torch.tensor([0, 2])},
+    {"rows": torch.tensor([0, -1])},
+    {"rows": torch.tensor([0.0, 1.0])},
+    {"rows": torch.tensor([0])},
+    {"distance": torch.tensor([0.1, torch.nan])},
+    {"distance": torch.tensor([0.1, 1.5])},
+    {"distance": torch.tensor([[0.1, 0.2]])},
+    {"images": torch.zeros(2, 3, 5, 4, dtype=torch.uint8)},
+    {"images": torch.zeros(2, 3, 4, 4)},
+    {n: torch.zeros(0, dtype=t) for n, t in (("rows", torch.int64), ("distance", torch.float32))},
+]
+
+
+@pytest.mark.parametrize("change", BAD_NEIGHBOURS, ids=lambda change: " ".join(change))
+def test_damaged_neighbours_are_one_line(tmp_path: Path, change: dict[str, Any]) -> None:
+    folder = neighbours(make(tmp_path / "dm"), **change)
+    with pytest.raises(StillroomError, match=r"neighbours\.safetensors: "):
+        gather([folder])
+
+
+@pytest.mark.parametrize("blob", [b"", b"\x80\x04pickle", b"\xff" * 64])
+def test_neighbours_that_are_no_safetensors_are_one_line(tmp_path: Path, blob: bytes) -> None:
+    folder = make(tmp_path / "dm")
+    write_atomic(folder / "exhibits" / "neighbours.safetensors", blob)
+    with pytest.raises(StillroomError, match=r"neighbours\.safetensors: not a whole"):
+        gather([folder])
+
+
+def test_other_rules_networks_and_metrics_have_tables_of_their_own(tmp_path: Path) -> None:
+    folder = full(tmp_path)
+    text = page(folder, out=tmp_path / "page.html")
+    assert "which flatters every row" in text
+    assert "best on test images" in text
+    assert "accuracy.best" not in text
+    assert "12.5 points" in text.replace("\xa0", " ")
+    (shown,) = gather([folder])
+    assert of_networks(shown) == (
+        "Worst network: mlp, 30.0 %. Off convnet1, the network that the set was made with: 30.0 % "
+        "on average (1 network)."
+    )
+    assert list(shown.networks()) == ["dm@30", "class-mean", "random", "random-jpeg"]
+
+
+def test_reported_numbers_stand_beside_and_in_no_mean(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = full(tmp_path)
+    before = gather([folder])[0]
+    some = [
+        record(folder, 0.5, row=row, source="reported", note=note, versions=versions)
+        for row, note, versions in (
+            ("dm", "A paper, Table 1", {"std": "0.006"}),
+            ("mtt", HOSTILE[0], {}),
+        )
+    ]
+    monkeypatch.setattr("stillroom.report.gather.find", lambda name, ipc: tuple(some))
+    (shown,) = gather([folder])
+    assert shown.lines == before.lines
+    text = page(folder, out=tmp_path / "page.html")
+    assert "A paper’s number, not measured here" in text
+    assert "Hollow: a paper’s number" in text
+    assert "mtt (paper)" in text
+    assert '<td class="number" data-value="0.006">0.6</td>' in re.sub(r">\n", ">", text)
+    assert html.escape(HOSTILE[0]) in text
+
+
+def test_distillations_of_one_name_have_a_row_of_their_own(tmp_path: Path) -> None:
+    folders = []
+    for i, values in enumerate(((0.8, 0.82), (0.7, 0.72))):
+        folder = make(tmp_path / f"d{i}", lr=0.1 * (i + 1))
+        folders.append(judged(folder, own(folder, *values), drawn(folder, 0.5, 0.55)))
+    grid = comparison_grid(gather([*folders, folders[0]]))
+    texts = [[cell.text for cell in row.cells] for row in grid.rows]
+    assert [t[0] for t in texts] == ["d0 (1)", "d0 (2)", "dm@30, all distillations", "d1"]
+    assert texts[2][1:5] == ["76.0", "12.5 to 100.0", "+23.5", "2 distillations"]
+
+
+FOREIGN = '=1|2_%$#&{}~^\\<b>[x](y)*\n"é, z'
+TABLE = Grid(
+    "A_b",
+    (Column("row", "text"), Column("vs random", "number"), Column("@of", "text")),
+    (
+        Row("own", (Cell(FOREIGN, FOREIGN), Cell("−1.5", "-0.015", apart=True), Cell("-x", "-x"))),
+        Row("base", (Cell("plain", "plain"), Cell("–", ""), Cell("+y", "+y"))),
+    ),
+)
+
+
+def test_the_table_in_markdown() -> None:
+    assert export(TABLE, ".md") == (
+        "A\\_b\n\n| row | vs random | @of |\n|:--|--:|:--|\n"
+        '| =1\\|2\\_%\\$\\#\\&\\{\\}\\~^\\\\\\<b\\>\\[x\\](y)\\* "é, z | −1.5\\* | -x |\n'
+        "| plain | – | +y |\n\n"
+        "\\* The 95 % interval of the row and that of random do not touch.\n"
+    )
+
+
+def test_the_table_in_latex() -> None:
+    assert export(TABLE, ".tex") == (
+        "\\begin{table}  % needs \\usepackage{booktabs}\n"
+        "  \\caption{A\\_b.}\n"
+        "  \\begin{tabular}{lrl}\n"
+        "    \\toprule\n"
+        "    row & vs random & @of \\\\\n"
+        "    \\midrule\n"
+        "    =1|2\\_\\%\\$\\#\\&\\{\\}\\textasciitilde{}\\textasciicircum{}\\textbackslash{}"
+        '\\textless{}b\\textgreater{}[x](y)* "é, z & $-$1.5* & -x \\\\\n'
+        "    plain & -- & +y \\\\\n"
+        "    \\bottomrule\n"
+        "  \\end{tabular}\n"
+        "  \\par * The 95 \\% interval of the row and that of random do not touch.\n"
+        "\\end{table}\n"
+    )
+
+
+def test_the_table_in_csv_holds_no_formula() -> None:
+    rows = list(csv.reader(io.StringIO(export(TABLE, ".csv"))))
+    assert rows == [
+        ["row", "vs random", "'@of"],
+        ["'" + FOREIGN.replace("\n", " "), "-1.5", "'-x"],
+        ["plain", "", "'+y"],
+    ]
+
+
+def test_the_suffix_decides_what_is_written(tmp_path: Path) -> None:
+    folder = full(tmp_path)
+    for suffix, start in ((".md", "Accuracy on test"), (".tex", "\\begin"), (".csv", "row,acc")):
+        assert page(folder, out=tmp_path / f"t{suffix}").startswith(start)
+        assert page(folder, folder, out=tmp_path / f"t{suffix}").count("dm (2)") == 1
+    assert page(folder, out=tmp_path / "t.HTML").startswith("<!DOCTYPE")
+    with pytest.raises(StillroomError, match=r"^out='t.pdf' must end in .html, .md, .tex, .csv$"):
+        write_report([folder], tmp_path / "t.pdf")
 
 
 def test_small_helpers() -> None:

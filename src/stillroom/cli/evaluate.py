@@ -221,7 +221,16 @@ def report(
     folders: Annotated[list[Path], Parameter(name="DIR", help="sets to show")],
     /,
     *,
-    out: Annotated[Path | None, Parameter(help="file [default: report.html in the first]")] = None,
+    out: Annotated[
+        Path | None,
+        Parameter(help=".html, or .md, .tex, .csv: the table [default: report.html in the first]"),
+    ] = None,
+    no_real_images: Annotated[
+        bool,
+        Parameter(
+            help="leave out the nearest real training images", negative="", show_default=False
+        ),
+    ] = False,
 ) -> None:
     """Write one self-contained page: images, accuracies, curve, provenance, how to load."""
     from stillroom.cli.show import say
@@ -229,7 +238,9 @@ def report(
 
     if not folders:
         raise StillroomError("report needs at least one set folder")
-    say(f"page: {write_report(folders, out or folders[0] / 'report.html')}")
+    target = user_path(out, "out") if out else folders[0] / "report.html"
+    kind = "page" if target.suffix == ".html" else "table"
+    say(f"{kind}: {write_report(folders, target, not no_real_images)}")
 
 
 def _list_protocols() -> None:

@@ -9,19 +9,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from stillroom.errors import StillroomError
 from stillroom.files import write_atomic
 
 __all__ = ["write_report"]
 
 
-def write_report(folders: Sequence[Path], out: Path) -> Path:
+def write_report(folders: Sequence[Path], out: Path, real_images: bool = True) -> Path:
     """Write the page of one or several sets to `out`, whole or not at all; returns `out`.
 
-    The same folders give the same bytes: the page holds no date and no path, only folder names.
+    A name in .md, .tex or .csv gets the accuracy table alone. The same folders give the same
+    bytes: the page holds no date and no path, only folder names.
     Raises: StillroomError if a folder is no set or a file of it is damaged (naming file and line).
     """
+    from stillroom.report.exports import SUFFIXES, export
     from stillroom.report.gather import gather
-    from stillroom.report.page import render
 
-    write_atomic(out, render(gather(folders)))
+    suffix = out.suffix.lower()
+    if suffix not in (".html", *SUFFIXES):
+        raise StillroomError(f"out={out.name[-80:]!r} must end in .html, {', '.join(SUFFIXES)}")
+    sets = gather(folders)
+    if suffix == ".html":
+        from stillroom.report.page import render
+
+        text = render(sets, real_images)
+    else:
+        from stillroom.report.grids import table
+
+        text = export(table(sets), suffix)
+    write_atomic(out, text)
     return out

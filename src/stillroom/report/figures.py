@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
-from stillroom.tables import Line, percent
+from stillroom.tables import Line, percent, size
 
 WIDTH = 460  # natural width in CSS pixels; on a phone it shrinks to about 350
 MAX_DOTS = 24
@@ -38,11 +38,12 @@ _VARIABLES = {
 
 @dataclass(frozen=True)
 class Dot:
-    """One row of the dot chart."""
+    """One row of the dot chart; `reported` are papers' numbers, for a row here or (no line) not."""
 
     label: str
-    line: Line
+    line: Line | None
     own: bool
+    reported: Sequence[float] = ()
 
 
 def short(text: str, most: int) -> str:
@@ -58,29 +59,18 @@ def dot_chart(dots: Sequence[Dot], reference: float | None, prefix: str) -> str:
 
     def draw(axes: Any) -> None:
         for place, (dot, name) in enumerate(zip(rows, names, strict=True)):
-            s, y = dot.line.summary, -place
-            colour = SET if dot.own else REF if dot.line.drawn else BASE
-            if s.half is not None:
-                axes.plot(
-                    [s.low, s.high], [y, y], color=colour, linewidth=2, solid_capstyle="round"
-                )
-            axes.scatter(
-                dot.line.values,
-                [y - 0.24] * len(dot.line.values),
-                s=9,
-                color=colour,
-                alpha=0.65,
-                linewidths=0,
-                zorder=3,
-            )
-            axes.scatter(
-                [s.mean], [y], s=64, color=colour, edgecolors=PAPER, linewidths=1.6, zorder=4
-            )
+            y = -place
+            if dot.line is not None:
+                _row(axes, y, dot.line, SET if dot.own else REF if dot.line.drawn else BASE)
+            hollow = {"facecolors": PAPER, "edgecolors": MUTED, "linewidths": 1.4, "zorder": 5}
+            above = [y + 0.26 * (dot.line is not None)] * len(dot.reported)
+            axes.scatter(dot.reported, above, s=34, marker="D", **hollow)
+            mean = dot.line.summary.mean if dot.line else max(dot.reported)
             _beside(axes, (0, y), name, -10, INK, ha="right")
-            _beside(axes, (1, y), f"{percent(s.mean)} %", 10, INK)
+            _beside(axes, (1, y), f"{percent(mean)} %", 10, INK if dot.line else MUTED)
         if reference is not None:
             axes.axvline(reference, color=REF, linewidth=1, linestyle=(0, (3, 3)), zorder=1)
-        axes.set_xlim(*_limits([v for d in rows for v in _extent(d.line)]))
+        axes.set_xlim(*_limits([v for d in rows for v in (*d.reported, *_extent(d.line))]))
         axes.set_ylim(-len(rows) + 0.45, 0.55)
         axes.set_yticks([])
         axes.grid(axis="x", color=GRID, linewidth=1)
@@ -90,14 +80,28 @@ def dot_chart(dots: Sequence[Dot], reference: float | None, prefix: str) -> str:
     return _svg(draw, 38 * len(rows) + 34, prefix, left=left, right=62, top=4, bottom=30)
 
 
+def _row(axes: Any, y: float, line: Line, colour: str) -> None:
+    s, small = line.summary, {"s": 9, "alpha": 0.65, "linewidths": 0, "zorder": 3}
+    if s.half is not None:
+        axes.plot([s.low, s.high], [y, y], color=colour, linewidth=2, solid_capstyle="round")
+    axes.scatter(line.values, [y - 0.24] * len(line.values), color=colour, **small)
+    axes.scatter([s.mean], [y], s=64, color=colour, edgecolors=PAPER, linewidths=1.6, zorder=4)
+
+
 def _beside(
-    axes: Any, at: tuple[float, float], text: str, shift: int, colour: str, ha: str = "left"
+    axes: Any,
+    at: tuple[float, float],
+    text: str,
+    shift: int,
+    colour: str,
+    ha: str = "left",
+    coords: str = "axes fraction",
 ) -> None:
     """Text in a margin: `at` is a fraction of the axes across, and a value of the data up."""
     axes.annotate(
         text,
         at,
-        xycoords=("axes fraction", "data"),
+        xycoords=(coords, "data"),
         xytext=(shift, 0),
         textcoords="offset points",
         ha=ha,
@@ -127,6 +131,9 @@ def step_chart(curve: Sequence[Line], baselines: Sequence[Line], prefix: str) ->
         for line in baselines:
             colour = REF if line.drawn else BASE
             axes.axhline(line.summary.mean, color=colour, linewidth=1.4, linestyle=(0, (4, 3)))
+            if line.drawn and line.summary.half is not None:
+                band = line.summary.low, line.summary.high
+                axes.axhspan(*band, color=colour, alpha=0.1, linewidth=0)
             tags.append((line.summary.mean, short(line.row, 12), colour))
         axes.plot(steps, means, color=SET, linewidth=2.2, zorder=3)
         axes.scatter(steps, means, s=34, color=SET, edgecolors=PAPER, linewidths=1.4, zorder=4)
@@ -145,6 +152,48 @@ def step_chart(curve: Sequence[Line], baselines: Sequence[Line], prefix: str) ->
     return _svg(draw, 286, prefix, left=50, right=124, top=8, bottom=46)
 
 
+def bytes_chart(series: Mapping[str, Sequence[Line]], own: Set[str], prefix: str) -> str:
+    """Accuracy against bytes on disk, with intervals; rows of several sizes are curves."""
+    lines = [line for some in series.values() for line in some]
+    least, most = min(line.bytes for line in lines), max(line.bytes for line in lines)
+    low, high = _limits([v for line in lines for v in (line.summary.mean, *_ends(line))])
+    room = (most / least) ** 0.42  # for the names, right of the points
+
+    def draw(axes: Any) -> None:
+        tags = []
+        for name, some in series.items():
+            x, y = [line.bytes for line in some], [line.summary.mean for line in some]
+            colour = SET if name in own else REF if some[0].drawn else BASE
+            ends = [_ends(line) or (line.summary.mean,) for line in some]
+            span = [e[0] for e in ends], [e[-1] for e in ends]
+            axes.vlines(x, *span, color=colour, linewidth=2, alpha=0.45, zorder=1)
+            axes.plot(x, y, color=colour, linewidth=1.6, zorder=2)
+            axes.scatter(x, y, s=52, color=colour, edgecolors=PAPER, linewidths=1.4, zorder=4)
+            tags.append((x[-1], (y[-1], name, colour)))
+        axes.set_xscale("log")
+        axes.set_xlim(least / room**0.12, most * room)
+        axes.set_ylim(low, high)
+        axes.grid(axis="y", color=GRID, linewidth=1)
+        axes.set_xlabel("bytes on disk", color=MUTED)
+        _percent_axis(axes.yaxis, 5)
+        subs = (1, 2, 5) if most < 40 * least else (1,)
+        _plain_log(axes.xaxis, lambda v: size(round(v)).replace(".0 ", " "), subs)
+        groups: list[list[tuple[float, str, str]]] = []  # of names that could touch
+        right = 0.0
+        for x_end, tag in sorted(tags):
+            if x_end > right:
+                groups.append([])
+            groups[-1].append(tag)
+            right = x_end * (most / least * room) ** 0.3
+        for some_tags in groups:
+            heights = _apart(some_tags, (high - low) / 15)
+            for height, (_, name, colour) in zip(heights, sorted(some_tags), strict=True):
+                at = (series[name][-1].bytes, height)
+                _beside(axes, at, short(name, 18), 9, colour, coords="data")
+
+    return _svg(draw, 320, prefix, left=50, right=8, top=8, bottom=46)
+
+
 def loss_chart(points: Sequence[dict[str, float]], prefix: str) -> str:
     """The loss of the distillation; many points are averaged, their range is a band."""
     steps, mean, low, high = _binned([(p["step"], p["loss"]) for p in points])
@@ -157,7 +206,7 @@ def loss_chart(points: Sequence[dict[str, float]], prefix: str) -> str:
             axes.scatter(steps, mean, s=34, color=SET)
         if min(low) > 0 and max(high) > 10 * min(low):
             axes.set_yscale("log")
-            _plain_log(axes.yaxis)
+            _plain_log(axes.yaxis, lambda v: f"{v:g}")
         axes.grid(axis="y", color=GRID, linewidth=1)
         axes.set_xlabel("step", color=MUTED)
         _steps_axis(axes, [])
@@ -188,8 +237,8 @@ def _ends(line: Line) -> tuple[float, ...]:
     return () if line.summary.half is None else (line.summary.low, line.summary.high)
 
 
-def _extent(line: Line) -> tuple[float, ...]:
-    return (line.summary.mean, *line.values, *_ends(line))
+def _extent(line: Line | None) -> tuple[float, ...]:
+    return () if line is None else (line.summary.mean, *line.values, *_ends(line))
 
 
 def _limits(values: Sequence[float]) -> tuple[float, float]:
@@ -229,12 +278,12 @@ def _steps_axis(axes: Any, kept: Sequence[int]) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}".replace(",", " ")))
 
 
-def _plain_log(axis: Any) -> None:
+def _plain_log(axis: Any, text: Callable[[float], str], subs: Sequence[float] = (1, 2, 5)) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=9))
+    axis.set_major_locator(LogLocator(subs=subs, numticks=9))
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    axis.set_major_formatter(FuncFormatter(lambda v, _: text(v)))
 
 
 def _svg(

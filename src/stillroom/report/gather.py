@@ -14,11 +14,14 @@ from stillroom.distilled import Distilled, load, set_bytes, set_digest
 from stillroom.errors import StillroomError
 from stillroom.files import MAX_JSON_BYTES, read_json
 from stillroom.records import read_records
-from stillroom.tables import Line, lines
+from stillroom.report.exhibits import Exhibit, Neighbours, read_exhibits, read_neighbours
+from stillroom.reported import find
+from stillroom.tables import Conditions, Line, lines
 from stillroom.types import Record
 
 MAX_SETS = 50
 FULL = "full"
+RULES = ("last", "best", "val")  # by which a student's number is selected
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,8 @@ class Shown:
 
     `name` is the folder's name and unique on the page, `keys` the digests of the set and of its
     kept steps, `stale` the number of records left out because they judge images that the folder
-    holds no more, `metrics` the lines of `metrics.jsonl`, `run` those of `run.json`.
+    holds no more, `metrics` the lines of `metrics.jsonl`, `run` those of `run.json`. `reported`
+    are numbers of papers, which no mean here contains.
     """
 
     name: str
@@ -38,6 +42,9 @@ class Shown:
     stale: int
     metrics: tuple[dict[str, float], ...]
     run: dict[str, Any]
+    exhibits: tuple[Exhibit, ...]
+    neighbours: Neighbours | None
+    reported: tuple[Record, ...]
 
     @property
     def label(self) -> str:
@@ -77,7 +84,48 @@ class Shown:
     def beside(self, line: Line) -> list[Line]:
         """The baselines measured under the same conditions as `line`, random first."""
         found = [x for x in self.lines if _alike(x, line) and not self.own(x) and x is not line]
-        return sorted(found, key=lambda x: (not x.drawn, x.row))
+        return sorted(found, key=lambda x: (not _is_random(x), not x.drawn, x.row))
+
+    @cached_property
+    def random(self) -> Line | None:
+        """Random draws of as many images as the set, judged as the headline was."""
+        return (
+            next((x for x in self.beside(self.main) if _is_random(x)), None) if self.main else None
+        )
+
+    def any_size(self, row: str | None = None) -> list[Line]:
+        """Baselines of any number of images, judged as the headline was; those of one row."""
+        found = [x for x in self.lines if self.main and not self.own(x)]
+        same = [x for x in found if self.main and unsized(x) == unsized(self.main)]
+        return [x for x in same if row in (None, x.row)]
+
+    def exhibit(self, line: Line | None) -> Exhibit | None:
+        """What the students of a line took for what, if that is known."""
+        return next((e for e in self.exhibits if line and e.belongs_to(line)), None)
+
+    def networks(self) -> dict[str, dict[str, Line]]:
+        """The rows of the headline on every network: row -> network -> line; the set's is first."""
+        main = self.main
+        if main is None:
+            return {}
+        found: dict[str, dict[str, Line]] = {main.row: {}}
+        for line in self.lines:
+            mine = _same_row(line, main) if self.own(line) else line.row != main.row
+            if mine and line.conditions._replace(arch=main.arch) == main.conditions:
+                found.setdefault(line.row, {})[line.arch] = line
+        return found
+
+    def under(self, rule: str) -> tuple[Line | None, Line | None]:
+        """The lines of the headline and of random, as another rule selects their numbers."""
+        main = self.main
+        if main is None:
+            return None, None
+        metric = "accuracy" if rule == main.conditions.selection else f"accuracy.{rule}"
+        same = [replace(r, metric="accuracy") for r in self.records if r.metric == metric]
+        wanted = main.conditions._replace(selection=rule)
+        found = [x for x in lines(same) if x.conditions == wanted]
+        own = next((x for x in found if self.own(x) and _same_row(x, main)), None)
+        return own, next(filter(_is_random, found), None)
 
     def curve(self) -> list[Line]:
         """The lines of all kept steps under the conditions of the headline, by step."""
@@ -91,10 +139,32 @@ class Shown:
         return sorted(found, key=lambda x: x.step or 0)
 
 
+def _is_random(line: Line) -> bool:
+    return line.drawn and line.row == "random"
+
+
+def _same_row(line: Line, main: Line) -> bool:
+    return (line.row, line.step, line.counts) == (main.row, main.step, main.counts)
+
+
 def _alike(other: Line, line: Line) -> bool:
     """Whether two rows may be compared; full data stand beside any number of images."""
-    ipc = line.conditions.ipc if other.row == FULL else other.conditions.ipc
-    return other.conditions._replace(ipc=ipc) == line.conditions
+    sized = other.row == FULL or other.conditions.ipc == line.conditions.ipc
+    return sized and unsized(other) == unsized(line)
+
+
+def unsized(line: Line) -> Conditions:
+    """The conditions of a line without the number of images: what rows of any size share."""
+    return line.conditions._replace(ipc=0)
+
+
+def distillations(sets: Sequence[Shown]) -> list[Line]:
+    """Lines over several sets that were distilled alike, as far as headlines quote them."""
+    same = ("row", "step", "draw", "seed", "set_key", "metric", *Conditions._fields)
+    pooled = {tuple(getattr(r, n) for n in same): r for shown in sets for r in shown.records}
+    mains = {(s.main.row, s.main.step, s.main.conditions) for s in sets if s.main}
+    found = [x for x in lines(list(pooled.values())) if x.counts == "distillations"]
+    return [x for x in found if (x.row, x.step, x.conditions) in mains]
 
 
 def gather(folders: Sequence[Path]) -> list[Shown]:
@@ -135,6 +205,9 @@ def _read(folder: Path) -> Shown:
         stale=len(records) - len(valid),
         metrics=tuple(read_metrics(folder / "metrics.jsonl")),
         run=_run(folder / "run.json"),
+        exhibits=read_exhibits(folder / "exhibits", keys, data.classes),
+        neighbours=read_neighbours(folder / "exhibits" / "neighbours.safetensors", data),
+        reported=find(name, data.ipc) if isinstance(name := data.data.get("name"), str) else (),
     )
 
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from stillroom.report.gather import Shown
-from stillroom.report.sentences import counted, signed
+from stillroom.report.exhibits import Exhibit
+from stillroom.report.gather import RULES, Shown, distillations
+from stillroom.report.sentences import counted, ends, method, signed, taken
 from stillroom.tables import Line, percent, size
+from stillroom.types import Record
+
+MAX_CLASSES = 50  # of which all are shown
+COMMONEST = 20
+Kind = Literal["own", "draws", "base", ""]
 
 # The parts of `Line.conditions` after the architecture, as columns where they differ.
 _CONDITIONS = (
@@ -35,45 +41,63 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """What is shown, and what is compared when the table is sorted (empty: always last)."""
+    """What is shown, and what is compared when the table is sorted (empty: always last).
+
+    `heat` in 0..1 colours the cell, in another colour if it is `wrong`; `dots` are marks on a
+    scale of 0..1, drawn beside the text.
+    """
 
     text: str
     value: str
     apart: bool = False
+    heat: float | None = None
+    wrong: bool = False
+    dots: tuple[tuple[Kind, float], ...] = ()
 
 
 @dataclass(frozen=True)
 class Row:
     """One row; `kind` is its colour in table and chart; `main` marks what the headline quotes."""
 
-    kind: Literal["own", "draws", "base"]
+    kind: Kind
     cells: tuple[Cell, ...]
     main: bool = False
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A table; `sorted_by` is the index of the column that it is sorted by, falling."""
+    """A table; `sorted_by` is the index of the column that it is sorted by, falling, if any."""
 
     caption: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
-    sorted_by: int | None
+    sorted_by: int | None = None
+    sortable: bool = True
 
     @property
     def marked(self) -> bool:
         """Whether a cell carries the mark of separate intervals."""
         return any(cell.apart for row in self.rows for cell in row.cells)
 
+    @property
+    def coloured(self) -> bool:
+        """Whether cells have a heat, so that the table is as narrow as they are."""
+        return any(cell.heat is not None for row in self.rows for cell in row.cells)
 
-_RESULT = [
-    Column(name, "number") for name in ("accuracy %", "95 % interval", "vs random", "n", "std")
-]
-_COST = [Column(name, "number") for name in ("size", "s / student")]
+
+def _columns(*texts: str, numbers: Sequence[str], more: Sequence[str] = ()) -> tuple[Column, ...]:
+    """Headings of text, then of numbers, then of text again."""
+    tail = [Column(name, "text") for name in more]
+    numeric = [Column(name, "number") for name in numbers]
+    return (*(Column(name, "text") for name in texts), *numeric, *tail)
+
+
+_RESULT = ("accuracy %", "95 % interval", "vs random", "n", "std")
+_COST = ("size", "s / student")
 _DASH = Cell("–", "")
 
 
-def kind(shown: Shown, line: Line) -> Literal["own", "draws", "base"]:
+def kind(shown: Shown, line: Line) -> Kind:
     """The role of a line beside its set."""
     return "own" if shown.own(line) else "draws" if line.drawn else "base"
 
@@ -82,8 +106,8 @@ def accuracy_grid(shown: Shown) -> Grid:
     """All rows of one set's records; what they were measured under is a column if it differs."""
     table = shown.lines
     differ = _differing(table)
-    columns = [Column("row", "text"), *_RESULT, Column("student", "text"), *_COST]
-    columns += [Column(_CONDITIONS[i], "text") for i in differ]
+    columns = _columns("row", numbers=_RESULT, more=["student"])
+    columns += _columns(numbers=_COST, more=[_CONDITIONS[i] for i in differ])
     rows = []
     for line in table:
         cells = [_text(line.row), *_result(line), _text(line.arch), *_cost(line)]
@@ -91,22 +115,19 @@ def accuracy_grid(shown: Shown) -> Grid:
         rows.append(Row(kind(shown, line), tuple(cells), line is shown.main))
     means = [line.summary.mean for line in table]
     falling = all(a >= b for a, b in itertools.pairwise(means))
-    return Grid(_caption(table, differ), tuple(columns), tuple(rows), 1 if falling else None)
+    return Grid(_caption(table, differ), columns, tuple(rows), 1 if falling else None)
 
 
 def comparison_grid(sets: Sequence[Shown]) -> Grid:
     """The headline line of every set, side by side; a set without records has dashes."""
-    columns = (
-        Column("set", "text"),
-        *_RESULT[:-1],
-        Column("images", "number"),
-        *_COST,
-        Column("data", "text"),
-        Column("student", "text"),
-        Column("protocol", "text"),
-    )
+    numbers = (*_RESULT[:-1], "images", *_COST)
+    columns = _columns("set", numbers=numbers, more=("data", "student", "protocol"))
     rows = []
-    for shown in sorted(sets, key=lambda s: -s.main.summary.mean if s.main else 1):
+    for whole in distillations(sets):
+        judged = (_text(whole.conditions.benchmark), _text(whole.arch), _text(whole.protocol))
+        name = _text(f"{whole.row}, all distillations")
+        rows.append(Row("base", (name, *_result(whole)[:-1], _DASH, *_cost(whole), *judged)))
+    for shown in sets:
         line, n = shown.main, len(shown.data)
         name, images = _text(shown.name), Cell(str(n), str(n))
         if line is None:
@@ -117,21 +138,150 @@ def comparison_grid(sets: Sequence[Shown]) -> Grid:
             judged = (_text(line.conditions.benchmark), _text(line.arch), _text(line.protocol))
             cells = (*_result(line)[:-1], images, *_cost(line), *judged)
         rows.append(Row("own", (name, *cells)))
+    rows.sort(key=lambda row: float(row.cells[1].value or -1), reverse=True)
     caption = "The last step of every set, on its own network where that was measured"
     return Grid(caption, columns, tuple(rows), 1)
 
 
+def table(sets: Sequence[Shown]) -> Grid:
+    """The table that stands for a whole page: of many sets their comparison."""
+    return accuracy_grid(sets[0]) if len(sets) == 1 else comparison_grid(sets)
+
+
+def class_grid(classes: Sequence[str], name: str, own: Exhibit, random: Exhibit | None) -> Grid:
+    """Accuracy class by class, beside that of random images; of many classes the worst."""
+    worst = sorted(range(len(classes)), key=lambda c: own.per_class[c])[:COMMONEST]
+    few = len(classes) <= MAX_CLASSES
+    both: list[tuple[Kind, str, Exhibit]] = [("own", name, own)]
+    both += [("draws", "random", random)] if random else []
+    rows = []
+    for c in range(len(classes)) if few else worst:
+        dots = tuple((kind, e.per_class[c]) for kind, _, e in reversed(both))
+        drawn = Cell("", f"{own.per_class[c]:.9g}", dots=dots)
+        rows.append(
+            Row("", (_text(classes[c]), drawn, *(_number(e.per_class[c]) for *_, e in both)))
+        )
+    of = ", ".join(f"{len(e.students)} of {row}" for _, row, e in both)
+    which = "Accuracy of each class" if few else f"The {COMMONEST} worst of {len(classes)} classes"
+    columns = _columns("class", "0 to 100 %", numbers=[f"{row} %" for _, row, _ in both])
+    return Grid(f"{which}; students: {of}", columns, tuple(rows))
+
+
+def confusion_grid(classes: Sequence[str], own: Exhibit) -> Grid | None:
+    """What each class was taken for: a coloured square, or the commonest errors of many classes."""
+    shares = own.shares()
+    errors = sorted(taken(shares), reverse=True)
+    if not errors:
+        return None
+    if len(classes) > MAX_CLASSES:
+        some = [
+            (_text(classes[a]), _text(classes[b]), _number(v)) for v, a, b in errors[:COMMONEST]
+        ]
+        heads = _columns("class", "taken for", numbers=["share of the class %"])
+        return Grid("The commonest errors", heads, tuple(Row("", cells) for cells in some), 2)
+    rows = []
+    for a, row in enumerate(shares):
+        cells = []
+        for b, share in enumerate(row):
+            text = f"{100 * share:.0f}" if share >= 0.005 else "<1" if share else ""
+            heat = share if a == b else share / errors[0][0]
+            cells.append(Cell(text, f"{share:.9g}", heat=heat, wrong=a != b))
+        rows.append(Row("", (_text(classes[a]), *cells)))
+    caption = "Of the test images of a class (row), the percentage taken for each class (column)"
+    return Grid(caption, _columns("class", numbers=classes), tuple(rows), sortable=False)
+
+
+def network_grid(rows: Sequence[tuple[str, Kind, Mapping[str, Line]]]) -> Grid | None:
+    """Mean accuracy of rows on networks, coloured; nothing where there is one network only."""
+    rows = rows[:MAX_CLASSES]
+    archs = sorted({arch for _, _, by in rows for arch in by})[:MAX_CLASSES]
+    means = [line.summary.mean for _, _, by in rows for line in by.values()]
+    if len(archs) < 2:
+        return None
+
+    def cell(line: Line | None) -> Cell:
+        if line is None:
+            return _DASH
+        above = (line.summary.mean - min(means)) / max(max(means) - min(means), 1e-9)
+        return _number(line.summary.mean, heat=0.1 + 0.9 * above)
+
+    shown = [Row(kind, (_text(name), *(cell(by.get(a)) for a in archs))) for name, kind, by in rows]
+    caption = "Mean accuracy (%) of students of each network"
+    return Grid(caption, _columns("row", numbers=archs), tuple(shown))
+
+
+def selection_grid(shown: Shown) -> Grid | None:
+    """The headline and random under every selection rule that was kept; None if one was."""
+    main, names = shown.main, {"best": "best on test images", "val": "best on validation images"}
+    rows = []
+    for rule in RULES:
+        own, random = shown.under(rule)
+        if main and own:
+            cells = [_number(own.summary.mean), _counted(own), _result(own)[2], _DASH, _DASH]
+            if random:
+                cells[3:] = _number(random.summary.mean), _counted(random)
+            name = _text(names.get(rule, "the last"))
+            rows.append(Row("", (name, *cells), rule == main.conditions.selection))
+    if main is None or len(rows) < 2:
+        return None
+    numbers = (f"{main.row} %", "n", "vs random", "random %", "n of random")
+    caption = "Accuracy by the rule that chooses an epoch"
+    return Grid(caption, _columns("epoch", numbers=numbers), tuple(rows))
+
+
+def reported_grid(shown: Shown) -> Grid | None:
+    """Numbers of papers, with what was measured here of the same method."""
+    main = shown.main
+    near = {method(x): x for x in ([*shown.beside(main), main] if main else [])}
+    rows = []
+    for r in sorted(shown.reported, key=lambda r: -r.value):
+        here = _number(near[r.row].summary.mean) if r.row in near else _DASH
+        texts = map(_text, (r.arch, r.protocol, r.note))
+        rows.append(Row("", (_text(r.row), _number(r.value), _deviation(r), here, *texts)))
+    numbers, more = ("paper %", "± std", "measured here %"), ("student", "protocol", "source")
+    columns = _columns("method", numbers=numbers, more=more)
+    return Grid("A paper’s number, not measured here", columns, tuple(rows), 1) if rows else None
+
+
+def others_grid(shown: Shown) -> Grid | None:
+    """Measurements other than accuracies, at most 200."""
+    rules = ("accuracy", *(f"accuracy.{rule}" for rule in RULES))
+    rows = []
+    for r in shown.records:
+        if r.metric not in rules:
+            value = Cell(f"{r.value:.6g} {r.unit}".strip(), f"{r.value:.9g}")
+            rows.append(Row("", (*map(_text, (r.metric, r.row, r.arch)), value)))
+    columns = _columns("metric", "row", "student", numbers=["value"])
+    caption = "Measurements other than accuracy"
+    return Grid(caption, columns, tuple(rows[:200])) if rows else None
+
+
+def _deviation(r: Record) -> Cell:
+    try:
+        std = float(r.versions.get("std", ""))
+    except ValueError:
+        return _DASH
+    return Cell(percent(std), f"{std:.9g}") if 0 <= std <= 1 else _DASH
+
+
+def _counted(line: Line) -> Cell:
+    return Cell(counted(line), str(line.summary.n))
+
+
+def _number(value: float, heat: float | None = None) -> Cell:
+    return Cell(percent(value), f"{value:.9g}", heat=heat)
+
+
 def _result(line: Line) -> list[Cell]:
     s = line.summary
-    known = s.half is not None
-    interval = f"{percent(s.low)} to {percent(s.high)}"
+    gap = _DASH
+    if line.gap is not None:
+        gap = Cell(signed(line.gap), f"{line.gap:.9g}", bool(line.separate))
     return [
         Cell(percent(s.mean), f"{s.mean:.9g}"),
-        Cell(interval.replace("-", "−"), f"{s.low:.9g}") if known else _DASH,
-        _DASH
-        if line.gap is None
-        else Cell(signed(line.gap), f"{line.gap:.9g}", bool(line.separate)),
-        Cell(counted(line), str(s.n)),
+        _DASH if s.half is None else Cell(ends(line), f"{s.low:.9g}"),
+        gap,
+        _counted(line),
         Cell(percent(s.std), f"{s.std:.9g}") if s.n > 1 else _DASH,
     ]
 
@@ -158,11 +308,7 @@ def _caption(table: Sequence[Line], differ: Sequence[int]) -> str:
         return "Accuracy"
     first = table[0].conditions
     known = {name: str(first[i + 1]) for i, name in enumerate(_CONDITIONS) if i not in differ}
-    parts = [
-        f"Accuracy on test images of {known['data']}"
-        if "data" in known
-        else "Accuracy on test images"
-    ]
+    parts = ["Accuracy on test images" + (f" of {known['data']}" if "data" in known else "")]
     if "protocol" in known:
         parts.append(known["protocol"] + (f" ({known['hash']})" if "hash" in known else ""))
     return ", ".join([*parts, *(known[k] for k in ("numerics",) if k in known)])

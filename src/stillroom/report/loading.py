@@ -9,10 +9,13 @@ def plain_code(name: str, data: Distilled) -> str:
     """Python that ends with `images`, `labels`, `classes` and `preprocess`; no stillroom needed."""
     n, ch, high, wide = data.images.shape
     lines = [
+        *(["import io"] if data.storage == "jpeg" else []),
         "import json",
         "from pathlib import Path",
         "",
+        *(["import numpy"] if data.storage == "jpeg" else []),
         "import torch",
+        *(["from PIL import Image"] if data.storage == "jpeg" else []),
         "from safetensors.torch import load_file",
         "",
         f"folder = Path({name!a})",
@@ -53,19 +56,13 @@ def training_code(data: Distilled) -> str:
 
 def stillroom_code(name: str) -> str:
     """Python that loads, verifies and shows a set with stillroom."""
-    return (
-        "\n".join(
-            [
-                "import stillroom",
-                "",
-                f"data = stillroom.load({name!a})  # every tensor is checked against its SHA-256",
-                "images, labels, classes = data.images, data.labels, data.classes",
-                "preprocess = data.preprocess.apply  # for real images, uint8 or float in [0, 1]",
-                "pixels = data.pixels()  # float32 in [0, 1], to look at",
-            ]
-        )
-        + "\n"
-    )
+    return f"""import stillroom
+
+data = stillroom.load({name!a})  # every tensor is checked against its SHA-256
+images, labels, classes = data.images, data.labels, data.classes
+preprocess = data.preprocess.apply  # for real images, uint8 or float in [0, 1]
+pixels = data.pixels()  # float32 in [0, 1], to look at
+"""
 
 
 def _preprocess(data: Distilled) -> list[str]:
@@ -79,6 +76,15 @@ def _preprocess(data: Distilled) -> list[str]:
 
 
 def _images(data: Distilled) -> list[str]:
+    if data.storage == "jpeg":
+        n, ch, high, wide = data.images.shape
+        return [
+            'ends = tensors["jpeg.ends"].tolist()  # each image is a JPEG file of its own',
+            'files = [tensors["jpeg"][a:b].numpy() for a, b in zip([0, *ends], ends)]',
+            "pixels = [numpy.array(Image.open(io.BytesIO(f.tobytes()))) for f in files]",
+            f"pixels = torch.from_numpy(numpy.stack(pixels)).view({n}, {high}, {wide}, {ch})",
+            "images = preprocess(pixels.permute(0, 3, 1, 2).float() / 255)",
+        ]
     if data.storage == "uint8":
         return ['images = preprocess(tensors["images"].float() / 255)  # stored as uint8 pixels']
     if data.storage == "float16":

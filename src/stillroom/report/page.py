@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 
 from stillroom.cite import bibtex
 from stillroom.report import figures, grids, loading, pictures, provenance, sentences
-from stillroom.report.gather import Shown
+from stillroom.report.gather import Shown, unsized
 from stillroom.tables import Line, percent
 
 # Control characters, text-direction overrides and lone surrogates have no place in a page.
@@ -24,8 +24,8 @@ _UNPRINTABLE = re.compile(
 _UNIT = re.compile(r"(?<=\d) (?=(?:%|B|kB|MB|GB|s|points|seeds?|draws?)(?!\w))")
 
 
-def render(sets: Sequence[Shown]) -> str:
-    """The page of one or several sets as HTML."""
+def render(sets: Sequence[Shown], real_images: bool = True) -> str:
+    """The page of one or several sets as HTML, with or without real training images."""
     script, look = _part("page.js"), _part("page.css")
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -34,9 +34,9 @@ def render(sets: Sequence[Shown]) -> str:
     environment.filters["code"] = code
     template = environment.from_string(_part("page.html.jinja"))
     page = template.render(
-        title=_title(sets),
+        title=f"{len(sets)} distilled sets" if len(sets) > 1 else sets[0].name,
         several=len(sets) > 1,
-        sets=[_view(shown, f"s{i}") for i, shown in enumerate(sets, 1)],
+        sets=[_view(shown, f"s{i}", real_images) for i, shown in enumerate(sets, 1)],
         comparison=_comparison(sets) if len(sets) > 1 else None,
         policy=_policy(script),
         script=Markup(script),
@@ -74,24 +74,19 @@ def _policy(script: str) -> str:
     )
 
 
-def _title(sets: Sequence[Shown]) -> str:
-    if len(sets) > 1:
-        return f"{len(sets)} distilled sets"
-    return sets[0].name
-
-
-def _view(shown: Shown, prefix: str) -> dict[str, Any]:
-    lead, *more = sentences.headline(shown)
-    table = shown.lines
+def _view(shown: Shown, prefix: str, real_images: bool) -> dict[str, Any]:
+    lead, facts = sentences.headline(shown)
     return {
         "id": prefix,
         "name": shown.name,
         "subtitle": _subtitle(shown),
         "lead": lead,
-        "more": more,
+        "facts": facts,
         "gallery": pictures.gallery(shown.data),
-        "grid": grids.accuracy_grid(shown) if table else None,
-        "others": _others(shown),
+        "nearest": _nearest(shown, real_images),
+        "grid": grids.accuracy_grid(shown) if shown.lines else None,
+        "tables": _tables(shown),
+        "classes": _classes(shown),
         "charts": _charts(shown, prefix),
         "groups": provenance.groups(shown),
         "recipe": provenance.whole_recipe(shown),
@@ -114,77 +109,127 @@ def _subtitle(shown: Shown) -> str:
 
 
 def _charts(shown: Shown, prefix: str) -> list[dict[str, Any]]:
-    """Dot chart, accuracy over steps, loss: each with a heading and a caption in words."""
+    """Dot chart, accuracy over steps and bytes, loss: each with a heading and a caption."""
     found: list[dict[str, Any]] = []
     line = shown.main
     if line is not None:
         beside = shown.beside(line)
         found.append(_dots(shown, line, beside, prefix))
         if len(curve := shown.curve()) > 1:
-            found.append(
-                {
-                    "heading": "Accuracy over kept steps",
-                    "svg": Markup(figures.step_chart(curve, beside, f"{prefix}-steps")),
-                    "caption": "Accuracy of students on the set as it was at each kept step, "
-                    f"with its 95 % interval: {_first_to_last(curve)}. Level lines are baselines.",
-                }
+            level = [x for x in beside if x.row != "random-jpeg"]
+            svg = figures.step_chart(curve, level, f"{prefix}-steps")
+            ends = [f"{percent(x.summary.mean)} % at step {x.step}" for x in (curve[0], curve[-1])]
+            caption = (
+                "Accuracy of students on the set as it was at each kept step, with its 95 % "
+                f"interval: {', '.join(ends)}. Level lines are baselines, that of random with its "
+                "interval."
             )
+            found.append(_figure("Accuracy over kept steps", svg, caption))
+        found += _bytes([shown], f"{prefix}-bytes")
     if shown.metrics:
-        first, last = shown.metrics[0], shown.metrics[-1]
-        ends = (
-            f"{first['loss']:.4g} at step {first['step']:g}, {last['loss']:.4g} at step "
-            f"{last['step']:g}"
-        )
-        found.append(
-            {
-                "heading": "Loss of the distillation",
-                "svg": Markup(figures.loss_chart(shown.metrics, f"{prefix}-loss")),
-                "caption": f"What the method minimised: {ends}. It is no measure of accuracy.",
-            }
-        )
+        some = (shown.metrics[0], shown.metrics[-1])
+        text = ", ".join(f"{point['loss']:.4g} at step {point['step']:g}" for point in some)
+        svg = figures.loss_chart(shown.metrics, f"{prefix}-loss")
+        caption = f"What the method minimised: {text}. It is no measure of accuracy."
+        found.append(_figure("Loss of the distillation", svg, caption))
     return found
 
 
+def _figure(heading: str, svg: str, caption: str) -> dict[str, Any]:
+    return {"heading": heading, "svg": Markup(svg), "caption": caption}
+
+
 def _dots(shown: Shown, line: Line, beside: Sequence[Line], prefix: str) -> dict[str, Any]:
+    papers: dict[str, list[float]] = {}
+    for r in shown.reported:
+        papers.setdefault(r.row, []).append(r.value)
     rows = sorted([line, *beside], key=lambda x: -x.summary.mean)
-    dots = [figures.Dot(x.row, x, x is line) for x in rows]
-    random = next((x.summary.mean for x in beside if x.drawn and x.row == "random"), None)
-    dashed = "" if random is None else " The dashed line is the mean of random images."
-    left = len(dots) - figures.MAX_DOTS
-    cut = f" {left} more rows are in the table only." if left > 0 else ""
+    dots = [figures.Dot(x.row, x, x is line, papers.pop(sentences.method(x), [])) for x in rows]
+    dots += [figures.Dot(f"{row} (paper)", None, False, values) for row, values in papers.items()]
+    caption = [
+        f"{line.row} is this set; {line.arch}, {line.protocol}. Large dot: mean; bar: 95 % "
+        "interval; small dots: single students."
+    ]
+    if shown.random:
+        caption.append("The dashed line is the mean of random images.")
+    if shown.reported:
+        caption.append("Hollow: a paper’s number, not measured here.")
+    if (left := len(dots) - figures.MAX_DOTS) > 0:
+        caption.append(f"{left} more rows are in the tables only.")
+    mean = shown.random.summary.mean if shown.random else None
+    svg = figures.dot_chart(dots, mean, f"{prefix}-dots")
+    return _figure("Against baselines", svg, " ".join(caption))
+
+
+def _bytes(sets: Sequence[Shown], prefix: str) -> list[dict[str, Any]]:
+    """Accuracy against bytes, where rows of one protocol and network differ in size."""
+    mains = [s.main for s in sets if s.main]
+    if len({unsized(line) for line in mains}) != 1:
+        return []
+    lines = [*mains, *(x for shown in sets for x in shown.any_size())]
+    found = {(x.row, x.conditions, x.summary): x for x in lines}
+    lines = sorted((x for x in found.values() if x.bytes > 0), key=lambda x: x.bytes)
+    if not lines or lines[-1].bytes < 1.5 * lines[0].bytes:
+        return []
+    own, series = {x.row for x in mains}, dict[str, list[Line]]()
+    for x in sorted(lines, key=lambda x: x.row not in own):
+        name = "random real JPEGs" if x.row == "random-jpeg" else x.row
+        if name in series or len(series) < figures.MAX_DOTS:
+            series.setdefault(name, []).append(x)
+    svg = figures.bytes_chart(series, own, prefix)
+    caption = (
+        "What the bytes buy: accuracy against size on disk (a logarithmic scale), with 95 % "
+        "intervals. Further left is smaller, higher is better."
+    )
+    return [_figure("Accuracy against bytes", svg, caption)]
+
+
+def _tables(shown: Shown) -> list[tuple[str, grids.Grid, str]]:
+    """Tables after the main one: (heading, table, sentence)."""
+    roles = {x.row: grids.kind(shown, x) for x in shown.lines}
+    networks = grids.network_grid([(row, roles[row], by) for row, by in shown.networks().items()])
+    found = [
+        ("On other networks", networks, sentences.of_networks(shown) if networks else ""),
+        ("Beside papers", grids.reported_grid(shown), sentences.REPORTED),
+        ("Other selection rules", grids.selection_grid(shown), sentences.FLATTERS),
+        ("Other measurements", grids.others_grid(shown), ""),
+    ]
+    return [(heading, grid, text) for heading, grid, text in found if grid is not None]
+
+
+def _classes(shown: Shown) -> dict[str, Any] | None:
+    own, random = shown.exhibit(shown.main), shown.exhibit(shown.random)
+    if own is None or shown.main is None:
+        return None
+    names = shown.data.classes
     return {
-        "heading": "Against baselines",
-        "svg": Markup(figures.dot_chart(dots, random, f"{prefix}-dots")),
-        "caption": f"{line.arch}, {line.protocol}. Large dot: mean; bar: 95 % interval; small "
-        f"dots: single students.{dashed}{cut}",
+        "sentence": sentences.of_classes(names, own, random),
+        "right": grids.class_grid(names, shown.main.row, own, random),
+        "taken": grids.confusion_grid(names, own),
+        "many": len(names) > 12,
     }
 
 
-def _first_to_last(curve: Sequence[Line]) -> str:
-    first, last = curve[0], curve[-1]
-    return (
-        f"{percent(first.summary.mean)} % at step {first.step}, "
-        f"{percent(last.summary.mean)} % at step {last.step}"
-    )
-
-
-def _others(shown: Shown) -> list[tuple[str, str, str, str]]:
-    """Measurements other than accuracy: (metric, row, student, value), at most 200."""
-    return [
-        (r.metric, r.row, r.arch, f"{r.value:.6g} {r.unit}".strip())
-        for r in shown.records
-        if r.metric != "accuracy"
-    ][:200]
+def _nearest(shown: Shown, real_images: bool) -> dict[str, Any] | None:
+    found = shown.neighbours
+    if found is None or not found.fits:
+        return None
+    pairs = pictures.pairs(shown.data, found) if real_images else []
+    left = found.total - len(pairs) if real_images else 0
+    cut = f" {left} of {found.total} pairs are left out." if left else ""
+    return {"pairs": pairs, "sentence": sentences.of_neighbours(found, real_images) + cut}
 
 
 def _comparison(sets: Sequence[Shown]) -> dict[str, Any]:
     mains = [(shown, shown.main) for shown in sets if shown.main is not None]
-    mixed = len({line.conditions for _, line in mains}) > 1
+    mixed = len({unsized(line) for _, line in mains}) > 1
     ranked = sorted(mains, key=lambda pair: -pair[1].summary.mean)
-    svg = None
+    charts = []
     if mains:
         dots = [figures.Dot(shown.name, line, True) for shown, line in ranked]
-        svg = Markup(figures.dot_chart(dots, None, "all-dots"))
+        caption = "Large dot: mean; bar: 95 % interval; small dots: single students."
+        svg = figures.dot_chart(dots, None, "all-dots")
+        charts = [_figure("Accuracy", svg, caption), *_bytes(sets, "all-bytes")]
     counts = {len(shown.data) for shown in sets}
     warnings = []
     if mixed:
@@ -197,4 +242,11 @@ def _comparison(sets: Sequence[Shown]) -> dict[str, Any]:
     silent = len(sets) - len(mains)
     if silent:
         warnings.append(f"{silent} of them {'has' if silent == 1 else 'have'} not been judged yet.")
-    return {"grid": grids.comparison_grid(sets), "svg": svg, "warnings": warnings}
+    own: grids.Kind = "own"
+    rows = [(s.name, own, s.networks()[s.main.row]) for s in sets if s.main]
+    return {
+        "grid": grids.comparison_grid(sets),
+        "charts": charts,
+        "networks": grids.network_grid(rows),
+        "warnings": warnings,
+    }

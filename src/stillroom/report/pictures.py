@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from stillroom.distilled import Distilled
+from stillroom.report.exhibits import Neighbours
 
 MAX_CLASSES = 20
 MAX_PER_CLASS = 20
@@ -70,6 +71,18 @@ def gallery(data: Distilled) -> Gallery:
     columns = _columns(len(first))
     cover = _sprite("", len(first), first, columns, min(72, COVER // columns))
     return Gallery(tuple(sprites), cover, tuple(_notes(data, present, shown, side, target)))
+
+
+def pairs(data: Distilled, found: Neighbours) -> list[tuple[Sprite, str]]:
+    """A distilled image over the real one that is nearest to it, with the distance."""
+    made = _pixels(data, found.rows)
+    target = _side(max(made.shape[-2:]), 2 * len(made))
+    shown = []
+    for row, a, b, apart in zip(found.rows, made, found.images, found.distance, strict=True):
+        tiles = [_tile(a, target), _tile(b, target)]
+        name = data.classes[int(data.of_class[row])]
+        shown.append((_sprite(name, 2, tiles, 1, 56), f"{float(apart):.2f}"))
+    return shown
 
 
 def _notes(data: Distilled, present: list[int], shown: int, side: int, target: int) -> list[str]:

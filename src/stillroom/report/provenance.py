@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from stillroom.report.gather import Shown
-from stillroom.report.sentences import real_data
+from stillroom.report.sentences import making_time, plural, real_data
 from stillroom.tables import size
 
 Pairs = list[tuple[str, str]]
@@ -45,18 +45,14 @@ def _recipe(shown: Shown) -> Pairs:
     method, outer = _dict(recipe.get("method")), _dict(recipe.get("outer"))
     step, steps = made.get("step"), outer.get("steps")
     parts = {k: v for k, v in method.items() if k not in ("kind", "augment")}
+    partly = step != steps and step and steps
     return [
         ("Name", flat(made.get("label"))),
         ("Key", flat(made.get("key"))),
         ("Method", flat(method.get("kind"))),
         ("Settings", flat(parts)),
         ("Optimiser", flat(outer.get("images"))),
-        (
-            "Steps",
-            f"{flat(step)} of {flat(steps)}"
-            if step != steps and step and steps
-            else flat(steps or step),
-        ),
+        ("Steps", f"{flat(step)} of {flat(steps)}" if partly else flat(steps or step)),
         ("Seed", flat(recipe.get("seed"))),
         ("Numerics", flat(recipe.get("numerics"))),
         ("Network", shown.data.arch),
@@ -68,27 +64,21 @@ def _recipe(shown: Shown) -> Pairs:
 
 def _data(shown: Shown) -> Pairs:
     data = shown.data.data
-    side, channels = data.get("size"), data.get("channels")
+    side, channels, same = (data.get(name) for name in ("size", "channels", "duplicates"))
     notes = data.get("notes")
-    return [
+    found = [
         ("Name", flat(data.get("name"))),
         ("Digest", flat(data.get("digest"))),
         ("Images", real_data(data)),
         ("Classes", str(len(shown.data.classes))),
-        (
-            "Size",
-            f"{side} × {side}, {channels} channel{'s' * (channels != 1)}"
-            if isinstance(side, int) and isinstance(channels, int)
-            else "",
-        ),
-        (
-            "In train and test",
-            f"{data['duplicates']} identical images"
-            if isinstance(data.get("duplicates"), int)
-            else "",
-        ),
-        ("Notes", "; ".join(flat(n) for n in notes) if isinstance(notes, list) else ""),
     ]
+    if isinstance(side, int) and isinstance(channels, int):
+        found.append(("Size", f"{side} × {side}, {plural(channels, 'channel')}"))
+    if isinstance(same, int):
+        found.append(("In train and test", f"{same} identical images"))
+    if isinstance(notes, list):
+        found.append(("Notes", "; ".join(flat(n) for n in notes)))
+    return found
 
 
 def _files(shown: Shown) -> Pairs:
@@ -97,15 +87,11 @@ def _files(shown: Shown) -> Pairs:
     pre = data.preprocess
     zca = ", then ZCA whitening" if pre.zca is not None else ""
     mean, std = (" ".join(f"{v:.4g}" for v in values) for values in (pre.mean, pre.std))
-    kinds = {
-        "hard": "hard, one class an image",
-        "probs": "soft, probabilities",
-        "logits": "soft, logits",
-    }
+    soft = {"probs": "soft, probabilities", "logits": "soft, logits"}
     return [
         ("Images", f"{n} of {ch} × {high} × {wide}, {data.ipc} per class"),
         ("Stored as", data.storage),
-        ("Labels", kinds[data.label_kind]),
+        ("Labels", soft.get(data.label_kind, "hard, one class an image")),
         ("Learned step size", "" if data.lr is None else f"{data.lr:g}"),
         ("Preprocessing", f"{pre.name}: (pixel − {mean}) / {std}{zca}"),
         ("On disk", f"{size(shown.bytes)} ({shown.bytes:,} bytes)".replace(",", " ")),
@@ -115,25 +101,18 @@ def _files(shown: Shown) -> Pairs:
 def _machine(run: dict[str, Any]) -> Pairs:
     if not run:
         return [("Not recorded", "The folder has no run.json.")]
-    seconds = run.get("seconds")
-    time = ""
-    if isinstance(seconds, (int, float)) and 0 <= seconds < 1e12:
-        time = duration(float(seconds))
+    time = making_time(run)
     if time and run.get("from_store") is True:
         time += " (taken from the store, not made anew)"
     flags = [name for name in ("compile", "deterministic") if run.get(name) is True]
+    made_with = [f"{k} {flat(run[k])}" for k in ("stillroom", "torch", "python") if run.get(k)]
     return [
         ("Time", time),
         ("Device", " ".join(filter(None, (flat(run.get("device")), _brackets(run))))),
         ("Threads", flat(run.get("threads"))),
         ("Workers", flat(run.get("workers"))),
         ("Switched on", ", ".join(flags)),
-        (
-            "Versions",
-            ", ".join(
-                f"{k} {flat(run[k])}" for k in ("stillroom", "torch", "python") if run.get(k)
-            ),
-        ),
+        ("Versions", ", ".join(made_with)),
         ("System", flat(run.get("system"))),
         ("Drift", flat(run.get("drift"))),
     ]
@@ -142,15 +121,6 @@ def _machine(run: dict[str, Any]) -> Pairs:
 def _brackets(run: dict[str, Any]) -> str:
     named = [flat(run[k]) for k in ("device_name", "cpu") if run.get(k)]
     return f"({', '.join(named)})" if named else ""
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them: "7.3 s", "2 min 27 s", "3 h 5 min"."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    if seconds < 3600:
-        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
-    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
 
 
 def flat(value: Any) -> str:

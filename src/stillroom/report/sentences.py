@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from stillroom.report.exhibits import NEAR, Exhibit, Neighbours
 from stillroom.report.gather import Shown
 from stillroom.tables import CORESETS, Line, percent, size
 
+Fact = tuple[str, str, str]  # a reader's question, the answer, and why
 GIVEN = "given"
+REPORTED = (
+    "These stand in a paper, under its own protocol and code. No mean on this page contains them."
+)
+FLATTERS = (
+    "“Best” picks the epoch of every student on the test images themselves, which flatters every "
+    "row, random images too."
+)
 
 
 def signed(gap: float) -> str:
@@ -28,139 +38,190 @@ def counted(line: Line) -> str:
     return plural(line.summary.n, line.counts.removesuffix("s"))
 
 
-def headline(shown: Shown) -> list[str]:
-    """The result in sentences, the main one first, with the claims that the intervals allow."""
+def headline(shown: Shown) -> tuple[str, list[Fact]]:
+    """The result as a sentence and as answers, with no claim that the intervals do not allow."""
+    line, random = shown.main, shown.random
     images = f"{plural(len(shown.data), 'image')} ({size(shown.bytes)})"
-    line = shown.main
     if line is None:
-        return [
-            f"{images}, not judged yet: no student has been trained on them.",
-            f"Run: stillroom evaluate {shlex.quote(shown.name)} --baselines",
-        ]
-    verb = "trains" if len(shown.data) == 1 else "train"
-    mean, where = percent(line.summary.mean), line.conditions.benchmark
-    first = f"{images} {verb} a {line.arch} to {mean} % on {where}"
-    random = next((x for x in shown.beside(line) if x.drawn and x.row == "random"), None)
+        command = f"stillroom evaluate {shlex.quote(shown.name)} --baselines"
+        lead = f"{images}, not judged yet: no network has been trained on them."
+        return lead, [("How to judge them?", "Evaluate", f"Run: {command}"), _cost(shown)]
+    these = "this image" if len(shown.data) == 1 else f"these {len(shown.data)} images"
+    right = f"{percent(line.summary.mean)} % of the test images of {line.conditions.benchmark}"
+    lead = f"Trained on {these} alone, a {line.arch} network gets {right} right"
     if random is None:
-        sentences = [
-            f"{first} ({_interval(line)}).",
-            "There is no random baseline beside it, so nothing here shows that the images are "
-            "better than random ones.",
-        ]
+        question = "Better than random images?"
+        facts = [(question, "Not measured", "There is no random baseline beside it.")]
+        interval = "no interval" if line.summary.half is None else f"95 % interval {ends(line)} %"
+        lead = f"{lead} ({counted(line)}, {interval})."
     else:
-        sentences = [
-            f"{first}; random images of the same number give {percent(random.summary.mean)} % "
-            f"({counted(random)}): {_verdict(line, random, 'random images')}."
-        ]
-    return sentences + [_second(line, x) for x in shown.beside(line) if _coreset(x)]
+        lead += f"; trained on as many random images, {percent(random.summary.mean)} %."
+        facts = [_fact("Better than random images?", line, random)]
+    for other in shown.beside(line):
+        if other.row in CORESETS and not other.drawn:
+            facts.append(_fact(_CORESETS[other.row], line, other))
+    if fitting := [x for x in shown.any_size("random-jpeg") if x.bytes <= line.bytes]:
+        largest = max(fitting, key=lambda x: x.bytes)
+        question, answer, why = _fact("Better than real JPEGs?", line, largest)
+        facts.append((question, answer, f"{why} They take {size(largest.bytes)}."))
+    return lead, [*facts, _cost(shown)]
 
 
-def _coreset(line: Line) -> bool:
-    return not line.drawn and not line.reported and line.row in CORESETS
+_CORESETS = {
+    "class-mean": "Better than class means?",
+    "k-means": "Better than k-means?",
+}
 
 
-def _second(line: Line, coreset: Line) -> str:
-    name = {
-        "class-mean": "The mean image of each class",
-        "k-means": "The real images nearest to k-means centres",
-    }[coreset.row]
-    verb = "gives" if coreset.row == "class-mean" else "give"
+def ends(line: Line) -> str:
+    """The ends of the interval in percent, none of them where no accuracy can be."""
+    return f"{percent(max(0.0, line.summary.low))} to {percent(min(1.0, line.summary.high))}"
+
+
+def _fact(question: str, line: Line, other: Line) -> Fact:
+    """Whether a row is better than another: the answer with the gap in points, and why."""
+    gap = line.summary.mean - other.summary.mean
+    if line.summary.half is None or other.summary.half is None:
+        few = line if line.summary.half is None else other
+        answer, why = "Not shown", f"{counted(few)} gives no interval, so this may be chance"
+    elif not line.summary.separate_from(other.summary):
+        answer, why = "Not shown", "the 95 % intervals overlap, so this may be chance"
+    else:
+        answer, why = "Yes" if gap > 0 else "No, worse", "the 95 % intervals do not touch"
+    mine, theirs = (f"{percent(x.summary.mean)} % ({counted(x)})" for x in (line, other))
+    return question, f"{answer}: {signed(gap)} points", f"{mine} against {theirs}; {why}."
+
+
+def _cost(shown: Shown) -> Fact:
+    """Images and bytes, in place of what, and the time that they took."""
+    counts = shown.data.data.get("counts")
+    train = counts.get("train") if isinstance(counts, dict) else None
+    why = plural(len(shown.data), "image")
+    if isinstance(train, int) and train > 0:
+        why += f" in place of {train} training images"
+    if shown.run.get("from_store") is not True and (made := making_time(shown.run)):
+        why += f"; {made} to make"
+    if shown.main:
+        why += f"; {duration(shown.main.seconds)} to train on"
+    return "At what cost?", size(shown.bytes), f"{why}."
+
+
+def making_time(run: dict[str, Any]) -> str:
+    """How long the run took that made the set, if that is known."""
+    seconds = run.get("seconds")
+    if isinstance(seconds, (int, float)) and 0 <= seconds < 1e12:
+        return duration(float(seconds))
+    return ""
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: "7.3 s", "2 min 27 s", "3 h 5 min"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    if seconds < 3600:
+        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
+
+
+def method(line: Line) -> str:
+    """The row's name without the step."""
+    return line.row.split("@")[0]
+
+
+def taken(shares: Sequence[Sequence[float]]) -> list[tuple[float, int, int]]:
+    """The errors of a confusion: (share of a class, the class, what it was taken for)."""
+    return [(v, a, b) for a, row in enumerate(shares) for b, v in enumerate(row) if v and a != b]
+
+
+def of_classes(classes: Sequence[str], own: Exhibit, random: Exhibit | None) -> str:
+    """The worst class, the best, and the commonest error."""
+    right = own.per_class
+    worst, best = (pick(range(len(right)), key=lambda c: right[c]) for pick in (min, max))
+    beside = f" (random images: {percent(random.per_class[worst])} %)" if random else ""
+    text = (
+        f"Worst class: {classes[worst]}, {percent(right[worst])} % of its test images right"
+        f"{beside}. Best: {classes[best]}, {percent(right[best])} %."
+    )
+    if errors := taken(own.shares()):
+        share, a, b = max(errors)
+        pair = f"{classes[a]} taken for {classes[b]}"
+        text += f" Commonest error: {pair}, {percent(share)} % of its images."
+    return text
+
+
+def of_networks(shown: Shown) -> str:
+    """How the set does on networks that it was not made with."""
+    by = shown.networks()[shown.main.row] if shown.main else {}
+    worst = min(by, key=lambda arch: by[arch].summary.mean)
+    off = [line.summary.mean for arch, line in by.items() if arch != shown.data.arch]
+    mean = f"{percent(sum(off) / len(off))} % on average" if off else "not measured"
     return (
-        f"{name} {verb} {percent(coreset.summary.mean)} % ({counted(coreset)}): "
-        f"{_verdict(line, coreset, 'that')}."
+        f"Worst network: {worst}, {percent(by[worst].summary.mean)} %. Off {shown.data.arch}, the "
+        f"network that the set was made with: {mean} ({plural(len(off), 'network')})."
     )
 
 
-def _interval(line: Line) -> str:
-    s = line.summary
-    if s.half is None:
-        return f"{counted(line)}, no interval"
-    return f"{counted(line)}, 95 % interval {percent(s.low)} to {percent(s.high)} %"
-
-
-def _verdict(line: Line, other: Line, what: str) -> str:
-    """The gap in points and whether it means anything."""
-    gap = line.summary.mean - other.summary.mean
-    points = f"{signed(gap)} points"
-    if line.summary.half is None or other.summary.half is None:
-        few = line if line.summary.half is None else other
-        return f"{points}, but {counted(few)} gives no interval, so this may be chance"
-    if not line.summary.separate_from(other.summary):
-        return f"{points}, but the 95 % intervals overlap, so no difference is shown"
-    if gap < 0:
-        return f"{points}; the 95 % intervals do not touch, so this set is worse than {what}"
-    return f"{points}; the 95 % intervals do not touch"
+def of_neighbours(found: Neighbours, shown: bool) -> str:
+    """How close the images are to real ones, and whether these are on the page."""
+    near = f"{found.near} of {found.total}" if found.near else f"none of {found.total}"
+    text = (
+        f"Median distance to the nearest real training image: {found.median:.2g} (root mean square "
+        f"of pixels from 0 to 1); {near} are near copies (distance below {NEAR:g})."
+    )
+    return text if shown else f"{text} The real images are left out of this page."
 
 
 def limits(shown: Shown) -> list[tuple[str, str]]:
     """What the result does not show: (topic, sentence) pairs."""
-    table = shown.lines
-    if not table:
+    if not shown.lines:
         return [("Nothing judged", "There are no records, so nothing here claims an accuracy.")]
-    found = []
+    return [*_of_judging(shown), *_of_folder(shown)]
+
+
+def _of_judging(shown: Shown) -> Iterator[tuple[str, str]]:
+    table = shown.lines
     for name, digest in dict.fromkeys((x.protocol, x.conditions.protocol_hash) for x in table):
-        found.append(
-            (
-                "Protocol",
-                f"Students were trained under {name} (hash {digest}). Numbers under another "
-                "protocol or another hash are not comparable with these.",
-            )
-        )
-    found += [_selection(rule) for rule in dict.fromkeys(x.conditions.selection for x in table)]
-    found.append(("Labels", _labels(shown)))
-    found.append(("Intervals", _variance(shown)))
-    found += [
-        ("Test images", split_in_words(x))
-        for x in dict.fromkeys(line.conditions.split for line in table)
-    ]
-    archs = dict.fromkeys(x.arch for x in table if shown.own(x))
-    if len(archs) == 1 and shown.data.arch in archs:
-        found.append(
-            (
-                "Transfer",
-                f"Students are {shown.data.arch}, the network that the set was made with; how it "
-                "trains other networks was not measured.",
-            )
-        )
+        text = f"Students were trained under {name} (hash {digest}). Numbers under another "
+        yield "Protocol", text + "protocol or another hash are not comparable with these."
+    for rule in dict.fromkeys(x.conditions.selection for x in table):
+        yield "Selection", f"Rule “{rule}”: {_RULES.get(rule, 'as its protocol defines it.')}"
+    yield "Labels", _LABELS[shown.data.label_kind]
+    yield "Intervals", _variance(shown)
+    for split in dict.fromkeys(line.conditions.split for line in table):
+        yield "Test images", split_in_words(split)
+
+
+def _of_folder(shown: Shown) -> Iterator[tuple[str, str]]:
+    if {x.arch for x in shown.lines if shown.own(x)} == {shown.data.arch}:
+        text = f"Students are {shown.data.arch}, the network that the set was made with; how it "
+        yield "Transfer", text + "trains other networks was not measured."
     if len(shown.curve()) > 1:
-        found.append(
-            (
-                "Kept steps",
-                "The headline is the last step. Choosing another step by the curve above would "
-                "choose it on the test images.",
-            )
-        )
+        text = "The headline is the last step. Choosing another step by the curve above would "
+        yield "Kept steps", text + "choose it on the test images."
+    if shown.neighbours and not shown.neighbours.fits:
+        yield "Left out", "Nearest real images of a set that this folder holds no more."
     if shown.stale:
-        found.append(
-            (
-                "Left out",
-                f"{plural(shown.stale, 'record')} of images that this folder holds no more.",
-            )
-        )
-    found += [("Note", note) for note in dict.fromkeys(r.note for r in shown.records) if note]
-    return found
+        text = f"{plural(shown.stale, 'record')} of images that this folder holds no more."
+        yield "Left out", text
+    for note in dict.fromkeys(r.note for r in shown.records if r.note):
+        yield "Note", note
 
 
-def _selection(rule: str) -> tuple[str, str]:
-    words = {
-        "last": "the accuracy after the last epoch; no epoch was chosen by its accuracy.",
-        "best": "the best accuracy of all epochs on the test images, which flatters every row.",
-        "val": "the epoch that is best on validation images, not on test images.",
-    }
-    return "Selection", f"Rule “{rule}”: {words.get(rule, 'as its protocol defines it.')}"
-
-
-def _labels(shown: Shown) -> str:
-    if shown.data.label_kind == "hard":
-        return (
-            "Hard labels: each image counts for its own class only. Sets with soft labels carry "
-            "more information per image; compare with them only under the same label regime."
-        )
-    kind = "probabilities" if shown.data.label_kind == "probs" else "logits"
-    return (
-        f"Soft labels ({kind}), which hold knowledge beyond the pixels: part of the gap to "
-        "baselines with hard labels may be due to the labels, not to the images."
-    )
+_RULES = {
+    "last": "the accuracy after the last epoch; no epoch was chosen by its accuracy.",
+    "best": "the best accuracy of all epochs on the test images, which flatters every row.",
+    "val": "the epoch that is best on validation images, not on test images.",
+}
+_SOFT = (
+    "SL-1, one stored soft label an image ({}), which holds knowledge beyond the pixels: part of "
+    "the gap to baselines with hard labels may be due to the labels, not to the images."
+)
+_LABELS = {
+    "hard": "HL, hard labels: each image counts for its own class only. Sets with soft labels "
+    "hold more an image; compare with them only under the same label regime.",
+    "probs": _SOFT.format("probabilities"),
+    "logits": _SOFT.format("logits"),
+}
 
 
 def _variance(shown: Shown) -> str:
@@ -172,7 +233,7 @@ def _variance(shown: Shown) -> str:
             f"The 95 % t-interval of the set is over student seeds (n = {most.summary.n}) on one "
             "distillation. It does not cover distilling again with another seed."
         )
-    drawn = [x for x in shown.lines if x.drawn]
+    drawn = [x for x in shown.lines if x.drawn and x.row == "random"]
     if drawn:
         parts.append(
             f"The interval of random is over draws (n = {drawn[0].summary.n}), one student each: "

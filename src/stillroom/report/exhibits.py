@@ -1,0 +1,164 @@
+"""What the folder `exhibits/` of a set holds: foreign files, checked before they are shown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from stillroom.distilled import MAX_SET_BYTES, Distilled
+from stillroom.errors import StillroomError
+from stillroom.files import read_json
+from stillroom.tables import Line
+
+MAX_PAIRS = 50
+NEAR = 0.02  # a distance below which an image is nearly a copy of a real one
+TOLERANCE = 0.01  # of a stored distance: real and distilled images may have been rounded to uint8
+_Text = Annotated[str, Field(max_length=300)]
+_Count = Annotated[int, Field(ge=0, lt=2**53)]
+_Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Exhibit(BaseModel):
+    """What the students of one row took for what: `exhibits/students-*.json`.
+
+    per_class [C], fractions; confusion [C][C], test images of a class (row) by the class that was
+    seen in them, None of very many classes.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    row: _Text
+    step: _Count | None
+    set_key: _Text | None
+    arch: _Text
+    protocol_hash: _Text
+    numerics: _Text
+    data_digest: _Text
+    ipc: _Count
+    classes: list[_Text]
+    students: list[Any]
+    per_class: list[_Share]
+    confusion: list[list[_Count]] | None
+
+    @model_validator(mode="after")
+    def _square(self) -> Exhibit:
+        sizes = {len(self.classes), len(self.per_class)}
+        if self.confusion is not None:
+            sizes |= {len(self.confusion), *map(len, self.confusion)}
+        if len(sizes) > 1:
+            raise ValueError("classes, per_class and confusion differ in size")
+        return self
+
+    def belongs_to(self, line: Line) -> bool:
+        """Whether the students are those of a line."""
+        same = ("arch", "protocol_hash", "numerics", "data_digest", "ipc")
+        return (self.row, self.step) == (line.row, line.step) and all(
+            getattr(self, name) == getattr(line.conditions, name) for name in same
+        )
+
+    def shares(self) -> list[list[float]]:
+        """The confusion as shares of the test images of a class."""
+        return [[n / max(1, sum(row)) for n in row] for row in self.confusion or ()]
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The real training image nearest to each distilled one: all as numbers, some as pairs.
+
+    rows int64 [P], of the set; images uint8 [P,ch,H,W], real; distance float32 [P]. `fits`:
+    whether the distances are those of the set's images and not of other, older ones.
+    """
+
+    rows: Tensor
+    images: Tensor
+    distance: Tensor
+    median: float
+    near: int
+    total: int
+    fits: bool
+
+
+def read_exhibits(
+    folder: Path, keys: frozenset[str], classes: Sequence[str]
+) -> tuple[Exhibit, ...]:
+    """The exhibits of students; those of images or classes of another set are left out.
+
+    Raises: StillroomError naming the damaged file.
+    """
+    found = []
+    for path in sorted(folder.glob("students-*.json")):
+        try:
+            exhibit = Exhibit.model_validate(read_json(path))
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(map(str, first["loc"]))[:80] or "it"
+            raise StillroomError(
+                f"{path}: {where}: {first['msg']}; remove it and evaluate the set again"
+            ) from None
+        current = exhibit.step is None or exhibit.set_key in keys
+        if current and exhibit.classes == list(classes):
+            found.append(exhibit)
+    return tuple(found)
+
+
+def read_neighbours(path: Path, data: Distilled) -> Neighbours | None:
+    """Pairs of distilled and nearest real images, the closest of each class first; None: no file.
+
+    Raises: StillroomError naming the damaged file.
+    """
+    if not path.is_file():
+        return None
+    if path.stat().st_size > MAX_SET_BYTES:
+        raise StillroomError(f"{path}: larger than 8 GiB; not read")
+    try:
+        with safe_open(path, framework="pt") as archive:
+            _check_shapes(path, archive, data)
+            rows, distance = archive.get_tensor("rows"), archive.get_tensor("distance")
+            known = (rows >= 0) & (rows < len(data)) & (distance >= 0) & (distance <= 1)
+            if not bool(known.all()):
+                raise StillroomError(f"{path}: rows or distances out of range; remove the file")
+            chosen = _evenly(data.of_class[rows].tolist(), distance.tolist())
+            images = archive.get_slice("images")  # read one by one: the file may be of any size
+            real = torch.cat([images[i : i + 1] for i in chosen])
+    except (SafetensorError, OSError) as error:
+        why = str(error)[:120]
+        raise StillroomError(f"{path}: not a whole safetensors file ({why})") from None
+    near, median = int((distance < NEAR).sum()), float(distance.median())
+    picked, apart = rows[chosen], distance[chosen]
+    pixels = data.preprocess.invert(data.images[picked]).clamp(0, 1)
+    off = (pixels - real / 255).square().mean((1, 2, 3)).sqrt() - apart
+    fits = bool((off.abs() < TOLERANCE).all())
+    return Neighbours(picked, real, apart, median, near, len(rows), fits)
+
+
+def _check_shapes(path: Path, archive: Any, data: Distilled) -> None:
+    """Judge the header, before anything of the tensors is read."""
+    names, image = set(archive.keys()), list(data.images.shape[1:])
+    slices = {
+        name: archive.get_slice(name) for name in ("rows", "distance", "images") if name in names
+    }
+    found = {name: (part.get_dtype(), list(part.get_shape())) for name, part in slices.items()}
+    m = next(iter(found.get("rows", ("", [0]))[1]), 0)
+    wanted = {"rows": ("I64", [m]), "distance": ("F32", [m]), "images": ("U8", [m, *image])}
+    if found != wanted or not 1 <= m <= len(data):
+        raise StillroomError(
+            f"{path}: must hold rows int64 [M], distance float32 [M] and images uint8 [M, "
+            f"{', '.join(map(str, image))}] with M in 1..{len(data)}; remove it or make it again"
+        )
+
+
+def _evenly(classes: Sequence[int], distance: Sequence[float]) -> list[int]:
+    """At most `MAX_PAIRS` places, as many of every class, the closest pairs of a class first."""
+    groups: dict[int, list[int]] = {}
+    for i in sorted(range(len(classes)), key=lambda i: (classes[i], distance[i], i)):
+        groups.setdefault(classes[i], []).append(i)
+    some = list(groups.values())[:: math.ceil(len(groups) / MAX_PAIRS)]
+    return [i for group in some for i in group[: MAX_PAIRS // len(some)]]

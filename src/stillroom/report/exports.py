@@ -1,0 +1,90 @@
+"""The table of a page for other documents: Markdown, LaTeX with booktabs, CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+
+from stillroom.report.grids import Cell, Grid, Row
+
+SUFFIXES = (".md", ".tex", ".csv")
+_TEX = {c: f"\\{c}" for c in "%$#_{}&"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "−": "$-$",
+    "–": "--",
+    "±": r"$\pm$",
+    "’": "'",
+}
+_NOTE = "* The 95 % interval of the row and that of random do not touch."
+
+
+def export(grid: Grid, suffix: str) -> str:
+    """The table as text: `suffix` is one of `SUFFIXES`; foreign text stays text."""
+    return {".md": _markdown, ".tex": _latex, ".csv": _csv}[suffix](grid)
+
+
+def _markdown(grid: Grid) -> str:
+    rows = [[column.name for column in grid.columns], *map(_texts, grid.rows)]
+    head, *body = (f"| {' | '.join(map(_plain_markdown, row))} |" for row in rows)
+    rule = f"|{'|'.join('--:' if c.kind == 'number' else ':--' for c in grid.columns)}|"
+    note = ["", _plain_markdown(_NOTE)] if grid.marked else []
+    return "\n".join([_plain_markdown(grid.caption), "", head, rule, *body, *note, ""])
+
+
+def _latex(grid: Grid) -> str:
+    rows = [[column.name for column in grid.columns], *map(_texts, grid.rows)]
+    head, *body = (f"    {' & '.join(map(_plain_latex, row))} \\\\" for row in rows)
+    places = "".join("r" if column.kind == "number" else "l" for column in grid.columns)
+    note = [rf"  \par {_plain_latex(_NOTE)}"] if grid.marked else []
+    start = [
+        r"\begin{table}  % needs \usepackage{booktabs}",
+        rf"  \caption{{{_plain_latex(grid.caption)}.}}",
+        rf"  \begin{{tabular}}{{{places}}}",
+    ]
+    inner = [r"    \toprule", head, r"    \midrule", *body, r"    \bottomrule"]
+    return "\n".join([*start, *inner, r"  \end{tabular}", *note, r"\end{table}", ""])
+
+
+def _csv(grid: Grid) -> str:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(_no_formula(column.name) for column in grid.columns)
+    for row in grid.rows:
+        writer.writerow(
+            _field(c.kind, cell) for c, cell in zip(grid.columns, row.cells, strict=True)
+        )
+    return stream.getvalue()
+
+
+def _field(kind: str, cell: Cell) -> str:
+    if kind == "number":  # ours: it keeps its sign
+        return cell.text.replace("−", "-") if cell.value else ""
+    return _no_formula(cell.text)
+
+
+def _no_formula(text: str) -> str:
+    """Foreign text; a spreadsheet would run what begins so."""
+    text = _one_line(text)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+
+
+def _plain_markdown(text: str) -> str:
+    return re.sub(r"([\\`*_{}\[\]<>|~$#!&])", r"\\\1", _one_line(text))
+
+
+def _plain_latex(text: str) -> str:
+    return "".join(_TEX.get(c, c) for c in _one_line(text))
+
+
+def _texts(row: Row) -> list[str]:
+    return [f"{cell.text}*" if cell.apart else cell.text for cell in row.cells]
+
+
+def _one_line(text: str) -> str:
+    """Text without control characters, line breaks and changes of direction."""
+    return "".join(c if c.isprintable() else " " for c in text).strip()
