@@ -93,7 +93,7 @@ PROTOCOLS: dict[str, Protocol] = {
             lr=0.02,
             schedule="cosine",
             augment="set",
-            checks=2,
+            checks=1,
             seeds=3,
             why="A short student for the loop of everyday work: the set's own augmentation (its "
             "baselines get the same), cosine rate, last epoch. Not a published protocol; compare "
