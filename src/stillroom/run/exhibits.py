@@ -17,7 +17,8 @@ from torch import Tensor
 from stillroom.data.benchmarks import Benchmark
 from stillroom.data.source import row_blocks
 from stillroom.distilled import Distilled
-from stillroom.files import canonical, sha256, write_atomic, write_json
+from stillroom.errors import StillroomError
+from stillroom.files import canonical, read_json, sha256, write_atomic, write_json
 from stillroom.types import Record
 
 NEIGHBOURS = "neighbours.safetensors"
@@ -53,7 +54,17 @@ def write_exhibit(
         "per_class": right.tolist(),
         "confusion": hits.tolist() if len(classes) <= MAX_CLASSES else None,
     }
-    write_json(folder / f"students-{sha256(canonical(name))[:12]}.json", content)
+    path = folder / f"students-{sha256(canonical(name))[:12]}.json"
+    if not _seeds(path) > {s["seed"] for s in scores}:  # more students told more
+        write_json(path, content)
+
+
+def _seeds(path: Path) -> set[object]:
+    """The students that an exhibit shows already."""
+    try:
+        return {student["seed"] for student in read_json(path)["students"]}
+    except (StillroomError, KeyError, TypeError):  # absent or damaged: written anew
+        return set()
 
 
 def write_neighbours(folder: Path, data: Distilled, bench: Benchmark) -> None:

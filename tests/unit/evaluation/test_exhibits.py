@@ -38,6 +38,11 @@ def test_confusion_by_counting(tmp_path: Path) -> None:
     assert found["confusion"] == counted
     assert found["per_class"] == [row[i] / sum(row) for i, row in enumerate(counted)]
     assert [s["seed"] for s in found["students"]] == [0, 1]
+    write_exhibit(tmp_path, record(0.5), ("a", "b", "c"), students[:1])
+    assert json.loads(path.read_text()) == found, "fewer students of the same say less"
+    path.write_text("{")
+    write_exhibit(tmp_path, record(0.5), ("a", "b", "c"), students[:1])
+    assert [s["seed"] for s in json.loads(path.read_text())["students"]] == [0]
 
 
 def test_nearest_real_image_by_looking_at_all(tmp_path: Path) -> None:
