@@ -41,7 +41,15 @@ def commands(text: str) -> Iterator[str]:
 def known_flags() -> set[str]:
     found: set[str] = set()
     methods = [("distill", name) for name in PRESETS]
-    verbs = [("evaluate",), ("reproduce",), ("report",), ("export",), ("store", "gc"), ("distill",), *methods]
+    verbs = [
+        ("evaluate",),
+        ("reproduce",),
+        ("report",),
+        ("export",),
+        ("store", "gc"),
+        ("distill",),
+        *methods,
+    ]
     for verb in verbs:
         command = app
         for name in verb:
