@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from golden import golden, normalise
-from stillroom.data.augment import parse
-from stillroom.evaluation.protocol import PROTOCOLS, Protocol
+from stillroom.evaluation.protocol import PROTOCOLS
+from stillroom.evaluation.score import training_of
 from stillroom.nets import train as trainer
 from stillroom.nets.ensemble import Nets
 from stillroom.nets.train import Images, Training, train
@@ -34,20 +34,9 @@ TRACES = {
 }
 
 
-def training_of(protocol: Protocol) -> Training:
+def plain(name: str) -> Training:
     """The protocol's own schedule; the golden runs leave augmentation out."""
-    assert isinstance(protocol.lr, float)
-    return Training(
-        epochs=protocol.epochs,
-        batch=protocol.batch,
-        lr=protocol.lr,
-        momentum=protocol.momentum,
-        weight_decay=protocol.weight_decay,
-        schedule=protocol.schedule,
-        augment=parse("none"),
-        one_extra_epoch="one_extra_epoch" in protocol.quirks,
-        reset_at_drop="optim_reset_at_drop" in protocol.quirks,
-    )
+    return training_of(PROTOCOLS[name].model_copy(update={"augment": "none"}), 0.01)
 
 
 class EnoughError(Exception):
@@ -100,8 +89,7 @@ class Traced:
 @functools.cache
 def right(name: str) -> Traced:
     """The whole run of a protocol; the golden steps are all that it makes."""
-    training = training_of(PROTOCOLS[name])
-    return Traced(training, training.passes)
+    return Traced(plain(name), plain(name).passes)
 
 
 def norm(tensors: list[Tensor]) -> float:
@@ -126,7 +114,7 @@ def test_every_step(run: str) -> None:
 @pytest.mark.parametrize("wrong", ["no_momentum_reset", "drop_one_step_early"])
 def test_the_mistakes_are_told_apart(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each wrong loop, made on purpose, is the golden wrong one, and the right one is neither."""
-    training = training_of(PROTOCOLS["vico@1"])
+    training = plain("vico@1")
     if wrong == "no_momentum_reset":
         training = replace(training, reset_at_drop=False)
     else:

@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stillroom.artefacts.store import Store
-from stillroom.data.augment import parse
 from stillroom.data.benchmarks import Benchmark, DataSpec, load_benchmark
 from stillroom.distilled import load
 from stillroom.evaluation.protocol import find_protocol
+from stillroom.evaluation.score import training_of
 from stillroom.nets.ensemble import Nets
-from stillroom.nets.train import Images, Training, train
+from stillroom.nets.train import Images, train
 from stillroom.nets.zoo import resolve
 from stillroom.recipe import from_preset
 from stillroom.rng import rng
@@ -53,17 +53,7 @@ def test_same_weights_after_fifty_steps_across_the_drop() -> None:
     by_hand = nets.build(5, "student")
     naive(by_hand, x, y, 49, lambda epoch: torch.randperm(12, generator=rng(5, "shuffle", epoch)))
     ours = nets.seeded([5], "student")
-    training = Training(
-        epochs=protocol.epochs,
-        batch=protocol.batch,
-        lr=0.01,
-        momentum=protocol.momentum,
-        weight_decay=protocol.weight_decay,
-        schedule=protocol.schedule,
-        augment=parse("none"),
-        one_extra_epoch="one_extra_epoch" in protocol.quirks,
-        reset_at_drop="optim_reset_at_drop" in protocol.quirks,
-    )
+    training = training_of(protocol, 0.01)
     train(ours, Images(lambda rows: x[rows], y, 8), training, [5])
     for name, value in by_hand.named_parameters():
         torch.testing.assert_close(ours.member(0)[0][name], value, rtol=1e-12, atol=1e-15)

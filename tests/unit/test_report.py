@@ -18,6 +18,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
+import toy
 from stillroom.distilled import Distilled, load, set_digest
 from stillroom.errors import StillroomError
 from stillroom.files import canonical, write_atomic, write_json
@@ -98,31 +99,8 @@ def make(
 
 def record(folder: Path, value: float, seed: int = 0, **fields: Any) -> Record:
     """One student of the set in `folder`."""
-    usual = {
-        "benchmark": "pets",
-        "data_digest": "d" * 64,
-        "ipc": 1,
-        "row": "dm@30",
-        "set_key": set_digest(folder),
-        "step": 30,
-        "draw": None,
-        "protocol": "quick@1",
-        "protocol_hash": "abc",
-        "arch": "convnet1",
-        "seed": seed,
-        "metric": "accuracy",
-        "value": value,
-        "unit": "fraction",
-        "selection": "last",
-        "source": "measured",
-        "bytes": 2048,
-        "seconds": 1.5,
-        "device": "cpu",
-        "numerics": "float32",
-        "code": "c",
-        "split": "given",
-    }
-    return Record(**{**usual, **fields})
+    usual = {"data_digest": "d" * 64, "set_key": set_digest(folder)}
+    return toy.record(value, seed, **{**usual, **fields})
 
 
 def judged(folder: Path, *groups: list[Record]) -> Path:

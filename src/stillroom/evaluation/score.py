@@ -119,19 +119,7 @@ class Score(Stage):
     ) -> list[dict[str, Any]]:
         protocol, seeds, session = self.protocol, self.seeds, rt.session
         nets = nets_for(self.arch, bench, rt, self.students).seeded(seeds, "student")
-        own = taught.augment
-        training = Training(
-            epochs=protocol.epochs,
-            batch=protocol.batch,
-            lr=lr,
-            momentum=protocol.momentum,
-            weight_decay=protocol.weight_decay,
-            schedule=protocol.schedule,
-            augment=parse(own if protocol.augment == "set" else protocol.augment),
-            labels=taught.kind,
-            one_extra_epoch="one_extra_epoch" in protocol.quirks,
-            reset_at_drop="optim_reset_at_drop" in protocol.quirks,
-        )
+        training = training_of(protocol, lr, taught.augment, taught.kind)
         session.begin(f"student {', '.join(map(str, seeds))}", training.passes)
         checks = set(protocol.check_epochs())
         tests: list[_Test] = []
@@ -169,6 +157,24 @@ class Score(Stage):
             data.augment,
             data.lr,
         )
+
+
+def training_of(
+    protocol: Protocol, lr: float, augment: str = "none", labels: LabelKind = "hard"
+) -> Training:
+    """What a protocol asks of the trainer; `augment` is the set's, for protocols that take it."""
+    return Training(
+        epochs=protocol.epochs,
+        batch=protocol.batch,
+        lr=lr,
+        momentum=protocol.momentum,
+        weight_decay=protocol.weight_decay,
+        schedule=protocol.schedule,
+        augment=parse(augment if protocol.augment == "set" else protocol.augment),
+        labels=labels,
+        one_extra_epoch="one_extra_epoch" in protocol.quirks,
+        reset_at_drop="optim_reset_at_drop" in protocol.quirks,
+    )
 
 
 @dataclass(frozen=True)
