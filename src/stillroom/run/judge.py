@@ -95,15 +95,32 @@ def evaluate(
     if own is not None and made is not None and asked.real_images:
         write_neighbours(own, made, bench)
     records = []
-    for _, same in itertools.groupby(rows, key=lambda row: (row.name, row.step, row.ipc)):
-        students = judge(how, list(same))
-        found = [record for student in students for record in student.records]
-        records += found
-        if ledger is not None:
-            add_records(ledger, found)
-        if own is not None:
-            _exhibit(own, students, bench)
+    for batch in _batches(rows, machine.workers):
+        students = judge(how, batch)
+        for _, group in itertools.groupby(students, key=lambda s: s.row):
+            same = list(group)
+            found = [record for student in same for record in student.records]
+            records += found
+            if ledger is not None:
+                add_records(ledger, found)
+            if own is not None:
+                _exhibit(own, same, bench)
     return records
+
+
+def _batches(rows: Sequence[Row], workers: int) -> list[list[Row]]:
+    """Rows that are judged together: one after another, so that each is kept when it is done.
+
+    With several workers all at once: they share the students, and each compiles once.
+    """
+    if workers > 1:
+        return [list(rows)]
+    return [list(same) for _, same in itertools.groupby(rows, key=_table_row)]
+
+
+def _table_row(row: Row) -> tuple[str, int | None, int]:
+    """What is one row of a table: the draws of a random set together."""
+    return row.name, row.step, row.ipc
 
 
 def _exhibit(folder: Path, students: Sequence[Student], bench: Benchmark) -> None:
@@ -147,8 +164,9 @@ def judging(
 
 @dataclass(frozen=True)
 class Student:
-    """One student: what `Score` kept of it, and a record for every selection rule."""
+    """One student: its row, what `Score` kept of it, and a record for every selection rule."""
 
+    row: tuple[str, int | None, int]
     score: dict[str, Any]
     records: list[Record]
 
@@ -160,11 +178,12 @@ def judge(how: Judging, rows: Sequence[Row]) -> list[Student]:
         seeds = how.seeds if row.draw is None else (row.draw,)
         together = [seeds] if how.students == "vmap" else [(seed,) for seed in seeds]
         wanted += [(row, _score(how, row, arch, some)) for some in together]
-    how.rt.session.say(f"{rows[0].name} on {', '.join(arch.name for arch in how.archs)}")
+    names = ", ".join(dict.fromkeys(row.name for row in rows))
+    how.rt.session.say(f"{names} on {', '.join(arch.name for arch in how.archs)}")
     stages = [stage for _, stage in wanted]
     found = obtain_all(how.store, stages, machines.executor(how.machine), how.rt)
     return [
-        Student(score, _records(how, row, stage.arch, score))
+        Student(_table_row(row), score, _records(how, row, stage.arch, score))
         for (row, stage), scores in zip(wanted, found, strict=True)
         for score in scores
     ]
