@@ -18,6 +18,7 @@ from stillroom.errors import StillroomError
 from stillroom.evaluation.protocol import find_protocol
 from stillroom.nets.ensemble import Backend
 from stillroom.recipe import explain, from_preset
+from stillroom.run import fits
 from stillroom.run import judge as judges
 from stillroom.run import machine as machines
 from stillroom.run.distil import distil, plan
@@ -89,6 +90,7 @@ def evaluate(
     numerics: Numerics = "float32",
     students: Backend = "loop",
     real_jpegs: bool = False,
+    real_images: bool = True,
     data_options: dict[str, Any] | None = None,
     machine: dict[str, Any] | None = None,
 ) -> list[Record]:
@@ -97,7 +99,8 @@ def evaluate(
     folder: a set on disk (`Distilled.save` or `out=`). data: as for `distill`; by default the data
     that the set was made from, if they are in the store. net: students, by default the network
     that the set was made with. real_jpegs: random real images kept as
-    JPEG beside it, up to the set's bytes. Records are added to `folder/records.jsonl`.
+    JPEG beside it, up to the set's bytes. real_images: keep the nearest real ones for its page.
+    Records are added to `folder/records.jsonl`.
     Raises: StillroomError for bad input, in one line.
     """
     if seeds is not None and not 1 <= seeds <= 1000:
@@ -108,14 +111,22 @@ def evaluate(
     made = load(path)
     options = settled(DataOptions, data_options, "data_options")
     bench = (
-        judges.bench_of_set(made, path, store)
+        fits.bench_of_set(made, path, store)
         if data is None
         else as_benchmark(data, test, options, store)
     )
-    wanted = judges.student_of(made) if net == "auto" else net
+    wanted = fits.student_of(made) if net == "auto" else net
     nets: Sequence[Net] = [wanted] if isinstance(wanted, str) or callable(wanted) else wanted
     asked = judges.Asked(
-        find_protocol(protocol), nets, seeds, steps, baselines, numerics, students, real_jpegs
+        find_protocol(protocol),
+        nets,
+        seeds,
+        steps,
+        baselines,
+        numerics,
+        students,
+        real_jpegs,
+        real_images,
     )
     ledger = path / "records.jsonl"
     return judges.evaluate(path, bench, asked, store, settings, Session(), ledger)

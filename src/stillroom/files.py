@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ except ImportError:  # pragma: no cover - Windows has no flock; single-process u
     fcntl = None  # type: ignore[assignment]
 
 MAX_JSON_BYTES = 64 * 2**20  # a foreign meta.json cannot exhaust memory
+MAX_CONFUSED = 200  # classes; a confusion of more is too large to look at, and to keep
 TEMPORARY = ".tmp"  # what ends so, was made by `mkstemp` or `mkdtemp` below, and is nobody's result
 
 
@@ -52,6 +54,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     """
     blob = data.encode() if isinstance(data, str) else data
     with readable_os_errors(path):
+        fresh = not path.parent.exists()
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(
             dir=path.parent, prefix=f".{path.name}-", suffix=TEMPORARY
@@ -66,6 +69,8 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+                if fresh:
+                    path.parent.rmdir()  # only while nobody else has put something there
             raise
 
 
@@ -74,28 +79,50 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file of at most 64 MiB.
+def read_limited(path: Path, limit: int) -> bytes:
+    """The content of a foreign file of at most `limit` bytes.
+
+    Both its kind and its size are those of the opened file: a device or a file of /proc is of 0
+    bytes by its name and gives bytes without end, and a pipe waits for a writer for ever.
+    Raises: StillroomError naming the file if it is absent, not a regular file or too large.
+    """
+    try:
+        with open(path, "rb", opener=_without_waiting) as stream:
+            status = os.fstat(stream.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise StillroomError(
+                    f"{path}: not a regular file (a device or a pipe?); put a plain file there"
+                )
+            # What has nothing to give yet, which only a file of /proc can do, gives None.
+            data = b"" if status.st_size > limit else stream.read(limit + 1) or b""
+    except FileNotFoundError:
+        raise StillroomError(f"{path}: no such file") from None
+    except OSError as error:
+        raise StillroomError(f"{path}: {error.strerror or error}") from None
+    if max(status.st_size, len(data)) > limit:
+        raise StillroomError(
+            f"{path}: larger than {limit // 2**20} MiB, so not a file of stillroom's"
+        )
+    return data
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def read_json(path: Path, limit: int = MAX_JSON_BYTES) -> Any:
+    """Read a JSON file of at most `limit` bytes, 64 MiB unless told.
 
     Raises: StillroomError naming the file if it is absent, too large or not JSON.
     """
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise StillroomError(f"{path}: larger than 64 MiB, so not a file of stillroom's")
-        return json.loads(
-            path.read_text(encoding="utf-8"), parse_constant=_no_constant, parse_float=finite
-        )
-    except FileNotFoundError:
-        raise StillroomError(f"{path}: no such file") from None
-    except StillroomError:
-        raise
+        text = read_limited(path, limit).decode()
+        return json.loads(text, parse_constant=_no_constant, parse_float=finite)
     except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, 5000 digits, too deep
         why = str(error)[:120]
         raise StillroomError(
             f"{path}: not readable as JSON ({why}); is the file cut off?"
         ) from None
-    except OSError as error:
-        raise StillroomError(f"{path}: {error.strerror or error}") from None
 
 
 def _no_constant(name: str) -> Any:
@@ -217,9 +244,14 @@ def _sweep(final: Path) -> None:
                 os.close(handle)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of killed writers; call it while nobody else writes there."""
-    for path in folder.glob(f".*-????????{TEMPORARY}"):
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
+    """Remove the temporary files of killed writers; call it while nobody else writes there.
+
+    In a folder that is not stillroom's alone, `name` is the file whose writers are meant: what
+    others of any name left there is not ours to remove.
+    """
+    of = "*" if name is None else glob.escape(name)
+    for path in folder.glob(f".{of}-????????{TEMPORARY}"):
         if path.is_file():
             path.unlink(missing_ok=True)
 

@@ -13,7 +13,11 @@ from torch import Tensor
 from stillroom.errors import StillroomError
 
 QUALITY = 90
-MAX_PIXELS = 2**31
+MAX_VALUES = 2**31  # as float32 they take 8 GiB, which is also the largest set that is read
+MAX_RATIO = 200
+"""Values of images a byte. `encode` cannot reach it: of a flat image every block of 64 values takes
+6 bits of brightness or 4 of colour, with colour at half the resolution; that is 192 values a byte,
+before the headers. A file that was made to grow can hold 500 and more."""
 
 
 def encode(pixels: Tensor) -> dict[str, Tensor]:
@@ -54,16 +58,24 @@ def decode(tensors: dict[str, Tensor], where: str) -> Tensor:
     if shape.dtype != torch.int64 or shape.shape != (4,) or bool((shape < 1).any()):
         raise StillroomError(f"{where}: jpeg.shape must be four whole numbers above 0")
     n, channels, height, width = shape.tolist()
-    if channels not in (1, 3) or math.prod((n, channels, height, width)) > MAX_PIXELS:
-        raise StillroomError(f"{where}: jpeg.shape {shape.tolist()} is not readable")
+    if channels not in (1, 3):
+        raise StillroomError(
+            f"{where}: jpeg.shape {shape.tolist()} claims {channels} channels; JPEG holds 1 or 3"
+        )
+    if math.prod(shape.tolist()) > min(MAX_VALUES, MAX_RATIO * blob.numel()):
+        raise StillroomError(
+            f"{where}: jpeg.shape {shape.tolist()} claims more than {blob.numel()} bytes of JPEG "
+            f"can hold; not read (at most {MAX_RATIO} values a byte and {MAX_VALUES} in all)"
+        )
     bounds = torch.cat([torch.zeros(1, dtype=torch.int64), ends.flatten().long()])
     falling = bool((bounds[1:] <= bounds[:-1]).any())
     if ends.shape != (n,) or blob.dtype != torch.uint8 or falling or bounds[-1] != blob.numel():
         raise StillroomError(f"{where}: jpeg.ends do not cut the bytes into {n} images")
-    files, images = blob.numpy().tobytes(), np.empty((n, height, width, channels), np.uint8)
+    files, images = blob.numpy().tobytes(), np.empty((n, channels, height, width), np.uint8)
     for i, (a, b) in enumerate(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)):
-        images[i] = _image(files[a:b], (channels, height, width), f"{where}: image {i}")
-    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+        image = _image(files[a:b], (channels, height, width), f"{where}: image {i}")
+        images[i] = image.transpose(2, 0, 1)
+    return torch.from_numpy(images)
 
 
 def _image(file: bytes, shape: tuple[int, int, int], where: str) -> np.ndarray:

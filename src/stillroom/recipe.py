@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from stillroom.config import Model
 from stillroom.errors import StillroomError, suggest
+from stillroom.files import read_limited
 from stillroom.methods import METHODS, PRESETS
 from stillroom.methods.base import Method, Outer
 
@@ -140,9 +141,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        if path.stat().st_size > MAX_RECIPE_BYTES:
-            raise StillroomError(f"{path}: larger than 1 MiB, so not a recipe")
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not path.exists():
+            raise FileNotFoundError
+        value = yaml.safe_load(read_limited(path, MAX_RECIPE_BYTES).decode("utf-8"))
     except FileNotFoundError:
         near = suggest(str(path), [r.name for r in packaged()])
         raise StillroomError(f"{path}: no such recipe file{near}") from None

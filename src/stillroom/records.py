@@ -14,12 +14,16 @@ from stillroom.files import (
     canonical,
     finite,
     locked,
+    read_limited,
     remove_leftovers,
     write_atomic,
 )
 from stillroom.types import Record
 
-_TEXTS = ("data_digest", "set_key", "protocol_hash", "unit", "device", "code", "split", "note")
+_TEXTS = (
+    *("data_digest", "set_key", "protocol_hash", "unit", "device", "code", "split", "note"),
+    *("augment", "family"),
+)
 _COUNTS = ("ipc", "seed", "bytes")
 MAX_TEXT = 2000
 
@@ -46,43 +50,32 @@ def read_records(path: Path) -> list[Record]:
 def add_records(path: Path, records: Sequence[Record]) -> None:
     """Add records to a ledger; one that measures the same thing again replaces the old.
 
-    Two processes may add to one ledger; each waits for the other.
+    What other code measured of the same row goes: numbers of two codes are not averaged. Two
+    processes may add to one ledger; each waits for the other.
     Raises: StillroomError if the ledger is damaged or cannot be written.
     """
     with locked(path.with_name(f".{path.stem}.lock"), remove=True):
-        remove_leftovers(path.parent)
-        old = read_records(path) if path.is_file() else []
-        merged = {_identity(r): r for r in [*old, *records]}
+        remove_leftovers(path.parent, path.name)
+        codes = {_row(r): r.code for r in records}
+        old = read_records(path) if path.exists() else []
+        same_code = [r for r in old if codes.get(_row(r), r.code) == r.code]
+        merged = {(*_row(r), r.seed, r.draw, r.metric): r for r in [*same_code, *records]}
         write_atomic(path, "".join(canonical(r.to_dict()) + "\n" for r in merged.values()))
 
 
-def _identity(r: Record) -> tuple[Any, ...]:
-    """What a record measures. A baseline made anew takes the place of the old one."""
-    return (
-        r.row,
-        r.ipc,
-        r.step,
-        r.set_key if r.step is not None else None,
-        r.protocol_hash,
-        r.arch,
-        r.seed,
-        r.draw,
-        r.numerics,
-        r.data_digest,
-        r.metric,
-    )
+def _row(r: Record) -> tuple[Any, ...]:
+    """What a record measures, but for the student. A baseline made anew is the same baseline."""
+    own = r.set_key if r.step is not None else None
+    judged = (r.protocol_hash, r.arch, r.numerics, r.data_digest, r.augment)
+    return (r.row, r.ipc, r.step, own, *judged)
 
 
 def _text(path: Path) -> str:
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise StillroomError(f"{path}: larger than 64 MiB, so not a file of stillroom's")
-        return path.read_text(encoding="utf-8")
+        return read_limited(path, MAX_JSON_BYTES).decode("utf-8")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise StillroomError(f"{path}:{line}: not text in UTF-8; is the file damaged?") from None
-    except OSError as error:
-        raise StillroomError(f"{path}: {error.strerror or error}") from None
 
 
 def _problem(r: Record) -> str:

@@ -1,4 +1,4 @@
-"""Records -> rows of a table: mean, interval, n, the gaps to the baselines. No torch here."""
+"""Records -> rows of a table: mean, interval, n, the gaps to the baselines."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ class Conditions(NamedTuple):
     selection: str
     source: str
     ipc: int
+    augment: str
 
 
 Key = tuple[str, int | None, str, Conditions]  # row, step (None: a baseline), set, conditions
@@ -130,13 +131,14 @@ def _over_distillations(
 
     One number a distillation, the mean of its students, so that students are no distillations.
     """
-    same: dict[tuple[str, int, Conditions], list[Key]] = {}
-    for key in groups:
+    same: dict[tuple[str, int, str, Conditions], list[Key]] = {}
+    for key, group in groups.items():
         row, step, _, conditions = key
-        if step is not None:
-            same.setdefault((row, step, conditions), []).append(key)
+        family = group[0].family  # other settings are no distillations of the same
+        if step is not None and family:
+            same.setdefault((row, step, family, conditions), []).append(key)
     found = []
-    for (row, step, conditions), keys in same.items():
+    for (row, step, _, conditions), keys in same.items():
         if len(keys) > 1:
             means = [summaries[key].mean for key in keys]
             students = [r for key in keys for r in groups[key]]
@@ -158,12 +160,15 @@ def _rival(own: Summary, conditions: Conditions, all_: Mapping[Key, Summary]) ->
 def compare(a: Sequence[Record], b: Sequence[Record]) -> Paired | None:
     """Compare two sets student by student of the same seed, under equal conditions.
 
-    Raises: StillroomError if they were measured under different conditions, which it names.
+    Raises: StillroomError if they were measured under different conditions, which it names, or if
+    either holds more than one set.
     """
     from stillroom.errors import StillroomError
 
     mine = [r for r in a if r.metric == "accuracy"]
     other = [r for r in b if r.metric == "accuracy"]
+    if any(len({r.set_key for r in side}) > 1 for side in (mine, other)):
+        raise StillroomError("a comparison is of two sets, and one side holds several")
     conditions = {_conditions(r) for r in (*mine, *other)}
     if len(conditions) > 1:
         one, two, *_ = sorted(conditions)

@@ -82,8 +82,10 @@ class Record:
     """One measured (or reported) number: a line of `records.jsonl`.
 
     `value` of the metric "accuracy" is a fraction in [0, 1]. `row` names what was trained on
-    ("dm@300", "random#2", "full"), `draw` the random draw it is, `seed` the student's seed.
-    `selection` is the rule that chose the number ("last", "best", "val").
+    ("dm@300", "random", "full"), `draw` the random draw it is, `seed` the student's seed.
+    `selection` is the rule that chose the number ("last", "best", "val"), `augment` what students
+    were trained with, `family` a digest of the set's recipe but for its seed: sets of one family
+    are distillations of one thing.
     """
 
     benchmark: str
@@ -108,6 +110,8 @@ class Record:
     numerics: str
     code: str
     split: str
+    augment: str = ""
+    family: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     note: str = ""
 
@@ -127,7 +131,7 @@ class Record:
         for name in value:
             if name not in known:
                 raise StillroomError(f"{source}: unknown field {str(name)[:80]!r} in a record")
-        required = set(known) - {"versions", "note"}
+        required = set(known) - {"augment", "family", "versions", "note"}
         missing = sorted(required - set(value))
         if missing:
             raise StillroomError(f"{source}: a record lacks the field {missing[0]!r}")

@@ -32,9 +32,15 @@ def world(made: tuple[Path, Path], tmp_path: Path) -> World:
     return World(tmp_path, *made)
 
 
+def kept(world: World) -> dict[str, tuple[int, int] | None]:
+    """All but the store; the time of a folder tells only that a file came and went."""
+    found = {k: v for k, v in listing(world.tmp).items() if not k.startswith("store")}
+    return {k: None if (world.tmp / k).is_dir() else v for k, v in found.items()}
+
+
 def refused(world: World, argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """Run a command that must be refused and leave everything as it was; returns the line."""
-    before = listing(world.tmp)
+    before = kept(world)
     capsys.readouterr()
     code = run(argv)
     captured = capsys.readouterr()
@@ -43,8 +49,7 @@ def refused(world: World, argv: list[str], capsys: pytest.CaptureFixture[str]) -
     assert len(lines) == 1, lines
     assert lines[0].startswith("error: "), lines[0]
     assert captured.out == ""
-    after = {k: v for k, v in listing(world.tmp).items() if not k.startswith("store")}
-    assert after == {k: v for k, v in before.items() if not k.startswith("store")}
+    assert kept(world) == before
     assert not list(world.store.rglob("*.tmp"))
     return lines[0]
 
@@ -378,6 +383,30 @@ def without(name: str) -> Case:
     return case
 
 
+def linked(name: str, target: str, *verb: str) -> Case:
+    """A file of the set is a link to a device."""
+
+    def case(w: World) -> list[str]:
+        copy = w.spoilt("meta.json", lambda blob: blob)
+        (copy / name).unlink(missing_ok=True)
+        (copy / name).symlink_to(target)
+        return [*verb, str(copy)]
+
+    return case
+
+
+def grown(tensors: dict[str, torch.Tensor]) -> None:
+    """Ten images of 4096x4096 pixels, as 10 bytes say."""
+    del tensors["images"]
+    tensors["jpeg"], tensors["jpeg.ends"] = torch.zeros(10).byte(), torch.arange(1, 11)
+    tensors["jpeg.shape"] = torch.tensor([10, 1, 4096, 4096])
+
+
+def grow(meta: dict[str, Any]) -> None:
+    del meta["tensors"]["images"]
+    meta["storage"] = "jpeg"
+
+
 def spoiling(name: str, change: Callable[[bytes], bytes]) -> Case:
     return lambda w: ["inspect", str(w.spoilt(name, change))]
 
@@ -397,6 +426,14 @@ SETS: dict[str, tuple[Case, str]] = {
     ),
     "meta.json is a list": (spoiling("meta.json", lambda b: b"[]"), "not the metadata of a still"),
     "meta.json cut off": (spoiling("meta.json", lambda b: b[:99]), "is the file cut off?"),
+    "meta.json is a device": (
+        linked("meta.json", "/dev/null", "inspect"),
+        "meta.json: not a regular file (a device or a pipe?)",
+    ),
+    "jpeg that is too small for its images": (
+        inspecting(grow, grown),
+        "jpeg.shape [10, 1, 4096, 4096] claims more than 10 bytes of JPEG can hold; not read",
+    ),
     "meta.json of 5000 digits": (
         spoiling("meta.json", lambda b: b.replace(b'"tiles": 1', b'"tiles": ' + b"9" * 5000)),
         "not readable as JSON",

@@ -35,7 +35,8 @@ from stillroom.evaluation.protocol import find_protocol
 from stillroom.methods.base import Method, Optim, Outer, Synth
 from stillroom.methods.distil import Distil, _foreign_code
 from stillroom.nets.zoo import Arch, resolve
-from stillroom.run.judge import Asked, evaluate, student_of
+from stillroom.run.fits import student_of
+from stillroom.run.judge import Asked, evaluate
 from stillroom.run.options import Machine
 from stillroom.runtime import Runtime, Session
 from stillroom.types import Preprocess
@@ -661,6 +662,16 @@ def test_what_does_not_travel_is_said_before_workers_start(
     one = Building(resolve(local("inner")))
     Processes(2).run([Job(one, 0, tmp_path / "one")], CPU)  # a single shard stays here
     assert (tmp_path / "one" / "done").is_file()
+
+
+def test_what_does_not_travel_is_said_wherever_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executor, "ProcessPoolExecutor", None)
+    nets = (at_top_level, at_top_level, local("<lambda>"))
+    jobs = [Job(Building(resolve(f)), 0, tmp_path / str(i)) for i, f in enumerate(nets)]
+    with pytest.raises(StillroomError, match=r"<lambda> cannot be sent to worker processes"):
+        Processes(2).run(jobs, CPU)
 
 
 def test_what_was_typed_at_a_prompt_does_not_travel(

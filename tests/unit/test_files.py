@@ -6,7 +6,10 @@ import errno
 import json
 import multiprocessing
 import os
+import resource
+import signal
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,7 @@ from stillroom.files import (
     fresh_folder,
     locked,
     read_json,
+    read_limited,
     remove_leftovers,
     replace_folder,
     sha256,
@@ -68,6 +72,8 @@ def test_failed_write_keeps_the_old_file(
     full = code in (errno.ENOSPC, errno.EDQUOT)
     with pytest.raises(StillroomError, match="the disk is full" if full else "cannot be written"):
         write_atomic(path, "new")
+    with pytest.raises(StillroomError):
+        write_atomic(tmp_path / "folder" / "file", "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -102,6 +108,48 @@ def test_json_of_other_kinds(tmp_path: Path) -> None:
         read_json(huge)
     write_json(tmp_path / "ok", {"b": 2, "a": 1})
     assert list(json.loads((tmp_path / "ok").read_text())) == ["a", "b"]
+
+
+@pytest.fixture
+def bounded() -> Iterator[None]:
+    """A reader without end takes 1 GiB or 20 seconds of this machine, not all of it."""
+    usual = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**30, usual[1]))
+    signal.alarm(20)
+    yield
+    signal.alarm(0)
+    resource.setrlimit(resource.RLIMIT_AS, usual)
+
+
+@pytest.mark.usefixtures("bounded")
+def test_what_is_no_plain_file_is_not_read(tmp_path: Path) -> None:
+    """By their names a device is of 0 bytes, and a pipe waits for a writer."""
+    (tmp_path / "device").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("device", "pipe"):
+        for read in (read_json, lambda path: read_limited(path, 10)):
+            with pytest.raises(StillroomError, match=f"{name}: not a regular file") as caught:
+                read(tmp_path / name)
+            assert "\n" not in str(caught.value)
+
+
+def test_what_is_longer_than_it_says_is_read_to_the_limit(tmp_path: Path) -> None:
+    status = Path("/proc/self/status")
+    assert status.stat().st_size == 0
+    with pytest.raises(StillroomError, match="larger than 0 MiB, so not a file of stillroom's"):
+        read_limited(status, 10)
+    assert b"VmSize" in read_limited(status, 2**20)
+    (tmp_path / "x").write_bytes(b"0123456789")
+    assert read_limited(tmp_path / "x", 10) == b"0123456789"
+    with pytest.raises(StillroomError, match="larger than"):
+        read_limited(tmp_path / "x", 9)
+    with pytest.raises(StillroomError, match="larger than"):
+        read_json(tmp_path / "x", 9)
+    with pytest.raises(StillroomError, match=r"no such file$"):
+        read_limited(tmp_path / "none", 9)
+    with pytest.raises(StillroomError, match=r"Is a directory$"):
+        read_limited(tmp_path, 9)
 
 
 def test_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -216,6 +264,15 @@ def test_leftovers(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     remove_leftovers(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [".hidden", "a.json", "mine.tmp"]
+
+
+def test_leftovers_of_one_file(tmp_path: Path) -> None:
+    """In a folder of a user's, what other programs left there is not ours."""
+    theirs = [".b.json-x1y2z3w_.tmp", ".thesis-20240101.tmp", ".[a].json-old-x1y2z3w_.tmp"]
+    for name in (".[a].json-x1y2z3w_.tmp", *theirs):
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path, "[a].json")
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(theirs)
 
 
 def test_paths_as_people_write_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

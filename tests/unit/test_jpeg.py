@@ -12,7 +12,7 @@ from PIL import Image
 
 from stillroom.distilled import Distilled, load, set_bytes
 from stillroom.errors import StillroomError
-from stillroom.jpeg import decode, encode
+from stillroom.jpeg import MAX_RATIO, decode, encode
 from stillroom.types import Preprocess
 
 
@@ -67,19 +67,46 @@ def change(name: str, value: torch.Tensor | None) -> dict[str, torch.Tensor]:
     [
         (lambda: change("jpeg.ends", None), "lacks the tensor 'jpeg.ends'"),
         (lambda: change("jpeg.shape", torch.tensor([5, 3, 32])), "four whole numbers"),
-        (lambda: change("jpeg.shape", torch.tensor([5, 3, 2**20, 2**20])), "is not readable"),
-        (lambda: change("jpeg.shape", torch.tensor([5, 2, 32, 32])), "is not readable"),
+        (lambda: change("jpeg.shape", torch.tensor([5, 3, 2**20, 2**20])), "claims more than"),
+        (lambda: change("jpeg.shape", torch.tensor([5, 2, 32, 32])), "claims 2 channels"),
+        (
+            lambda: change("jpeg.shape", torch.tensor([5, 3, 2048, 2048])),
+            r"^set: jpeg.shape \[5, 3, 2048, 2048\] claims more than \d+ bytes of JPEG can hold; "
+            "not read",
+        ),
         (lambda: change("jpeg.shape", torch.tensor([4, 3, 32, 32])), "do not cut"),
         (lambda: change("jpeg.shape", torch.tensor([5, 3, 16, 32])), "not as jpeg.shape says"),
-        (lambda: change("jpeg", torch.zeros(9, dtype=torch.uint8)), "do not cut"),
+        (lambda: change("jpeg", torch.zeros(99, dtype=torch.uint8)), "do not cut"),
         (lambda: change("jpeg.ends", torch.tensor([9, 8, 7, 6, 5])), "do not cut"),
     ],
-    ids=range(8),
+    ids=range(9),
 )
 def test_hostile_tensors_are_one_line(tensors, problem: str) -> None:
     with pytest.raises(StillroomError, match=problem) as caught:
         decode(tensors(), "set")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_without_anything_in_them_come_back(channels: int) -> None:
+    """What `encode` writes is never taken for a file that was made to grow."""
+    pixels = torch.full((1, channels, 2048, 2048), 128, dtype=torch.uint8)
+    tensors = encode(pixels)
+    assert torch.equal(decode(tensors, "x"), pixels)
+    assert pixels.numel() / tensors["jpeg"].numel() < MAX_RATIO
+
+
+def test_a_file_made_to_grow_is_refused_before_it_is_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("stillroom.jpeg._image", None)
+    buffer = io.BytesIO()
+    Image.new("RGB", (2048, 2048)).save(buffer, format="JPEG", optimize=True, progressive=True)
+    blob = torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
+    shape = torch.tensor([1, 3, 2048, 2048])
+    hostile = {"jpeg": blob, "jpeg.ends": torch.tensor([len(blob)]), "jpeg.shape": shape}
+    with pytest.raises(StillroomError, match="at most 200 values a byte and 2147483648 in all"):
+        decode(hostile, "set")
 
 
 def test_a_picture_of_another_format_is_refused() -> None:

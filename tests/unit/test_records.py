@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scipy import stats
 
 from stillroom.errors import StillroomError
-from stillroom.records import read_records
-from stillroom.tables import lines
+from stillroom.records import add_records, read_records
+from stillroom.tables import compare, lines
 from toy import record
 
 
@@ -82,3 +83,57 @@ def test_a_mistyped_record_is_named_with_its_line(tmp_path: Path, field: dict[st
     path.write_text(good + "\n" + json.dumps({**record(0.9).to_dict(), **field}) + "\n")
     with pytest.raises(StillroomError, match=r"records\.jsonl:2: "):
         read_records(path)
+
+
+def test_sets_of_other_settings_are_no_distillations_of_one_thing() -> None:
+    def of(key: str, value: float, family: str) -> list:
+        return [record(value, i, set_key=key, family=family) for i in range(3)]
+
+    same = lines([*of("a", 0.5, "f"), *of("b", 0.6, "f")])
+    assert [(x.counts, x.summary.n) for x in same] == [
+        ("seeds", 3),
+        ("distillations", 2),
+        ("seeds", 3),
+    ]
+    for families in (("f", "g"), ("", "")):
+        other = lines([*of("a", 0.5, families[0]), *of("b", 0.6, families[1])])
+        assert {x.counts for x in other} == {"seeds"}
+
+
+def test_augmentations_do_not_share_baselines() -> None:
+    plain = [record(0.4, i, row="random", draw=i, step=None, augment="none") for i in range(3)]
+    dsa = [record(0.3, i, row="random", draw=i, step=None, augment="dsa") for i in range(3)]
+    own = [record(0.5, i, augment="dsa") for i in range(3)]
+    found = {(x.row, x.conditions.augment): x.gap for x in lines([*plain, *dsa, *own])}
+    assert found["dm@30", "dsa"] == pytest.approx(0.2)
+
+
+def test_a_ledger_keeps_one_code_of_a_row(tmp_path: Path) -> None:
+    path = tmp_path / "all.jsonl"
+    add_records(path, [record(0.5, i, code="old") for i in range(5)])
+    add_records(path, [record(0.5, 0, code="old", row="other", set_key="k2")])
+    add_records(path, [record(0.6, i, code="new") for i in range(3)])
+    found = read_records(path)
+    assert sorted((r.row, r.code, r.seed) for r in found) == [
+        ("dm@30", "new", 0),
+        ("dm@30", "new", 1),
+        ("dm@30", "new", 2),
+        ("other", "old", 0),
+    ]
+
+
+def test_comparison_by_seed_is_a_paired_t_test() -> None:
+    a, b = (0.50, 0.53, 0.55, 0.51), (0.48, 0.49, 0.52, 0.50)
+    mine = [record(v, i, set_key="a") for i, v in enumerate(a)]
+    other = [record(v, i, set_key="b", row="x@1", step=1) for i, v in enumerate(b)]
+    found = compare(mine, other)
+    assert found is not None
+    assert found.difference.mean == pytest.approx(0.025)
+    assert found.p == pytest.approx(stats.ttest_rel(a, b).pvalue)
+    assert compare(mine[:2], other).p is None, "two pairs say nothing"
+    assert compare(mine, [record(v - 0.1, i, set_key="b") for i, v in enumerate(a)]).p is None
+    assert compare(mine[:1], other[1:2]) is None
+    with pytest.raises(StillroomError, match="one side holds several"):
+        compare(mine + other, other)
+    with pytest.raises(StillroomError, match="not judged alike: arch, numerics differ"):
+        compare(mine, [record(0.5, 0, set_key="b", arch="mlp", numerics="bf16")])

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import html
 import io
 import itertools
+import os
 import re
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -584,7 +588,10 @@ def test_exhibits_of_other_conditions_or_classes_are_not_shown(tmp_path: Path) -
     judged(folder, own(folder, 0.8, 0.82))
     exhibited(
         folder,
-        *(exhibit(folder, **other) for other in ({"arch": "mlp"}, {"ipc": 2}, {"step": 10})),
+        *(
+            exhibit(folder, **other)
+            for other in ({"arch": "mlp"}, {"ipc": 2}, {"step": 10}, {"augment": "dsa:flip"})
+        ),
         exhibit(folder, classes=["cat", "cow"]),
     )
     (shown,) = gather([folder])
@@ -616,6 +623,7 @@ BAD_EXHIBITS: list[Any] = [
     {"confusion": [[1, 2], [3, -1]]},
     {"confusion": [[1, 2], [3, 2**60]]},
     {"confusion": [[1, 2], [3, 0.5]]},
+    {"augment": 5},
     {"classes": "cat"},
     {"row": "n" * 301},
     {"row": ["dm@30"]},
@@ -634,6 +642,48 @@ def test_a_damaged_exhibit_is_one_line_that_names_it(tmp_path: Path, change: Any
     with pytest.raises(StillroomError, match=r"students-0\.json: [^\n]*$") as caught:
         write_report([folder], tmp_path / "page.html")
     assert "\n" not in str(caught.value)
+
+
+def test_an_exhibit_of_many_classes_has_no_confusion(tmp_path: Path) -> None:
+    many = tuple(f"c{i}" for i in range(201))
+    folder = make(tmp_path / "dm", classes=many)
+    exhibited(folder, exhibit(folder, confusion=None))
+    assert len(gather([folder])[0].exhibits) == 1
+    exhibited(folder, exhibit(folder))
+    with pytest.raises(StillroomError, match=r"students-0\.json: confusion.* at most 200 items"):
+        gather([folder])
+
+
+def test_exhibits_without_end_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stillroom.report.exhibits.MAX_EXHIBITS", 3)
+    folder = make(tmp_path / "dm")
+    exhibited(folder, *[exhibit(folder)] * 3)
+    assert [e.students for e in gather([folder])[0].exhibits] == [[None] * 3] * 3
+    exhibited(folder, *[exhibit(folder)] * 4)
+    with pytest.raises(StillroomError, match=r"exhibits: holds more than 3 files [^\n]*again$"):
+        gather([folder])
+    with (folder / "exhibits" / "students-0.json").open("wb") as stream:
+        stream.truncate(17 * 2**20)
+    (folder / "exhibits" / "students-1.json").unlink()
+    with pytest.raises(StillroomError, match=r"students-0\.json: larger than 16 MiB"):
+        gather([folder])
+
+
+@pytest.mark.parametrize("name", ["run.json", "metrics.jsonl", "exhibits/students-0.json"])
+def test_a_pipe_in_place_of_a_file_is_one_line(tmp_path: Path, name: str) -> None:
+    folder = make(tmp_path / "dm")
+    (folder / "exhibits").mkdir()
+    os.mkfifo(folder / name)
+    with pytest.raises(StillroomError, match=f"{name}: not a regular file"), alarm(20):
+        gather([folder])
+
+
+@contextlib.contextmanager
+def alarm(seconds: int) -> Iterator[None]:
+    """What waits for ever ends with this process, after a while."""
+    signal.alarm(seconds)
+    yield
+    signal.alarm(0)
 
 
 def test_nearest_real_images_are_shown_or_left_out(tmp_path: Path) -> None:
@@ -716,6 +766,7 @@ def test_reported_numbers_stand_beside_and_in_no_mean(
             ("mtt", HOSTILE[0], {}),
         )
     ]
+    monkeypatch.setattr("stillroom.report.gather.known", lambda name, *shape: name)
     monkeypatch.setattr("stillroom.report.gather.find", lambda name, ipc: tuple(some))
     (shown,) = gather([folder])
     assert shown.lines == before.lines
@@ -727,11 +778,33 @@ def test_reported_numbers_stand_beside_and_in_no_mean(
     assert html.escape(HOSTILE[0]) in text
 
 
+@pytest.mark.parametrize(
+    ("changes", "beside"),
+    [
+        ({}, True),
+        ({"classes": ("cat", "dog")}, False),
+        ({"side": 16}, False),
+        ({"channels": 1}, False),
+        ({"data": {"name": "holidays"}}, False),
+        ({"data": {"name": ["cifar10"]}}, False),
+        ({"data": {}}, False),
+    ],
+    ids=str,
+)
+def test_reported_numbers_are_of_a_benchmark_and_not_of_its_name(
+    changes: dict[str, Any], beside: bool, tmp_path: Path
+) -> None:
+    cifar = {"classes": tuple(map(str, range(10))), "side": 32, "data": {"name": "cifar10"}}
+    (shown,) = gather([make(tmp_path / "dm", **{**cifar, **changes})])
+    assert {r.benchmark for r in shown.reported} == ({"cifar10"} if beside else set())
+
+
 def test_distillations_of_one_name_have_a_row_of_their_own(tmp_path: Path) -> None:
     folders = []
     for i, values in enumerate(((0.8, 0.82), (0.7, 0.72))):
         folder = make(tmp_path / f"d{i}", lr=0.1 * (i + 1))
-        folders.append(judged(folder, own(folder, *values), drawn(folder, 0.5, 0.55)))
+        mine = own(folder, *values, family="f")
+        folders.append(judged(folder, mine, drawn(folder, 0.5, 0.55)))
     grid = comparison_grid(gather([*folders, folders[0]]))
     texts = [[cell.text for cell in row.cells] for row in grid.rows]
     assert [t[0] for t in texts] == ["d0 (1)", "d0 (2)", "dm@30, all distillations", "d1"]

@@ -87,7 +87,7 @@ class Processes:
         left = [job for job in jobs if not (job.out / DONE).is_file()]
         if len(left) <= 1:
             return Serial().run(left, rt)
-        _check_travels(left[0].stage)
+        _check_travels([job.stage for job in left])
         for _ in range(self.retries + 1):
             try:
                 self._round(left, rt)
@@ -143,11 +143,11 @@ class _Scout(pickle.Pickler):
             raise pickle.PicklingError("a new process cannot import what was typed")
 
 
-def _check_travels(stage: Stage) -> None:
-    """Raises: StillroomError if a worker process could not get the stage."""
+def _check_travels(stages: Sequence[Stage]) -> None:
+    """Raises: StillroomError if a worker process could not get one of the stages."""
     scout = _Scout(io.BytesIO())
     try:
-        scout.dump(stage)
+        scout.dump(stages)
     except Exception as error:  # what cannot be pickled raises what it likes
         name = getattr(scout.at, "__qualname__", type(scout.at).__qualname__)
         raise StillroomError(

@@ -175,14 +175,18 @@ def distil_preset(name: str, values: dict[str, Any]) -> None:
 
 def _run(settle: Callable[[Benchmark], tuple[Recipe, str | None]], how: Started) -> None:
     from stillroom.cli.show import say, session
+    from stillroom.evaluation.protocol import find_protocol
     from stillroom.run import machine as machines
     from stillroom.run.distil import distil, plan
+    from stillroom.run.fits import check_protocol
 
     shown = session(how.quiet)
     store = machines.store(how.machine)
     with shown.interruptible():
         bench = machines.benchmark(how.data, how.options, store)
         recipe, row = settle(bench)
+        for spec in recipe.evaluate:  # a wrong name is said before the work, not after it
+            check_protocol(find_protocol(spec.protocol), bench)
         planned = plan(
             recipe,
             bench,
@@ -214,7 +218,8 @@ def _run(settle: Callable[[Benchmark], tuple[Recipe, str | None]], how: Started)
 def _evaluate_recipe(spec: Any, planned: Any, how: Started) -> None:
     from stillroom.cli.evaluate import judge_and_show
     from stillroom.evaluation.protocol import find_protocol
-    from stillroom.run.judge import Asked, student_of
+    from stillroom.run.fits import student_of
+    from stillroom.run.judge import Asked
 
     stage = planned.stage
     held = planned.store.folder(stage.key()) / "steps" / str(stage.method.steps(stage.outer))

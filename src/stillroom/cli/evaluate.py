@@ -37,15 +37,18 @@ def _evaluate(**values: Any) -> None:
         raise StillroomError(f"--seeds {seeds} must lie in 1..1000")
     from stillroom.distilled import load
     from stillroom.evaluation.protocol import find_protocol
+    from stillroom.run import fits
     from stillroom.run import judge as judges
     from stillroom.run import machine as machines
+    from stillroom.run.rows import rows_of_set
 
     options = flags.settle(DataOptions, values, "options")
     machine = flags.settle(Machine, values, "machine")
     store = machines.store(machine)
     if source.startswith("full:"):
         unread = [f"--{name}" for name in ("baselines", "data", "against") if values[name]]
-        unread += ["--real-jpegs"] if values["real_jpegs"] else []
+        switches = ("real_jpegs", "no_real_images")
+        unread += [f"--{name.replace('_', '-')}" for name in switches if values[name]]
         unread += ["--steps"] if values["steps"] != "last" else []
         if unread:
             raise StillroomError(f"{unread[0]} belongs to a set, not to full data; leave it out")
@@ -57,24 +60,27 @@ def _evaluate(**values: Any) -> None:
         bench = (
             machines.benchmark(values["data"], options, store)
             if values["data"] is not None
-            else judges.bench_of_set(made, folder, store)
+            else fits.bench_of_set(made, folder, store)
         )
-        own = judges.student_of(made)
+        own = fits.student_of(made)
     asked = judges.Asked(
         real_images=not values["no_real_images"],
         protocol=find_protocol(values["protocol"]),
         archs=values["arch"] or [own],
         **{k: values[k] for k in _ASKED},
     )
+    rivals = [user_path(other, "against") for other in values["against"] or ()]
+    for path in rivals:  # before anything is trained for the first
+        for row in rows_of_set(path, "last"):
+            fits.check_row(row, bench, asked.protocol)
     ledger = values["records"]
     if ledger is not None:
         ledger = user_path(ledger, "records")
     elif folder is not None:
         ledger = folder / "records.jsonl"
     records = judge_and_show(folder, bench, asked, machine, values["quiet"], ledger)
-    for other in values["against"] or ():
-        rival = dataclasses.replace(asked, steps="last", baselines=False, real_jpegs=False)
-        path = user_path(other, "against")
+    rival = dataclasses.replace(asked, steps="last", baselines=False, real_jpegs=False)
+    for path in rivals:
         found = judge_and_show(
             path, bench, rival, machine, values["quiet"], path / "records.jsonl", table=False
         )
@@ -214,7 +220,8 @@ def in_words(found: Paired | None) -> str:
     if gap.half is None or found.p is None:
         return f"{text}, of {gap.n} pair(s) of equal seed: no p-value"
     low, high = percent(gap.low, sign=True), percent(gap.high, sign=True)
-    return f"{text} ({low} .. {high}), paired t test p = {found.p:.2g}, {gap.n} seeds"
+    told = f"{text} ({low} .. {high}), paired t test p = {found.p:.2g}"
+    return f"{told}, over {gap.n} students of these two sets"
 
 
 def report(

@@ -13,11 +13,19 @@ from stillroom.errors import StillroomError
 from stillroom.files import user_path
 from stillroom.run.options import DataOptions, Machine
 
+# A cell is of the benchmark as it is: other splits or constants would be another number.
+_READ_AS_EVER = tuple(name for name in DataOptions.model_fields if name != "data_root")
 FAILED = 1  # exit code of a cell that does not agree with the record
 
 
 def _reproduce(**values: Any) -> None:
+    if values["cell"] is None and (
+        unread := [n for n in ("data", "records") if values[n] is not None]
+    ):
+        raise StillroomError(f"--{unread[0]} belongs to a CELL; name one")
     if values["ledger"] is not None:
+        if values["cell"] is not None:
+            raise StillroomError("--ledger writes the table of all cells; leave CELL out")
         _write_table(user_path(values["ledger"], "ledger"), values["out"])
         return
     if values["out"] is not None:
@@ -114,7 +122,7 @@ reproduce = flags.with_signature(
             flags.flag(Path | None, "file of that table (.json: its numbers) [default: print it]"),
         ),
         flags.keyword("quiet", flags.flag(bool, "no progress, no notes", switch=True), False),
-        *flags.of_model(DataOptions, "options", "Data"),
+        *flags.of_model(DataOptions, "options", "Data", skip=_READ_AS_EVER),
         *flags.of_model(Machine, "machine", "Machine"),
     ],
     "Make one number of the ledger again and say pass or fail; without CELL, list them.",

@@ -106,8 +106,8 @@ PROTOCOLS: dict[str, Protocol] = {
                 "epochs": 1000,
                 "augment": DSA,
                 "papers": ("zhao2021dsa", "zhao2023dm"),
-                "why": "How DSA and DM are judged in their papers: a long student with Siamese "
-                "augmentation drawn once a batch, fixed rate, hard labels, last epoch.",
+                "why": "How DSA and DM are judged in their papers: a long student with one "
+                "kind of augmentation drawn a batch, fixed rate, hard labels, last epoch.",
             }
         ),
         Protocol.model_validate(

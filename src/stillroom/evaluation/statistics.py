@@ -48,8 +48,10 @@ def summarise(values: Sequence[float]) -> Summary:
 class Paired:
     """Differences a - b of students that share a seed, and the two-sided p of a paired t test.
 
-    The network's start and the order of draws are functions of the seed, so a pair differs in the
-    set alone. For one pair, or equal differences of zero, nothing can be said: p is None.
+    Students of one seed start from the same weights and draw the same augmentations (and, for sets
+    of one size, the same orders), which takes their shared luck out of the difference. It is about
+    these two sets, not about the methods that made them. Of fewer than three pairs, or of equal
+    differences (accuracies of a small test set are coarse), nothing is said: p is None.
     """
 
     difference: Summary
@@ -62,10 +64,8 @@ def paired(a: Mapping[int, float], b: Mapping[int, float]) -> Paired | None:
     if not shared:
         return None
     difference = summarise([a[seed] - b[seed] for seed in shared])
-    if difference.n == 1:
+    if difference.n < 3 or difference.std < 1e-9:
         return Paired(difference, None)
-    if difference.std == 0:
-        return Paired(difference, None if difference.mean == 0 else 0.0)
     from scipy.stats import t
 
     value = abs(difference.mean) / (difference.std / math.sqrt(difference.n))

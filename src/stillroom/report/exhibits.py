@@ -5,25 +5,31 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from stillroom.distilled import MAX_SET_BYTES, Distilled
 from stillroom.errors import StillroomError
-from stillroom.files import read_json
+from stillroom.files import MAX_CONFUSED, read_json
 from stillroom.tables import Line
 
 MAX_PAIRS = 50
+MAX_EXHIBITS = 1000  # one a row, step, network and protocol
+MAX_EXHIBIT_BYTES = 16 * 2**20
 NEAR = 0.02  # a distance below which an image is nearly a copy of a real one
 TOLERANCE = 0.01  # of a stored distance: real and distilled images may have been rounded to uint8
 _Text = Annotated[str, Field(max_length=300)]
 _Count = Annotated[int, Field(ge=0, lt=2**53)]
 _Share = Annotated[float, Field(ge=0, le=1)]
+_Few = Field(max_length=MAX_CONFUSED)
+# Only how many they are is shown; their curves, of a thousand files, would fill the memory.
+_Students = Annotated[list[Any], AfterValidator(lambda students: [None] * len(students))]
 
 
 class Exhibit(BaseModel):
@@ -43,10 +49,11 @@ class Exhibit(BaseModel):
     numerics: _Text
     data_digest: _Text
     ipc: _Count
+    augment: _Text = ""
     classes: list[_Text]
-    students: list[Any]
+    students: _Students
     per_class: list[_Share]
-    confusion: list[list[_Count]] | None
+    confusion: Annotated[list[Annotated[list[_Count], _Few]], _Few] | None
 
     @model_validator(mode="after")
     def _square(self) -> Exhibit:
@@ -59,7 +66,7 @@ class Exhibit(BaseModel):
 
     def belongs_to(self, line: Line) -> bool:
         """Whether the students are those of a line."""
-        same = ("arch", "protocol_hash", "numerics", "data_digest", "ipc")
+        same = ("arch", "protocol_hash", "numerics", "data_digest", "ipc", "augment")
         return (self.row, self.step) == (line.row, line.step) and all(
             getattr(self, name) == getattr(line.conditions, name) for name in same
         )
@@ -91,12 +98,18 @@ def read_exhibits(
 ) -> tuple[Exhibit, ...]:
     """The exhibits of students; those of images or classes of another set are left out.
 
-    Raises: StillroomError naming the damaged file.
+    Raises: StillroomError naming the damaged file, or the folder that holds too many.
     """
+    paths = sorted(islice(folder.glob("students-*.json"), MAX_EXHIBITS + 1))
+    if len(paths) > MAX_EXHIBITS:
+        raise StillroomError(
+            f"{folder}: holds more than {MAX_EXHIBITS} files students-*.json; remove those that "
+            "are not needed, `stillroom evaluate` writes them again"
+        )
     found = []
-    for path in sorted(folder.glob("students-*.json")):
+    for path in paths:
         try:
-            exhibit = Exhibit.model_validate(read_json(path))
+            exhibit = Exhibit.model_validate(read_json(path, MAX_EXHIBIT_BYTES))
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(map(str, first["loc"]))[:80] or "it"

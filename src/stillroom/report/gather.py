@@ -10,9 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from stillroom.data.named import known
 from stillroom.distilled import Distilled, load, set_bytes, set_digest
 from stillroom.errors import StillroomError
-from stillroom.files import MAX_JSON_BYTES, read_json
+from stillroom.files import MAX_JSON_BYTES, read_json, read_limited
 from stillroom.records import read_records
 from stillroom.report.exhibits import Exhibit, Neighbours, read_exhibits, read_neighbours
 from stillroom.reported import find
@@ -194,7 +195,7 @@ def _read(folder: Path) -> Shown:
     sets = [p for p in [folder, *kept] if (p / "meta.json").is_file()]
     keys = frozenset(set_digest(path) for path in sets)
     ledger = folder / "records.jsonl"
-    records = read_records(ledger) if ledger.is_file() else []
+    records = read_records(ledger) if ledger.exists() else []
     valid = [r for r in records if r.step is None or r.draw is not None or r.set_key in keys]
     return Shown(
         name=folder.resolve().name or "set",
@@ -207,12 +208,20 @@ def _read(folder: Path) -> Shown:
         run=_run(folder / "run.json"),
         exhibits=read_exhibits(folder / "exhibits", keys, data.classes),
         neighbours=read_neighbours(folder / "exhibits" / "neighbours.safetensors", data),
-        reported=find(name, data.ipc) if isinstance(name := data.data.get("name"), str) else (),
+        reported=find(benchmark, data.ipc) if (benchmark := _benchmark(data)) else (),
     )
 
 
+def _benchmark(data: Distilled) -> str | None:
+    """The benchmark whose reported numbers stand beside a set's: its name alone is no proof."""
+    name, (channels, height, width) = data.data.get("name"), data.images.shape[1:]
+    if not isinstance(name, str) or height != width:
+        return None
+    return known(name, len(data.classes), channels, width)
+
+
 def _run(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+    if not path.exists():
         return {}
     value = read_json(path)
     if not isinstance(value, dict):
@@ -225,12 +234,10 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 
     Raises: StillroomError naming file and line.
     """
-    if not path.is_file():
+    if not path.exists():
         return []
-    if path.stat().st_size > MAX_JSON_BYTES:
-        raise StillroomError(f"{path}: larger than 64 MiB, so not a file of stillroom's")
     found = []
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+    for number, line in enumerate(read_limited(path, MAX_JSON_BYTES).splitlines(), 1):
         try:
             value = json.loads(line)
         except (ValueError, RecursionError):

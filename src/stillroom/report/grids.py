@@ -28,6 +28,7 @@ _CONDITIONS = (
     "selection",
     "source",
     "images a class",
+    "augmentation",
 )
 
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from stillroom.errors import StillroomError
+from stillroom.evaluation.protocol import find_protocol
+from stillroom.evaluation.score import FULL
 from stillroom.evaluation.statistics import Summary
+from stillroom.recipe import from_preset
 from stillroom.reported import reported
 from stillroom.tables import Line, lines
 from stillroom.types import Record
@@ -37,8 +41,17 @@ class Cell:
         ipc = f"-ipc{self.ipc}" if self.ipc else ""
         return f"{self.preset}/{self.benchmark}{ipc}" + (f"@{self.steps}" if self.steps else "")
 
+    @property
+    def row(self) -> str:
+        """What tables call it: the preset, with the steps where it runs any."""
+        if self.preset == FULL:
+            return FULL
+        recipe, _ = from_preset(self.preset, self.benchmark, self.ipc, {}, self.benchmark)
+        steps = self.steps or recipe.method.steps(recipe.outer)
+        return f"{self.preset}@{steps}" if steps else self.preset
+
     def reported(self) -> Record | None:
-        """The paper's number, where there is one for this protocol."""
+        """The paper's number, under whichever protocol: `verdict` looks at that."""
         for r in reported():
             same = (r.row, r.benchmark, r.ipc, r.arch)
             if same == (self.preset, self.benchmark, self.ipc, self.arch):
@@ -46,23 +59,28 @@ class Cell:
         return None
 
     def measured(self, records: Sequence[Record]) -> list[Line]:
-        """The rows of a ledger that measure this cell, one for each numerics."""
+        """The rows of a ledger that measure this cell, one for each numerics.
+
+        Raises: StillroomError if the ledger holds two different ones for one numerics.
+        """
+        digest = find_protocol(self.protocol).digest()
+        wanted = (self.benchmark, self.ipc, self.arch, digest, "measured", self.row)
         mine = [
             r
             for r in records
-            if (r.benchmark, r.ipc, r.arch, r.protocol)
-            == (self.benchmark, self.ipc, self.arch, self.protocol)
+            if (r.benchmark, r.ipc, r.arch, r.protocol_hash, r.source, r.row) == wanted
+            and (r.draw is not None) == (self.preset == "random")
         ]
-        return [line for line in lines(mine) if self._is(line)]
-
-    def _is(self, line: Line) -> bool:
-        if self.preset == "random":
-            return line.drawn and line.row == "random"
-        if line.counts != "seeds":
-            return False
-        if self.steps is not None or self.preset not in ("herding", "k-means", "class-mean"):
-            return line.row == (f"{self.preset}@{self.steps}" if self.steps else self.preset)
-        return line.row == self.preset
+        found: dict[str, Line] = {}
+        for line in lines(mine):
+            old = found.setdefault(line.numerics, line)
+            if old.set_keys != line.set_keys or old.conditions != line.conditions:
+                raise StillroomError(
+                    f"the ledger holds two rows for {self.name} ({line.numerics}); keep one of them"
+                )
+            if line.summary.n > old.summary.n:
+                found[line.numerics] = line
+        return list(found.values())
 
     def verdict(self, mean: float) -> str:
         """Whether a mean is the paper's, in a word."""
@@ -96,15 +114,10 @@ CELLS: dict[str, Cell] = {
 }
 
 
-def agrees(new: Summary, old: Summary) -> bool:
-    """Whether a number made again is the recorded one: the 95 % intervals touch.
+def agrees(new: Summary, old: Summary, ipc: int) -> bool:
+    """Whether a number made again is the recorded one.
 
-    A single number has no interval; it agrees if it lies in the other's.
+    Its mean lies within the cell's tolerance, and the 95 % intervals, where there are two, touch.
     """
-    if new.half is None and old.half is None:
-        return abs(new.mean - old.mean) <= USUAL_TOLERANCE
-    if new.half is None:
-        return old.low <= new.mean <= old.high
-    if old.half is None:
-        return new.low <= old.mean <= new.high
-    return not new.separate_from(old)
+    near = abs(new.mean - old.mean) <= TOLERANCE.get(ipc, USUAL_TOLERANCE)
+    return near and not new.separate_from(old)

@@ -15,15 +15,15 @@ from safetensors.torch import save
 from torch import Tensor
 
 from stillroom.data.benchmarks import Benchmark
-from stillroom.data.source import row_blocks
 from stillroom.distilled import Distilled
 from stillroom.errors import StillroomError
-from stillroom.files import canonical, read_json, sha256, write_atomic, write_json
+from stillroom.files import MAX_CONFUSED, canonical, read_json, sha256, write_atomic, write_json
+from stillroom.runtime import Session
 from stillroom.types import Record
 
 NEIGHBOURS = "neighbours.safetensors"
+BLOCK_BYTES = 2**27  # of real images as float32, that are compared at once
 MAX_SHOWN = 100  # distilled images with a neighbour, evenly over the classes
-MAX_CLASSES = 200  # a confusion of more classes is too large to look at, and to keep
 
 
 def write_exhibit(
@@ -45,29 +45,32 @@ def write_exhibit(
         "numerics": record.numerics,
         "data_digest": record.data_digest,
         "ipc": record.ipc,
+        "augment": record.augment,
     }
     content = {
         **name,
         "protocol": record.protocol,
+        "code": record.code,
         "classes": list(classes),
         "students": [{k: s[k] for k in ("seed", "rate", "curve")} for s in scores],
         "per_class": right.tolist(),
-        "confusion": hits.tolist() if len(classes) <= MAX_CLASSES else None,
+        "confusion": hits.tolist() if len(classes) <= MAX_CONFUSED else None,
     }
     path = folder / f"students-{sha256(canonical(name))[:12]}.json"
-    if not _seeds(path) > {s["seed"] for s in scores}:  # more students told more
+    if not _seeds(path, record.code) > {s["seed"] for s in scores}:  # more students told more
         write_json(path, content)
 
 
-def _seeds(path: Path) -> set[object]:
-    """The students that an exhibit shows already."""
+def _seeds(path: Path, code: str) -> set[object]:
+    """The students of this code that an exhibit shows already."""
     try:
-        return {student["seed"] for student in read_json(path)["students"]}
+        old = read_json(path)
+        return {student["seed"] for student in old["students"]} if old["code"] == code else set()
     except (StillroomError, KeyError, TypeError):  # absent or damaged: written anew
         return set()
 
 
-def write_neighbours(folder: Path, data: Distilled, bench: Benchmark) -> None:
+def write_neighbours(folder: Path, data: Distilled, bench: Benchmark, session: Session) -> None:
     """Write the nearest real training images, by mean squared difference of pixels in [0, 1].
 
     Tensors: rows int64 [M] of the set, images uint8 [M,ch,H,W], distance float32 [M], the root of
@@ -77,7 +80,11 @@ def write_neighbours(folder: Path, data: Distilled, bench: Benchmark) -> None:
     mine = data.pixels()[rows].flatten(1)
     best = torch.full((len(rows),), torch.inf)
     nearest = torch.zeros(len(rows), dtype=torch.int64)
-    for block in row_blocks(len(bench.train)):
+    each = bench.train.shape[0] * bench.train.shape[1] * bench.train.shape[2] * 4
+    size = max(1, BLOCK_BYTES // each)
+    for begin in range(0, len(bench.train), size):
+        session.check()
+        block = torch.arange(begin, min(begin + size, len(bench.train)))
         real = bench.train.take(block).flatten(1).float() / 255
         squares = mine.square().sum(1, keepdim=True) + real.square().sum(1) - 2 * mine @ real.T
         found, at = squares.min(1)

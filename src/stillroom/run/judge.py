@@ -15,18 +15,17 @@ import stillroom
 from stillroom.artefacts.opened import nets_for
 from stillroom.artefacts.stage import code_digest
 from stillroom.artefacts.store import Store, obtain_all
-from stillroom.data.benchmarks import Benchmark, reopen
-from stillroom.distilled import Distilled, load, set_bytes
-from stillroom.errors import StillroomError
-from stillroom.evaluation.protocol import PROTOCOLS, SELECTIONS, Protocol, Selection
+from stillroom.data.benchmarks import Benchmark
+from stillroom.distilled import load
+from stillroom.evaluation.protocol import SELECTIONS, Protocol, Selection
 from stillroom.evaluation.score import FULL, Score
 from stillroom.nets.ensemble import Backend
 from stillroom.nets.zoo import Arch
-from stillroom.nets.zoo import canonical as canonical_name
 from stillroom.records import add_records
 from stillroom.run import machine as machines
 from stillroom.run.distil import choose_arch
 from stillroom.run.exhibits import write_exhibit, write_neighbours
+from stillroom.run.fits import check_protocol, check_row
 from stillroom.run.options import Machine
 from stillroom.run.publish import EXHIBITS, LEDGER
 from stillroom.run.rows import Maker, Row, baseline_rows, real_jpeg_rows, rows_of_set
@@ -82,18 +81,19 @@ def evaluate(
     own, what a page shows of the students goes into its `exhibits/`.
     """
     made = None if folder is None else load(folder)
-    rows = [Row(FULL, None, 0)] if folder is None else rows_of_set(folder, asked.steps)
+    rows = [Row(FULL)] if folder is None else rows_of_set(folder, asked.steps)
     images = len(bench.train) if made is None else len(made)
     how = judging(bench, asked, store, machine, session, images)
     for row in rows:
-        check_row(row, how)
+        check_row(row, bench, asked.protocol)
     if made is not None and folder is not None:
-        maker = Maker(bench, store, machine, how.rt, how.archs[0], made.augment)
+        exact = dataclasses.replace(how.rt, numerics="float32")
+        maker = Maker(bench, store, machine, exact, how.archs[0], made.augment)
         rows += baseline_rows(maker, made.ipc) if asked.baselines else []
-        rows += real_jpeg_rows(maker, made.ipc, set_bytes(folder)) if asked.real_jpegs else []
+        rows += real_jpeg_rows(maker, made.ipc, rows[-1].bytes) if asked.real_jpegs else []
     own = folder / EXHIBITS if folder is not None and ledger == folder / LEDGER else None
     if own is not None and made is not None and asked.real_images:
-        write_neighbours(own, made, bench)
+        write_neighbours(own, made, bench, session)
     records = []
     for batch in _batches(rows, machine.workers):
         students = judge(how, batch)
@@ -135,18 +135,14 @@ def judging(
     """Settle everything that all rows share. `images` of a row only sizes the work."""
     chosen = tuple(choose_arch(a, bench.size) for a in asked.archs)
     protocol = asked.protocol
-    if bench.val is None and (protocol.select == "val" or protocol.lr == "search"):
-        raise StillroomError(
-            f"{protocol.id} selects on validation images, and {bench.name} has none; carve them "
-            "off before distilling, with --val 0.1"
-        )
+    check_protocol(protocol, bench)
     seeds = asked.seeds or protocol.seeds
     bare = machines.runtime(machine, asked.numerics, 0, session)
     probe = dataclasses.replace(bare, session=Session())
     forward = sum(nets_for(a, bench, probe).forward_flops() for a in chosen)
     tests = protocol.checks * len(bench.test)
     per_student = forward * (3.0 * protocol.passes * images + tests)
-    # By one row, not by all rows of the command, so that company does not change a row.
+    # By one row, not by all rows of the command, so that a baseline beside it changes nothing.
     work = per_student * seeds * ROWS_OF_A_COMMAND
     return Judging(
         bench=bench,
@@ -203,77 +199,12 @@ def _score(how: Judging, row: Row, arch: Arch, seeds: tuple[int, ...]) -> Score:
     )
 
 
-def student_of(data: Distilled) -> str:
-    """The zoo network that a set was made with, else the default for its image size.
-
-    A user's own code cannot be found again by the name that metadata hold, and is never imported.
-    """
-    try:
-        return canonical_name(data.arch)
-    except StillroomError:
-        return "auto"
-
-
-def check_row(row: Row, how: Judging) -> None:
-    """Refuse a row that cannot be judged, before any student is trained.
-
-    Raises: StillroomError with the reason.
-    """
-    if row.folder is not None:
-        data = load(row.folder)
-        check_fits(data, how.bench, row.name)
-        check_labels(data, how.protocol, row.name)
-
-
-def check_fits(data: Distilled, bench: Benchmark, name: str) -> None:
-    """Refuse to judge a set on data that it was not made for.
-
-    Raises: StillroomError naming the first difference.
-    """
-    if data.classes != bench.classes:
-        pairs = zip(data.classes, bench.classes, strict=False)
-        first = next((f"{a!r} against {b!r}" for a, b in pairs if a != b), None)
-        counts = f"{len(data.classes)} against {len(bench.classes)} classes"
-        raise StillroomError(
-            f"{name}: its classes are not those of {bench.name} ({first or counts}); "
-            "the order counts too"
-        )
-    want = (bench.channels, bench.size, bench.size)
-    if tuple(data.images.shape[1:]) != want:
-        raise StillroomError(
-            f"{name}: its images are {list(data.images.shape[1:])}, the data {list(want)}; "
-            "read the data with the set's --size"
-        )
-
-
-def check_labels(data: Distilled, protocol: Protocol, name: str) -> None:
-    """Refuse labels that a protocol does not take: a number of it would be of another thing.
-
-    Raises: StillroomError naming both and the protocols that take them.
-    """
-    if protocol.labels == "hard" and data.label_kind != "hard":
-        takes = ", ".join(p.id for p in PROTOCOLS.values() if p.labels == "any")
-        raise StillroomError(
-            f"{name}: {protocol.id} trains on hard labels and the set has {data.label_kind}; "
-            f"judge it under one of {takes}"
-        )
-
-
-def bench_of_set(data: Distilled, folder: Path, store: Store) -> Benchmark:
-    """Reopen the data that a set was made from, out of the store's decoded images.
-
-    Raises: StillroomError if they are not there (pass --data).
-    """
-    if not data.data.get("content"):
-        raise StillroomError(f"{folder}: the set does not say what data it is of; pass --data")
-    return reopen({**data.data, "classes": list(data.classes)}, store.root)
-
-
 def _records(how: Judging, row: Row, arch: Arch, score: dict[str, Any]) -> list[Record]:
     """What every selection rule makes of one student; the protocol's own is the "accuracy"."""
     found = []
     for rule in SELECTIONS:
-        if score[rule] is not None:
+        chosen = rule == how.protocol.select or len(score["curve"]) > 1
+        if score[rule] is not None and chosen:  # of one test there is nothing to select
             metric = "accuracy" if rule == how.protocol.select else f"accuracy.{rule}"
             found.append(_record(how, row, arch, score, rule, metric))
     return found
@@ -282,13 +213,14 @@ def _records(how: Judging, row: Row, arch: Arch, score: dict[str, Any]) -> list[
 def _record(
     how: Judging, row: Row, arch: Arch, score: dict[str, Any], rule: Selection, metric: str
 ) -> Record:
-    train = how.bench.train
     return Record(
         benchmark=how.bench.name,
         data_digest=how.bench.digest,
         ipc=row.ipc,
         row=row.name,
         set_key=row.digest,
+        augment=row.augment if how.protocol.augment == "set" else how.protocol.augment,
+        family=row.family,
         step=row.step,
         draw=row.draw,
         protocol=how.protocol.id,
@@ -300,7 +232,7 @@ def _record(
         unit="fraction",
         selection=rule,
         source="measured",
-        bytes=train.nbytes if row.folder is None else set_bytes(row.folder),
+        bytes=how.bench.train.nbytes if row.folder is None else row.bytes,
         seconds=round(score["seconds"], 3),
         device=how.rt.device.type,
         numerics=how.numerics,

@@ -21,7 +21,7 @@ from stillroom.run.cells import CELLS, Cell, agrees
 from stillroom.run.distil import distil, plan
 from stillroom.run.judge import Asked, judge, judging
 from stillroom.run.options import Machine
-from stillroom.run.rows import Maker, Row
+from stillroom.run.rows import Maker, Row, row_of
 from stillroom.runtime import Numerics, Session
 from stillroom.tables import Line, percent
 from stillroom.types import Record
@@ -41,7 +41,7 @@ class Outcome:
     @property
     def passed(self) -> bool | None:
         """Whether it agrees with the record; None where nothing is recorded."""
-        return None if self.recorded is None else agrees(self.summary, self.recorded)
+        return None if self.recorded is None else agrees(self.summary, self.recorded, self.cell.ipc)
 
 
 def find_cell(name: str) -> Cell:
@@ -73,7 +73,7 @@ def reproduce(
     images = cell.ipc * len(bench.classes) or len(bench.train)
     how = judging(bench, asked, store, machine, session, images)
     if cell.preset == FULL:
-        rows = [Row(FULL, None, 0)]
+        rows = [Row(FULL)]
     elif METHODS[PRESETS[cell.preset].kind](**PRESETS[cell.preset].method).steps(Outer(steps=1)):
         rows = [_distilled(cell, bench, store, machine, session, numerics)]
     else:
@@ -83,10 +83,15 @@ def reproduce(
         draws = range(cell.students) if cell.preset == "random" else range(1)
         drawn = cell.preset == "random"
         rows = [
-            Row(cell.preset, maker.folder(cell.preset, cell.ipc, d), cell.ipc, None,
-                d if drawn else None)
+            row_of(
+                cell.preset,
+                maker.folder(cell.preset, cell.ipc, d),
+                cell.ipc,
+                None,
+                d if drawn else None,
+            )
             for d in draws
-        ]  # fmt: skip
+        ]
     records = [record for student in judge(how, rows) for record in student.records]
     values = [r.value for r in records if r.metric == "accuracy"]
     return Outcome(cell, records, summarise(values), recorded(cell, numerics))
@@ -108,7 +113,7 @@ def _distilled(
     distil(planned, machine)
     steps = planned.stage.method.steps(planned.stage.outer)
     folder = store.folder(planned.stage.key()) / "steps" / str(steps)
-    return Row(f"{cell.preset}@{steps}", folder, cell.ipc, steps)
+    return row_of(f"{cell.preset}@{steps}", folder, cell.ipc, steps)
 
 
 def recorded(cell: Cell, numerics: str) -> Summary | None:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from stillroom.artefacts.store import Store, obtain
+from stillroom.config import DSA
 from stillroom.data.benchmarks import Benchmark
 from stillroom.distilled import load, set_bytes, set_digest
 from stillroom.errors import StillroomError
 from stillroom.evaluation.score import FULL
+from stillroom.files import canonical, sha256
 from stillroom.methods.distil import Distil
 from stillroom.nets.zoo import Arch
 from stillroom.recipe import from_preset
@@ -27,18 +29,34 @@ JPEG_DRAWS = 3
 
 @dataclass(frozen=True)
 class Row:
-    """One thing that students are trained on."""
+    """One thing that students are trained on; what it is was read once, by `row_of`.
+
+    `folder` is None for the full training data. `digest` identifies what students see, `family`
+    the set's recipe but for its seed, `augment` what the set wants students to be trained with.
+    """
 
     name: str
-    folder: Path | None  # None: the full training data
-    ipc: int
+    folder: Path | None = None
+    ipc: int = 0
     step: int | None = None
     draw: int | None = None
+    digest: str = FULL
+    bytes: int = 0
+    augment: str = DSA
+    family: str = ""
 
-    @property
-    def digest(self) -> str:
-        """Identity of what students see."""
-        return FULL if self.folder is None else set_digest(self.folder)
+
+def row_of(
+    name: str, folder: Path, ipc: int, step: int | None = None, draw: int | None = None
+) -> Row:
+    """The row of a set in a folder."""
+    data = load(folder)
+    recipe = data.provenance.get("recipe")
+    family = ""
+    if isinstance(recipe, dict) and "seed" in recipe:
+        family = sha256(canonical({k: v for k, v in recipe.items() if k != "seed"}))[:16]
+    seen = (set_digest(folder), set_bytes(folder), data.augment, family)
+    return Row(name, folder, ipc, step, draw, *seen)
 
 
 @dataclass(frozen=True)
@@ -78,32 +96,44 @@ def baseline_rows(maker: Maker, ipc: int) -> list[Row]:
     A coreset that the data cannot give (too few distinct images) is left out, and said so.
     """
     draws = range(RANDOM_DRAWS)
-    rows = [Row("random", maker.folder("random", ipc, d), ipc, None, d) for d in draws]
+    rows = [row_of("random", maker.folder("random", ipc, d), ipc, None, d) for d in draws]
     for rule in CORESETS:
         try:
-            rows.append(Row(rule, maker.folder(rule, ipc, 0), ipc))
+            rows.append(row_of(rule, maker.folder(rule, ipc, 0), ipc))
         except StillroomError as error:
             maker.rt.session.say(f"no {rule} row: {error}")
     return rows
 
 
 def real_jpeg_rows(maker: Maker, ipc: int, budget: int) -> list[Row]:
-    """Random real images kept as JPEG: as many as the set has, as many as fit in its bytes.
+    """Random real images kept as JPEG: as many as the set has, and as many as its bytes hold.
 
-    Where the two counts are far apart, their geometric mean too. Bytes are those on disk.
+    Where the two counts are far apart, their geometric mean too. They are JPEGs of the images as
+    they were decoded and resized here, and their bytes are those on disk, of every draw.
     """
     bench = maker.bench
     smallest = min(len(bench.train.rows_of(c)) for c in range(len(bench.classes)))
     ipc = min(ipc, smallest)
-    each = set_bytes(maker.folder("random", ipc, 0, "jpeg")) / ipc
-    fitting = min(smallest, max(1, int(budget / each)))
+
+    def drawn(count: int) -> list[Row]:
+        some = range(JPEG_DRAWS)
+        return [
+            row_of("random-jpeg", maker.folder("random", count, d, "jpeg"), count, None, d)
+            for d in some
+        ]
+
+    def needed(count: int) -> int:
+        return max(row.bytes for row in drawn(count))
+
+    first = needed(ipc)
+    fitting = min(smallest, max(1, ipc * budget // first))
+    each = (needed(fitting) - first) / (fitting - ipc) if fitting != ipc else first / ipc
+    fitting = min(smallest, max(1, fitting + int((budget - needed(fitting)) / each)))
+    while fitting > 1 and needed(fitting) > budget:
+        fitting -= max(1, int((needed(fitting) - budget) / each))
     between = round(math.sqrt(ipc * fitting))
-    counts = sorted({ipc, fitting} | ({between} if fitting >= 4 * ipc else set()))
-    return [
-        Row("random-jpeg", maker.folder("random", n, draw, "jpeg"), n, None, draw)
-        for n in counts
-        for draw in range(JPEG_DRAWS)
-    ]
+    counts = sorted({ipc, max(1, fitting)} | ({between} if fitting >= 4 * ipc else set()))
+    return [row for count in counts for row in drawn(count)]
 
 
 def rows_of_set(folder: Path, steps: str) -> list[Row]:
@@ -128,4 +158,4 @@ def rows_of_set(folder: Path, steps: str) -> list[Row]:
     if missing:
         held = ", ".join(map(str, found))
         raise StillroomError(f"{folder} holds no set of step {missing[0]}; it holds {held}")
-    return [Row(f"{name}@{s}" if last else name, found[s], data.ipc, s) for s in chosen]
+    return [row_of(f"{name}@{s}" if last else name, found[s], data.ipc, s) for s in chosen]

@@ -17,6 +17,7 @@ CIFAR = {
     "ipc": 10,
     "arch": "convnet3",
     "protocol": "vico@1",
+    "protocol_hash": find_protocol("vico@1").digest(),
     "numerics": "float32",
 }
 
@@ -55,8 +56,14 @@ def test_a_cell_takes_its_own_rows_only() -> None:
         "dm/cifar10-ipc10@100": [1],
         "dm/cifar10-ipc10@300": [2],
     }
-    other = [record(0.5, row="k-means", **{**CIFAR, "protocol": "quick@1"})]
+    other = [record(0.5, row="k-means", step=None, **{**CIFAR, "protocol_hash": "of another"})]
     assert not CELLS["k-means/cifar10-ipc10"].measured(other)
+    assert CELLS["dm/cifar10-ipc10"].row == "dm@20000"
+    assert CELLS["dm/cifar10-ipc10"].measured(ledger({"dm@20000": [0.48]}))
+    two = [*ledger({"dm@300": [0.45]}), record(0.4, 0, row="dm@300", step=300,
+                                               **{**CIFAR, "set_key": "other"})]  # fmt: skip
+    with pytest.raises(StillroomError, match="two rows for dm/cifar10-ipc10@300"):
+        CELLS["dm/cifar10-ipc10@300"].measured(two)
 
 
 def test_verdicts() -> None:
@@ -72,12 +79,13 @@ def test_verdicts() -> None:
 
 def test_agreement() -> None:
     old = summarise([0.30, 0.31, 0.32])  # half an interval is 2.5 points
-    assert agrees(summarise([0.34, 0.35, 0.36]), old)
-    assert not agrees(summarise([0.40, 0.41, 0.42]), old)
-    assert agrees(summarise([0.33]), old)
-    assert not agrees(summarise([0.34]), old)
-    assert agrees(summarise([0.30]), summarise([0.31]))
-    assert not agrees(summarise([0.30]), summarise([0.32]))
+    assert agrees(summarise([0.315, 0.32, 0.325]), old, 10)
+    assert not agrees(summarise([0.32, 0.33, 0.34]), old, 10), "the intervals touch, but 2 points"
+    assert agrees(summarise([0.32, 0.33, 0.34]), old, 1)
+    sure = summarise([0.3100, 0.3101, 0.3102])
+    assert not agrees(summarise([0.3201, 0.3202, 0.3203]), sure, 10), "1 point, but separate"
+    assert agrees(summarise([0.30]), summarise([0.31]), 10)
+    assert not agrees(summarise([0.30]), summarise([0.32]), 10)
 
 
 def test_table_and_summary_of_a_ledger() -> None:

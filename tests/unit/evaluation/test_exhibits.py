@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from stillroom.data.benchmarks import from_arrays
 from stillroom.distilled import Distilled
 from stillroom.run.exhibits import write_exhibit, write_neighbours
+from stillroom.runtime import Session
 from toy import record, toy_images
 
 
@@ -56,7 +57,7 @@ def test_nearest_real_image_by_looking_at_all(tmp_path: Path) -> None:
         classes=bench.classes,
         preprocess=bench.preprocess,
     )
-    write_neighbours(tmp_path, data, bench)
+    write_neighbours(tmp_path, data, bench, Session())
     found = load_file(tmp_path / "neighbours.safetensors")
     for i, image in enumerate(data.pixels()):
         gaps = [float((image - real.float() / 255).square().mean().sqrt()) for real in pixels]

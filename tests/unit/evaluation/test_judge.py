@@ -151,6 +151,10 @@ def test_every_selection_rule_is_kept_and_one_is_the_headline(bench, store, tmp_
         out = tmp_path / f"{len(rules)}"
         made(real, store, out)
         one = replace(asked("convnet1-w8"), baselines=False, seeds=1)
+        once = evaluate(out, real, one, Store(store), Machine(threads=1), Session())
+        assert [r.selection for r in once] == ["last"], "of one test there is nothing to select"
+        twice = one.protocol.model_copy(update={"epochs": 4, "checks": 2})
+        one = replace(one, protocol=twice)
         found = evaluate(out, real, one, Store(store), Machine(threads=1), Session())
         assert {r.selection for r in found} == rules
         assert [r.selection for r in found if r.metric == "accuracy"] == ["last"]
@@ -225,3 +229,22 @@ def test_real_jpegs_fill_the_bytes_of_the_set_and_no_more(bench, store, tmp_path
     assert by_count == sorted(by_count)
     table = {(x.row, x.conditions.ipc): x.counts for x in lines(found)}
     assert all(table["random-jpeg", n] == "draws" for n in counts)
+
+
+def test_the_sets_own_data_read_otherwise_are_refused(store, tmp_path):
+    """Another split would test on images that the set was made of."""
+    from stillroom.data.benchmarks import from_arrays
+    from toy import toy_images
+
+    pixels, labels = toy_images()
+    first, other = (
+        from_arrays(pixels, labels, name="toy", split_seed=seed, store=store) for seed in (0, 7)
+    )
+    assert first.content == other.content
+    out = tmp_path / "out"
+    made(first, store, out)
+    how = (Store(store), Machine(threads=1), Session())
+    with pytest.raises(StillroomError, match=r"read otherwise \(split_seed 0 against 7\)"):
+        evaluate(out, other, asked("convnet1-w8"), *how)
+    strangers = from_arrays(*toy_images(seed=5), name="toy", store=store)
+    assert evaluate(out, strangers, replace(asked("convnet1-w8"), baselines=False), *how)

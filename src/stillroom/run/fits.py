@@ -1,0 +1,114 @@
+"""What may be judged on what: the checks before any student is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stillroom.artefacts.store import Store
+from stillroom.data.benchmarks import Benchmark, reopen
+from stillroom.distilled import Distilled, load
+from stillroom.errors import StillroomError
+from stillroom.evaluation.protocol import PROTOCOLS, Protocol
+from stillroom.nets.zoo import canonical as canonical_name
+from stillroom.run.rows import Row
+
+
+def student_of(data: Distilled) -> str:
+    """The zoo network that a set was made with, else the default for its image size.
+
+    A user's own code cannot be found again by the name that metadata hold, and is never imported.
+    """
+    try:
+        return canonical_name(data.arch)
+    except StillroomError:
+        return "auto"
+
+
+def check_row(row: Row, bench: Benchmark, protocol: Protocol) -> None:
+    """Refuse a row that cannot be judged, before any student is trained.
+
+    Raises: StillroomError with the reason.
+    """
+    if row.folder is not None:
+        data = load(row.folder)
+        check_fits(data, bench, row.name)
+        check_read_alike(data, bench, row.name)
+        check_labels(data, protocol, row.name)
+
+
+def check_fits(data: Distilled, bench: Benchmark, name: str) -> None:
+    """Refuse to judge a set on data that it was not made for.
+
+    Raises: StillroomError naming the first difference.
+    """
+    if data.classes != bench.classes:
+        pairs = zip(data.classes, bench.classes, strict=False)
+        first = next((f"{a!r} against {b!r}" for a, b in pairs if a != b), None)
+        counts = f"{len(data.classes)} against {len(bench.classes)} classes"
+        raise StillroomError(
+            f"{name}: its classes are not those of {bench.name} ({first or counts}); "
+            "the order counts too"
+        )
+    want = (bench.channels, bench.size, bench.size)
+    if tuple(data.images.shape[1:]) != want:
+        raise StillroomError(
+            f"{name}: its images are {list(data.images.shape[1:])}, the data {list(want)}; "
+            "read the data with the set's --size"
+        )
+
+
+def check_labels(data: Distilled, protocol: Protocol, name: str) -> None:
+    """Refuse labels that a protocol does not take: a number of it would be of another thing.
+
+    Raises: StillroomError naming both and the protocols that take them.
+    """
+    if protocol.labels == "hard" and data.label_kind != "hard":
+        takes = ", ".join(p.id for p in PROTOCOLS.values() if p.labels == "any")
+        raise StillroomError(
+            f"{name}: {protocol.id} trains on hard labels and the set has {data.label_kind}; "
+            f"judge it under one of {takes}"
+        )
+
+
+def bench_of_set(data: Distilled, folder: Path, store: Store) -> Benchmark:
+    """Reopen the data that a set was made from, out of the store's decoded images.
+
+    Raises: StillroomError if they are not there (pass --data).
+    """
+    if not data.data.get("content"):
+        raise StillroomError(f"{folder}: the set does not say what data it is of; pass --data")
+    return reopen({**data.data, "classes": list(data.classes)}, store.root)
+
+
+def check_read_alike(data: Distilled, bench: Benchmark, name: str) -> None:
+    """Refuse the set's own data under other splits or normalisation than it was made from.
+
+    Another split would test students on images that the set was made of; other constants would
+    give the baselines another network space. Other data of the same classes are welcome.
+    Raises: StillroomError naming the first difference.
+    """
+    own, other = data.data, bench.describe()
+    if own.get("content") != other["content"] or own.get("digest") == other["digest"]:
+        return
+    options = ("split", "val", "split_seed", "normalise", "zca")
+    differ = [
+        f"{option} {str(own.get(option))[:40]} against {other[option]}"
+        for option in options
+        if own.get(option) != other[option]
+    ]
+    raise StillroomError(
+        f"{name}: it was made of the same images read otherwise ({', '.join(differ[:3])}); "
+        "leave --data out, or give the options that it was made with"
+    )
+
+
+def check_protocol(protocol: Protocol, bench: Benchmark) -> None:
+    """Refuse a protocol that needs validation images where there are none.
+
+    Raises: StillroomError with the remedy.
+    """
+    if bench.val is None and (protocol.select == "val" or protocol.lr == "search"):
+        raise StillroomError(
+            f"{protocol.id} selects on validation images, and {bench.name} has none; carve them "
+            "off before distilling, with --val 0.1"
+        )
