@@ -229,6 +229,35 @@ def test_students_together_equal_students_in_turn(arch):
         assert torch.equal(predict(together, data_of())[i], predict(alone, data_of())[0])
 
 
+class Dropping(torch.nn.Sequential):
+    """A user's network with dropout and batch norm."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(
+            torch.nn.Flatten(),
+            torch.nn.Linear(3 * 64, 16),
+            torch.nn.BatchNorm1d(16),
+            torch.nn.Dropout(0.5),
+            torch.nn.Linear(16, classes),
+        )
+
+
+@pytest.mark.parametrize("arch", ["convnet1-w8", "convnet1-w8-bn", Dropping])
+@pytest.mark.parametrize("numerics", ["float32", "bf16"])
+def test_students_in_turn_are_bit_for_bit_those_alone(arch, numerics):
+    """Dropout too: a student's draws are those of its seed, whoever is trained beside it."""
+    nets = nets_of(arch, numerics=numerics)
+    data = data_of(torch.float32)
+    together = nets.seeded([0, 1, 2], "student")
+    train(together, data, TRAINING, [0, 1, 2])
+    for i in range(3):
+        alone = nets.seeded([i], "student")
+        train(alone, data, TRAINING, [i])
+        for ours, theirs in zip(together.member(i), alone.member(0), strict=True):
+            for name, value in theirs.items():
+                assert torch.equal(ours[name], value), name
+
+
 def test_trainer_equals_a_naive_loop():
     """Written out with a module, torch.optim.SGD and plain indexing; only the draws are shared."""
     from stillroom.data.augment import apply, draw

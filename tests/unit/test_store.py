@@ -6,8 +6,10 @@ import json
 import multiprocessing
 import os
 import re
+import resource
 import shutil
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,14 +19,15 @@ import torch
 
 import stillroom
 from stillroom.artefacts import stage as stages
-from stillroom.artefacts.executor import Serial
+from stillroom.artefacts import store as stores
+from stillroom.artefacts.executor import Executor, Job, Processes, Serial, run_job
 from stillroom.artefacts.stage import Stage, code_digest
 from stillroom.artefacts.starts import keep_start
-from stillroom.artefacts.store import Store, obtain
+from stillroom.artefacts.store import Store, obtain, obtain_all
 from stillroom.data.benchmarks import from_arrays
 from stillroom.errors import StillroomError
 from stillroom.files import locked, write_atomic
-from stillroom.runtime import Runtime
+from stillroom.runtime import Interrupted, Runtime
 
 RT = Runtime(device=torch.device("cpu"))
 FORK = multiprocessing.get_context("fork")
@@ -39,7 +42,9 @@ class Words(Stage):
     words: tuple[str, ...]
     log: Path = field(compare=False)
     fail_at: int = field(default=-1, compare=False)
+    fail_after: int = field(default=0, compare=False)  # so many shards of all artefacts are done
     pause: float = field(default=0.0, compare=False)
+    probe: Callable[[], object] = field(default=bool, compare=False)
 
     def identity(self) -> dict[str, Any]:
         return {"words": list(self.words)}
@@ -49,8 +54,11 @@ class Words(Stage):
 
     def make(self, shard: int, out: Path, rt: Runtime) -> None:
         if shard == self.fail_at:
+            while len(list(out.parents[1].glob("*/*/done"))) < self.fail_after:
+                time.sleep(0.01)
             raise StillroomError("no word")
         time.sleep(self.pause)
+        self.probe()
         with self.log.open("a") as stream:
             stream.write(f"{shard}\n")
         write_atomic(out / "word", self.words[shard])
@@ -146,6 +154,185 @@ def test_two_processes_make_it_once(opened: Store, words: Words) -> None:
         child.join()
     assert [child.exitcode for child in children] == [0, 0, 0]
     assert words.log.read_text() == "0\n1\n"
+
+
+# -- several artefacts at once -------------------------------------------------------------------
+
+
+class Together:
+    """Like worker processes: goes on with the other shards where one fails."""
+
+    def run(self, jobs: Sequence[Job], rt: Runtime) -> None:
+        failures: list[BaseException] = []
+        for job in jobs:
+            try:
+                run_job(job, rt)
+            except (StillroomError, Interrupted) as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
+
+
+def _is_held(store: Store, key: str) -> bool:
+    try:
+        with locked(store.root / ".locks" / key, wait=False):
+            return False
+    except BlockingIOError:
+        return True
+
+
+@pytest.mark.parametrize(
+    "executor", [Serial(), Together(), Processes(2)], ids=lambda e: type(e).__name__.lower()
+)
+def test_one_failure_keeps_what_is_finished(
+    executor: Executor, opened: Store, tmp_path: Path
+) -> None:
+    first, last = Words(("a", "b"), tmp_path / "log"), Words(("y", "z"), tmp_path / "log")
+    broken = Words(("c", "d"), tmp_path / "log", fail_at=1, fail_after=3)
+    with pytest.raises(StillroomError, match="no word"):
+        obtain_all(opened, [first, broken, last], executor, RT)
+    assert opened.complete(first.key())
+    if not isinstance(executor, Processes):  # which may have begun it or not
+        assert opened.complete(last.key()) is isinstance(executor, Together)
+    assert not opened.complete(broken.key())
+    assert (opened.part(broken.key()) / "0000" / "word").is_file()
+    assert list(opened.verify()) == []
+    assert not any(_is_held(opened, stage.key()) for stage in (first, broken, last))
+    mended = Words(broken.words, broken.log)
+    assert obtain_all(opened, [last, mended, first], executor, RT) == ["y z", "c d", "a b"]
+    assert sorted(broken.log.read_text().split()) == ["0"] * 3 + ["1"] * 3
+
+
+def test_an_interrupt_keeps_what_is_finished(opened: Store, tmp_path: Path) -> None:
+    def interrupt() -> None:
+        raise Interrupted
+
+    first, second = (Words((w,), tmp_path / "log") for w in "ab")
+    stopped = Words(second.words, second.log, probe=interrupt)
+    with pytest.raises(Interrupted):
+        obtain_all(opened, [first, stopped], Together(), RT)
+    assert opened.complete(first.key())
+    assert not opened.complete(second.key())
+
+
+def test_one_that_cannot_be_published_does_not_keep_the_others_back(
+    opened: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages = [Words((w,), tmp_path / "log") for w in "abc"]
+    real = os.rename
+
+    def refuse(old: Path, new: Path) -> None:
+        if Path(new).name == stages[0].key():
+            raise OSError(28, "No space left on device")
+        real(old, new)
+
+    monkeypatch.setattr(os, "rename", refuse)
+    with pytest.raises(StillroomError, match="disk is full"):
+        obtain_all(opened, stages, Together(), RT)
+    assert [opened.complete(stage.key()) for stage in stages] == [False, True, True]
+
+
+@pytest.mark.parametrize("executor", [Serial(), Together()], ids=lambda e: type(e).__name__.lower())
+def test_what_is_finished_is_free_for_others(
+    executor: Executor, opened: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process that wants only the first does not wait for the second."""
+    monkeypatch.setattr(stores, "MOST_AT_ONCE", 1)
+    seen: list[tuple[bool, bool, bool]] = []
+
+    def look() -> None:
+        held = (_is_held(opened, first.key()), _is_held(opened, second.key()))
+        seen.append((opened.complete(first.key()), *held))
+
+    first = Words(("a",), tmp_path / "log")
+    second = Words(("b",), tmp_path / "log", probe=look)
+    obtain_all(opened, [first, second], executor, RT)
+    assert seen == [(True, False, True)]
+
+
+def test_what_another_process_made_meanwhile_is_free_at_once(
+    opened: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found whole only under the lock: it is not made again, nor kept locked."""
+    first, second = (Words((w,), tmp_path / "log") for w in "ab")
+    seen: list[bool] = []
+    again = Words(second.words, second.log, probe=lambda: seen.append(_is_held(opened, key)))
+    key, real, others = first.key(), stores.locked, []
+
+    def other_was_quicker(path: Path, **how: bool):  # type: ignore[no-untyped-def]
+        if path.name == key and not others:
+            others.append(key)
+            obtain(opened, first, Serial(), RT)
+        return real(path, **how)
+
+    monkeypatch.setattr(stores, "locked", other_was_quicker)
+    assert obtain_all(opened, [first, again], Together(), RT) == ["a", "b"]
+    assert seen == [False]
+    assert first.log.read_text() == "0\n0\n"
+
+
+def test_what_gc_takes_meanwhile_is_made_again_under_its_lock(
+    opened: Store, tmp_path: Path
+) -> None:
+    held: list[bool] = []
+    kept = Words(("a",), tmp_path / "log")
+    obtain(opened, kept, Serial(), RT)
+    kept = Words(("a",), tmp_path / "log", probe=lambda: held.append(_is_held(opened, kept.key())))
+    other = Words(("b",), tmp_path / "log", probe=lambda: list(opened.gc(everything=True)))
+    assert obtain_all(opened, [kept, other], Serial(), RT) == ["a", "b"]
+    assert held == [True]
+
+
+def test_what_gc_takes_while_another_lock_is_taken(
+    opened: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole at the first look, gone before the work starts: nothing is made without its lock."""
+    held: list[bool] = []
+    kept, other = sorted((Words((w,), tmp_path / "log") for w in "ab"), key=Words.key)
+    obtain(opened, kept, Serial(), RT)
+    key, real = kept.key(), stores.locked
+    kept = Words(kept.words, kept.log, probe=lambda: held.append(_is_held(opened, key)))
+
+    def gone(path: Path, **how: bool):  # type: ignore[no-untyped-def]
+        if path.name == other.key():
+            shutil.rmtree(opened.folder(key), ignore_errors=True)
+        return real(path, **how)
+
+    monkeypatch.setattr(stores, "locked", gone)
+    assert obtain_all(opened, [other, kept], Together(), RT) == [" ".join(other.words), *kept.words]
+    assert held == [True]
+
+
+@dataclass(frozen=True)
+class Nothing(Stage):
+    """An empty artefact."""
+
+    kind: ClassVar[str] = "nothing"
+    sources: ClassVar[tuple[str, ...]] = ("rng.py",)
+    number: int
+
+    def identity(self) -> dict[str, Any]:
+        return {"number": self.number}
+
+    def make(self, shard: int, out: Path, rt: Runtime) -> None:
+        pass
+
+    def load(self, folder: Path) -> int:
+        return int(json.loads((folder / "stage.json").read_text())["identity"]["number"])
+
+
+def _obtain_many(root: Path, executor: Executor) -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (128, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    stages = [Nothing(i) for i in range(300)]
+    assert obtain_all(Store(root), stages, executor, RT) == list(range(300))
+
+
+@pytest.mark.parametrize("executor", [Serial(), Together()], ids=lambda e: type(e).__name__.lower())
+def test_more_artefacts_than_a_process_may_open_files(executor: Executor, opened: Store) -> None:
+    child = FORK.Process(target=_obtain_many, args=(opened.root, executor))
+    child.start()
+    child.join()
+    assert child.exitcode == 0
 
 
 def test_gc_leaves_what_is_being_made(opened: Store, words: Words) -> None:

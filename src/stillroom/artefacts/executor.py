@@ -116,7 +116,7 @@ class Processes:
                 finished, pending = wait(pending, timeout=0.5, return_when=FIRST_EXCEPTION)
                 for future in finished:
                     if future.exception() is not None:
-                        pool.shutdown(wait=False, cancel_futures=True)
+                        pool.shutdown(cancel_futures=True)  # waits: no lock is freed under a writer
                         raise future.exception()  # type: ignore[misc]
                 done += len(finished)
                 rt.session.update(done)

@@ -33,10 +33,12 @@ def open_bench(described: dict[str, Any], store: Path, rt: Runtime) -> Benchmark
 def nets_for(arch: Arch, bench: Benchmark, rt: Runtime, backend: Backend = "loop") -> Nets:
     """The factory of networks for a benchmark; kept by the session with its compiled code.
 
+    One a runtime: device, numerics, threads and compilation are all settled in what is kept.
+
     Raises: StillroomError if the memory cannot hold one network while it is trained.
     """
     cache = rt.session.cache
-    name = ("nets", arch.name, len(bench.classes), bench.channels, bench.size, rt.numerics, backend)
+    name = ("nets", arch.name, len(bench.classes), bench.channels, bench.size, rt, backend)
     if name not in cache:
         _refuse_if_too_large(arch, bench, rt)
         cache[name] = Nets(arch, len(bench.classes), bench.channels, bench.size, rt, backend)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stillroom.artefacts.executor import Executor, Job
+from stillroom.artefacts.executor import DONE, Executor, Job, Serial
 from stillroom.artefacts.stage import Stage
 from stillroom.artefacts.starts import start_damage
 from stillroom.data.cache import entry_damage
@@ -25,11 +25,12 @@ from stillroom.files import (
     sha256_file,
     write_json,
 )
-from stillroom.runtime import Runtime
+from stillroom.runtime import Interrupted, Runtime
 
 MANIFEST = "stage.json"
 NAME = re.compile(r"[a-z][a-z_-]*-[0-9a-f]{16}(\.part)?")  # anything else in the folder is not ours
 MAX_CHECKED_BYTES = 2**28  # what is smaller is read and compared before it is used
+MOST_AT_ONCE = 64  # artefacts; each holds an open lock, and some systems allow 256 open files
 
 
 def default_store() -> Path:
@@ -121,23 +122,60 @@ def obtain(store: Store, stage: Stage, executor: Executor, rt: Runtime) -> Any:
 
 
 def obtain_all(store: Store, stages: Sequence[Stage], executor: Executor, rt: Runtime) -> list[Any]:
-    """Return the artefacts of independent stages; the shards that lack are one list of work."""
+    """Return the artefacts of independent stages, in their order.
+
+    What lacks is made one stage after another by `Serial`; other executors get the shards of up
+    to `MOST_AT_ONCE` stages as one list of work. An artefact is published, and its lock freed, as
+    soon as its list is done, and also where another stage of the list fails.
+    """
     keys = [stage.key() for stage in stages]
     by_key = dict(zip(keys, stages, strict=True))
-    with contextlib.ExitStack() as held:
-        for key in sorted(by_key):  # one order for all processes, so that no two block each other
-            if store.complete(key):
-                folder = store.folder(key)
-                if _bytes(folder) <= MAX_CHECKED_BYTES and (problem := _damage(folder)):
-                    raise StillroomError(f"{folder}: {problem}; remove it with: stillroom store gc")
-            elif held.enter_context(locked(store.root / ".locks" / key)):
-                rt.session.say(f"waited for another process that was making {key}")
-        missing = {k: stage for k, stage in by_key.items() if not store.complete(k)}
-        jobs = {k: _jobs(store.part(k), stage) for k, stage in missing.items()}
-        executor.run([job for some in jobs.values() for job in some], rt)
-        for key, stage in missing.items():
-            _publish(store, stage, key, [job.out for job in jobs[key]])
+    for key in by_key:
+        _refuse_damaged(store, key)
+    size = 1 if isinstance(executor, Serial) else MOST_AT_ONCE
+    # Again and again, because another process's `gc` may remove what was there at the first look.
+    while missing := [key for key in by_key if not store.complete(key)]:
+        for i in range(0, len(missing), size):
+            _make(store, {key: by_key[key] for key in missing[i : i + size]}, executor, rt)
     return [stage.load(store.folder(key)) for key, stage in zip(keys, stages, strict=True)]
+
+
+def _refuse_damaged(store: Store, key: str) -> None:
+    folder = store.folder(key)
+    if store.complete(key) and _bytes(folder) <= MAX_CHECKED_BYTES and (problem := _damage(folder)):
+        raise StillroomError(f"{folder}: {problem}; remove it with: stillroom store gc")
+
+
+def _make(store: Store, wanted: dict[str, Stage], executor: Executor, rt: Runtime) -> None:
+    """Make the artefacts of `wanted` that nobody has made meanwhile, each under its lock.
+
+    Raises: what the executor raised, after what is finished was published.
+    """
+    with contextlib.ExitStack() as all_locks:
+        held: dict[str, contextlib.ExitStack] = {}
+        for key in sorted(wanted):  # one order for all processes, so that no two block each other
+            lock = all_locks.enter_context(contextlib.ExitStack())
+            if lock.enter_context(locked(store.root / ".locks" / key)):
+                rt.session.say(f"waited for another process that was making {key}")
+            if store.complete(key):
+                lock.close()
+            else:
+                held[key] = lock
+        jobs = {k: _jobs(store.part(k), stage) for k, stage in wanted.items() if k in held}
+        failures: list[BaseException] = []
+        try:
+            executor.run([job for some in jobs.values() for job in some], rt)
+        except (Exception, Interrupted) as error:  # a second Ctrl-C stops at once instead
+            failures.append(error)
+        for key, some in jobs.items():
+            try:
+                if not failures or all((job.out / DONE).is_file() for job in some):
+                    _publish(store, wanted[key], key, [job.out for job in some])
+            except Exception as error:
+                failures.append(error)
+            held[key].close()
+        if failures:
+            raise failures[0]
 
 
 def _jobs(part: Path, stage: Stage) -> list[Job]:

@@ -162,8 +162,9 @@ PROTOCOLS: dict[str, Protocol] = {
             checks=4,
             seeds=3,
             why="As quick, with the rate and the epoch chosen on validation images, for a set and "
-            "its baselines alike, so that neither owes its place to a rate that suits it. It needs "
-            "data with a validation part (--val 0.1).",
+            "its baselines alike, so that neither owes its place to a rate that suits it. A rate at "
+            "which a student diverges is out of its search. It needs data with a validation part "
+            "(--val 0.1).",
         ),
     )
 }

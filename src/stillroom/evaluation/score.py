@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,7 +19,7 @@ from stillroom.config import DSA
 from stillroom.data.augment import parse
 from stillroom.data.benchmarks import Benchmark
 from stillroom.data.source import ImageSource
-from stillroom.distilled import load
+from stillroom.distilled import load, set_digest
 from stillroom.errors import StillroomError
 from stillroom.evaluation.protocol import Protocol
 from stillroom.files import read_json, write_atomic, write_json
@@ -45,7 +47,8 @@ class Taught:
 class Score(Stage):
     """Accuracies of one set (or of the full data) under one protocol and architecture.
 
-    `set_folder` is None for the full-data row; `set_digest` is the digest of what students see.
+    `set_folder` is None for the full-data row; `set_digest` is the digest of what students see, and
+    a folder that holds another set by the time it is read is refused.
     `students` is "loop" (networks in turn) or "vmap" (all at once). Seeds whose students do not
     share a stage keep their artefacts when more seeds are asked for.
     """
@@ -84,14 +87,20 @@ class Score(Stage):
         }
 
     def make(self, shard: int, out: Path, rt: Runtime) -> None:
-        """Train the students (at every rate that is searched) and write how they were tested."""
+        """Train the students (at every rate that is searched) and write how they were tested.
+
+        Raises: StillroomError if the set is not the one of `set_digest` any more, or if a student
+        diverges; where rates are searched, if it diverges at all of them.
+        """
         began = time.perf_counter()
         bench = open_bench(self.bench, self.store, rt)
         taught = self._taught(bench, rt)
         rates = _rates(self.protocol, taught.lr)
         tried = [self._trained(rate, taught, bench, rt) for rate in rates]
-        by_seed = zip(*tried, strict=True)
-        chosen = [same[0] if len(rates) == 1 else max(same, key=_by_val) for same in by_seed]
+        chosen = [
+            _chosen(seed, rates, same)
+            for seed, same in zip(self.seeds, zip(*tried, strict=True), strict=True)
+        ]
         predicted = torch.stack([student.pop("predicted") for student in chosen])
         tensors = {"predicted": predicted.to(torch.int32), "labels": bench.test.labels.cpu()}
         write_atomic(out / "predicted.safetensors", save(tensors))
@@ -104,7 +113,8 @@ class Score(Stage):
 
         seed, rate; curve, a list of {epoch, test, val} (fractions; val None without such images);
         last, best and val, the entry of the curve that each rule selects; predicted, int32 [N]
-        test classes where the protocol's rule stopped; labels int64 [N]; seconds.
+        test classes where the protocol's rule stopped; labels int64 [N]; seconds, a student's share
+        of the stage's (with all rates of a search, and opening the data).
         """
         timing = read_json(folder / "0000" / "timing.json")
         tensors = load_file(folder / "0000" / "predicted.safetensors")
@@ -116,29 +126,33 @@ class Score(Stage):
 
     def _trained(
         self, lr: float, taught: Taught, bench: Benchmark, rt: Runtime
-    ) -> list[dict[str, Any]]:
+    ) -> list[dict[str, Any] | None]:
+        """What is kept of every student at one rate; None of one that diverged in a search."""
         protocol, seeds, session = self.protocol, self.seeds, rt.session
         nets = nets_for(self.arch, bench, rt, self.students).seeded(seeds, "student")
         training = training_of(protocol, lr, taught.augment, taught.kind)
         session.begin(f"student {', '.join(map(str, seeds))}", training.passes)
         checks = set(protocol.check_epochs())
         tests: list[_Test] = []
+        lost: set[int] = set()  # of diverged students, which their neighbours do not feel
 
         def on_epoch(done: int, loss: float) -> None:
             session.update(done, loss=loss)
             session.check()
-            if loss != loss:
-                raise StillroomError(
-                    f"student {seeds} diverged in epoch {done}: its loss is NaN; the set may hold "
-                    "extreme values (look with: stillroom inspect)"
-                )
+            if loss != loss or done == training.passes:
+                lost.update(_diverged(nets, loss))
+            if lost and protocol.lr != "search":
+                raise _divergence([seeds[i] for i in sorted(lost)], f"by epoch {done}")
+            if len(lost) == len(seeds):
+                raise _AllLostError
             if done in checks:
                 tests.append(_test(nets, done, taught.preprocess, bench, rt))
 
-        train(nets, taught.images, training, seeds, on_epoch)
+        with contextlib.suppress(_AllLostError):
+            train(nets, taught.images, training, seeds, on_epoch)
         session.end()
         return [
-            _student(protocol, seed, lr, [test.of(i) for test in tests])
+            None if i in lost else _student(protocol, seed, lr, [test.of(i) for test in tests])
             for i, seed in enumerate(seeds)
         ]
 
@@ -146,7 +160,10 @@ class Score(Stage):
         if self.set_folder is None:
             real = real_images(bench.train, bench.preprocess, bench.size, rt)
             return Taught(real, "hard", bench.preprocess, DSA, None)
+        # Before and after, for the files may be replaced by another set's at any moment.
+        self._refuse_another(self.set_folder)
         data = load(self.set_folder)
+        self._refuse_another(self.set_folder)
         images = data.images.to(rt.device, rt.dtype)
         labels = data.labels.to(rt.device)
         labels = labels.to(rt.dtype) if labels.is_floating_point() else labels
@@ -157,6 +174,46 @@ class Score(Stage):
             data.augment,
             data.lr,
         )
+
+    def _refuse_another(self, folder: Path) -> None:
+        found = set_digest(folder)
+        if found != self.set_digest:
+            raise StillroomError(
+                f"{folder}: the set changed while it was judged ({self.set_digest} -> {found}); "
+                "judge it again"
+            )
+
+
+class _AllLostError(Exception):
+    """Every student of a rate has diverged, so that the rate need not be trained to its end."""
+
+
+def _diverged(nets: Ensemble, loss: float) -> set[int]:
+    """Networks that have NaN among their weights, which stays; all, if only the loss shows it."""
+    found = {
+        i for i in range(nets.k) if any(bool(p.isnan().any()) for p in nets.member(i)[0].values())
+    }
+    return found if found or loss == loss else set(range(nets.k))
+
+
+def _divergence(seeds: list[int], when: str) -> StillroomError:
+    return StillroomError(
+        f"student {', '.join(map(str, seeds))} diverged {when}: its loss is NaN; the set may hold "
+        "extreme values (look with: stillroom inspect)"
+    )
+
+
+def _chosen(
+    seed: int, rates: tuple[float, ...], same: Sequence[dict[str, Any] | None]
+) -> dict[str, Any]:
+    """Of one student at all rates the one that is best on validation; diverged ones are out.
+
+    Raises: StillroomError if it diverged at every rate.
+    """
+    left = [student for student in same if student is not None]
+    if not left:
+        raise _divergence([seed], f"at every rate ({', '.join(f'{r:g}' for r in rates)})")
+    return left[0] if len(rates) == 1 else max(left, key=_by_val)
 
 
 def training_of(

@@ -1,11 +1,14 @@
 """The only classifier training loop: students now; teachers, experts and originals later.
 
 K networks are trained at once (see `Ensemble`); network i draws from its own keyed generators, so
-its weights do not depend on how many others train beside it.
+its weights do not depend on how many others train beside it: under "loop" to the bit, under "vmap"
+up to rounding. One exception: the dropout of a user's network under "vmap" comes from one generator
+for all, keyed by the first seed; so it is not that of "loop", and depends on who trains along.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -94,13 +97,15 @@ def train(
     seeds: Sequence[int],
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> None:
-    """Train all networks in place by SGD; seeds[i] keys the shuffles and augmentations of net i.
+    """Train all networks in place by SGD; seeds[i] keys every draw of net i.
 
+    Where networks are stacked ("vmap", several), seeds[0] keys the dropout of all.
     on_epoch(epochs done, mean loss over networks of the last batch) is called after every epoch;
     it may test the networks.
     """
     leaves = nets.leaves()
     optimiser = _sgd(leaves, training)
+    parts = [nets] if nets.stacked else _one_by_one(nets)
     last = torch.zeros(())
     for epoch in range(training.passes):
         if training.reset_at_drop and epoch == first_after_drop(training):
@@ -115,9 +120,7 @@ def train(
                 for r, seed in zip(rows, seeds, strict=True)
             ]
             optimiser.zero_grad(set_to_none=True)
-            # Dropout in a user's network draws from the global generator, so that is keyed too.
-            with global_rng(seeds[0], "forward", epoch, step):
-                logits = nets.logits(torch.stack(batches), train=True)
+            logits = _logits(parts, batches, seeds, epoch, step)
             losses = [
                 loss_of(out, data.labels[r.to(data.labels.device)], training.labels)
                 for out, r in zip(logits, rows, strict=True)
@@ -135,6 +138,30 @@ def _sgd(leaves: list[Tensor], training: Training) -> torch.optim.SGD:
     return torch.optim.SGD(
         leaves, lr=training.lr, momentum=training.momentum, weight_decay=training.weight_decay
     )
+
+
+def _one_by_one(nets: Ensemble) -> list[Ensemble]:
+    """Every network as an ensemble of its own that shares its tensors with `nets`."""
+    parts = []
+    for params, buffers in zip(nets.params, nets.buffers, strict=True):
+        one = copy.copy(nets)
+        one.k, one.params, one.buffers = 1, [params], [buffers]
+        parts.append(one)
+    return parts
+
+
+def _logits(
+    parts: list[Ensemble], batches: list[Tensor], seeds: Sequence[int], epoch: int, step: int
+) -> list[Tensor]:
+    """Logits [B,C] of every network on its own batch, part by part."""
+    x = torch.stack(batches)
+    found: list[Tensor] = []
+    for part in parts:
+        first = len(found)
+        # Dropout in a user's network draws from the global generator, so that is keyed too.
+        with global_rng(seeds[first], "forward", epoch, step):
+            found += part.logits(x[first : first + part.k], train=True)
+    return found
 
 
 def _augmented(
