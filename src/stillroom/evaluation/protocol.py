@@ -162,8 +162,8 @@ PROTOCOLS: dict[str, Protocol] = {
             checks=4,
             seeds=3,
             why="As quick, with the rate and the epoch chosen on validation images, for a set and "
-            "its baselines alike, so that neither owes its place to a rate that suits it. A rate at "
-            "which a student diverges is out of its search. It needs data with a validation part "
+            "its baselines alike, so that neither owes its place to a rate that suits it. A rate "
+            "at which a student diverges is out of its search. It needs validation images "
             "(--val 0.1).",
         ),
     )
