@@ -107,6 +107,8 @@ def evaluate(
         raise StillroomError(f"seeds={seeds} must lie in 1..1000")
     settings = settled(Machine, machine, "machine")
     store = machines.store(settings)
+    if isinstance(folder, Distilled):
+        raise StillroomError("evaluate judges a set on disk; save it, or distil with out=FOLDER")
     path = Path(folder)
     made = load(path)
     options = settled(DataOptions, data_options, "data_options")
@@ -115,7 +117,7 @@ def evaluate(
         if data is None
         else as_benchmark(data, test, options, store)
     )
-    wanted = fits.student_of(made) if net == "auto" else net
+    wanted = fits.student_of(made, bench) if net == "auto" else net
     nets: Sequence[Net] = [wanted] if isinstance(wanted, str) or callable(wanted) else wanted
     asked = judges.Asked(
         find_protocol(protocol),

@@ -28,7 +28,7 @@ Storage = Literal["float32", "float16", "uint8", "jpeg"]
 _DTYPES = (torch.uint8, torch.int64, torch.float16, torch.float32)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Distilled:
     """A finished set of synthetic (or selected) images, class-major.
 
@@ -55,6 +55,11 @@ class Distilled:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def __repr__(self) -> str:
+        shape = " x ".join(map(str, self.images.shape))
+        label = str(self.provenance.get("label", "unknown"))[:80]
+        return f"Distilled({shape}, {len(self.classes)} classes, {self.label_kind}, by {label})"
 
     @property
     def ipc(self) -> int:

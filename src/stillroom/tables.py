@@ -80,9 +80,9 @@ class Line:
 def lines(records: Sequence[Record]) -> list[Line]:
     """Group records of accuracy by row and by everything that they were measured under.
 
-    Sorted by architecture, then best first. A baseline is a row of its own, even beside a set
-    that has its name; the gaps are to baselines measured under the same conditions. Several sets
-    of one name and step are distillations: a row each, and one over them.
+    Sorted by protocol and architecture, then best first. A baseline is a row of its own, even
+    beside a set that has its name; the gaps are to baselines measured under the same conditions.
+    Several sets of one name and step are distillations: a row each, and one over them.
     """
     groups: dict[Key, list[Record]] = {}
     for r in records:
@@ -91,7 +91,7 @@ def lines(records: Sequence[Record]) -> list[Line]:
     summaries = {key: summarise([r.value for r in group]) for key, group in groups.items()}
     whole = [_line(key, group, summaries[key], summaries) for key, group in groups.items()]
     whole += _over_distillations(groups, summaries)
-    return sorted(whole, key=lambda line: (line.arch, -line.summary.mean))
+    return sorted(whole, key=lambda line: (line.protocol, line.arch, -line.summary.mean))
 
 
 def _key(r: Record) -> Key:

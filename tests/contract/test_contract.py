@@ -12,6 +12,7 @@ from contract.toys import Chunked, SecondOrder, Unrolled
 from stillroom.artefacts.executor import Job, Processes, Serial, run_job
 from stillroom.artefacts.store import Store, obtain
 from stillroom.distilled import load
+from stillroom.errors import StillroomError
 from stillroom.methods.base import Method, Optim, Outer
 from stillroom.methods.context import RunContext
 from stillroom.methods.distil import Distil
@@ -225,3 +226,33 @@ def test_kept_steps_are_the_sets_of_shorter_runs(iterative, bench, store, tmp_pa
     assert torch.equal(kept.labels, data.labels)
     assert kept.lr == data.lr
     assert kept.provenance["step"] == 2
+
+
+class Forgetful(DistributionMatching):
+    """What an author of a first method gets wrong."""
+
+    slip: str = "return"
+
+    def loss(self, ctx, synth, it):
+        whole = synth.images.square().sum()
+        if self.slip == "return":
+            return whole
+        made = {"shape": synth.images.sum(0), "graph": whole.detach(), "number": 1.0}
+        return iter([made[self.slip]])
+
+
+@pytest.mark.parametrize(
+    ("slip", "told"),
+    [
+        ("return", "must yield its terms"),
+        ("shape", r"one is of shape \[3, 8, 8\]"),
+        ("graph", "does not depend on what is learned"),
+        ("number", "one is of 1.0"),
+    ],
+)
+def test_slips_of_an_author_are_one_line(slip, told, bench, store, tmp_path):
+    with pytest.raises(StillroomError, match=told) as caught:
+        outer_loop(
+            Forgetful(slip=slip), context(bench, runtime()), outer(1), torch.arange(4), tmp_path
+        )
+    assert "\n" not in str(caught.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import NoReturn
 
@@ -37,6 +38,13 @@ def main(argv: list[str] | None = None) -> NoReturn:
     """Entry point: bad input gives one line and exit code 2, Ctrl-C gives 130."""
     share_cores()
     arguments = sys.argv[1:] if argv is None else argv
+
+    def leave(number: int, frame: object) -> None:
+        # Libraries do not bear an exception in the middle of their import. A run that may lose
+        # something has a handler of its own; everything else may be killed at any moment.
+        os._exit(_interrupted(arguments))
+
+    signal.signal(signal.SIGINT, leave)
     sys.exit(run(arguments))
 
 
@@ -101,5 +109,6 @@ def _misnamed(arguments: list[str]) -> str:
 def _interrupted(arguments: list[str]) -> int:
     import shlex
 
-    print(f"\nstopped; go on with:\n  stillroom {shlex.join(arguments)}", file=sys.stderr)
+    line = f"\nstopped; go on with:\n  stillroom {shlex.join(arguments)}"
+    print(line, file=sys.stderr, flush=True)
     return 130

@@ -223,7 +223,7 @@ def _evaluate_recipe(spec: Any, planned: Any, how: Started) -> None:
 
     stage = planned.stage
     held = planned.store.folder(stage.key()) / "steps" / str(stage.method.steps(stage.outer))
-    own = student_of(stage.load(planned.store.folder(stage.key())))
+    own = student_of(stage.load(planned.store.folder(stage.key())), planned.bench)
     asked = Asked(
         protocol=find_protocol(spec.protocol),
         archs=[own if arch == "auto" else arch for arch in spec.archs],

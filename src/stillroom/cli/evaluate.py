@@ -35,34 +35,15 @@ def _evaluate(**values: Any) -> None:
         raise StillroomError("evaluate needs a SET folder, or full:DATA")
     if seeds is not None and not 1 <= seeds <= 1000:
         raise StillroomError(f"--seeds {seeds} must lie in 1..1000")
-    from stillroom.distilled import load
     from stillroom.evaluation.protocol import find_protocol
+    from stillroom.records import read_records
     from stillroom.run import fits
     from stillroom.run import judge as judges
     from stillroom.run import machine as machines
     from stillroom.run.rows import rows_of_set
 
-    options = flags.settle(DataOptions, values, "options")
     machine = flags.settle(Machine, values, "machine")
-    store = machines.store(machine)
-    if source.startswith("full:"):
-        unread = [f"--{name}" for name in ("baselines", "data", "against") if values[name]]
-        switches = ("real_jpegs", "no_real_images")
-        unread += [f"--{name.replace('_', '-')}" for name in switches if values[name]]
-        unread += ["--steps"] if values["steps"] != "last" else []
-        if unread:
-            raise StillroomError(f"{unread[0]} belongs to a set, not to full data; leave it out")
-        bench = machines.benchmark(source.removeprefix("full:"), options, store)
-        folder, own = None, "auto"
-    else:
-        folder = Path(source)
-        made = load(folder)
-        bench = (
-            machines.benchmark(values["data"], options, store)
-            if values["data"] is not None
-            else fits.bench_of_set(made, folder, store)
-        )
-        own = fits.student_of(made)
+    folder, bench, own = _source(source, values, machines.store(machine))
     asked = judges.Asked(
         real_images=not values["no_real_images"],
         protocol=find_protocol(values["protocol"]),
@@ -78,13 +59,47 @@ def _evaluate(**values: Any) -> None:
         ledger = user_path(ledger, "records")
     elif folder is not None:
         ledger = folder / "records.jsonl"
+    if ledger is not None and ledger.exists():
+        read_records(ledger)  # what cannot be added to is said before the work
     records = judge_and_show(folder, bench, asked, machine, values["quiet"], ledger)
     rival = dataclasses.replace(asked, steps="last", baselines=False, real_jpegs=False)
     for path in rivals:
         found = judge_and_show(
             path, bench, rival, machine, values["quiet"], path / "records.jsonl", table=False
         )
-        _show_comparison(records, found)
+        _show_comparison(records, found, (str(folder), str(path)))
+
+
+def _source(source: str, values: dict[str, Any], store: Any) -> tuple[Path | None, Any, str]:
+    """The set's folder (None: full data), the real data, and the usual student."""
+    from stillroom.cli.show import say
+    from stillroom.distilled import load
+    from stillroom.run import fits
+    from stillroom.run import machine as machines
+
+    options = flags.settle(DataOptions, values, "options")
+    if source.startswith("full:"):
+        unread = [f"--{name}" for name in ("baselines", "data", "against") if values[name]]
+        switches = ("real_jpegs", "no_real_images")
+        unread += [f"--{name.replace('_', '-')}" for name in switches if values[name]]
+        unread += ["--steps"] if values["steps"] != "last" else []
+        if unread:
+            raise StillroomError(f"{unread[0]} belongs to a set, not to full data; leave it out")
+        bench = machines.benchmark(source.removeprefix("full:"), options, store)
+        return None, bench, fits.usual_arch(bench)
+    folder = Path(source)
+    made = load(folder)
+    unread = [] if values["data"] is not None else list(flags.chosen(values, "options"))
+    if unread:
+        name = unread[0].replace("_", "-")
+        raise StillroomError(f"--{name} is about data that are read again; name them: --data")
+    if values["data"] is not None:
+        bench = machines.benchmark(values["data"], options, store)
+    else:
+        bench = fits.bench_of_set(made, folder, store)
+    if made.arch.startswith("user:") and not values["arch"]:
+        say(f"note: its own network {made.arch} is code; name it with --arch to train that one")
+    return folder, bench, fits.student_of(made, bench)
 
 
 evaluate = flags.with_signature(
@@ -195,7 +210,9 @@ def judge_and_show(
     return records
 
 
-def _show_comparison(records: Sequence[Record], others: Sequence[Record]) -> None:
+def _show_comparison(
+    records: Sequence[Record], others: Sequence[Record], names: tuple[str, str]
+) -> None:
     """Print how the last step of one set compares with another set, on every network."""
     from stillroom.cli.show import say
     from stillroom.tables import compare
@@ -206,7 +223,7 @@ def _show_comparison(records: Sequence[Record], others: Sequence[Record]) -> Non
         mine = [r for r in own if r.arch == arch]
         other = [r for r in others if r.arch == arch]
         found = compare(mine, other)
-        say(f"{mine[0].row} - {other[0].row} on {arch}: {in_words(found)}")
+        say(f"{names[0]} - {names[1]} on {arch}: {in_words(found)}")
 
 
 def in_words(found: Paired | None) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from stillroom.errors import StillroomError
 
 if TYPE_CHECKING:
     from stillroom.runtime import Session
@@ -25,6 +28,26 @@ def plain(text: str) -> str:
 def say(text: str) -> None:
     """Print a line of plain text to standard output."""
     Console(soft_wrap=True).print(plain(text), highlight=False)
+
+
+@contextlib.contextmanager
+def _cleanly(shown: Session) -> Iterator[None]:
+    """Take the bar away before anything else is printed; it would hide the cursor, and be redrawn.
+
+    Ctrl-C reaches a compiler that torch has started too: its failure then is no failure.
+    """
+    from stillroom.runtime import Interrupted
+
+    try:
+        yield
+    except (StillroomError, Interrupted):
+        raise
+    except Exception as error:
+        if shown.stop.is_set():
+            raise Interrupted from error
+        raise
+    finally:
+        shown.end()
 
 
 def session(quiet: bool = False) -> Session:
@@ -79,43 +102,51 @@ def session(quiet: bool = False) -> Session:
             if not quiet:
                 console.print(plain(text), style="dim", highlight=False)
 
+        @contextlib.contextmanager
+        def interruptible(self) -> Iterator[None]:
+            with _cleanly(self), super().interruptible():
+                yield
+
     return Shown()
 
 
 def accuracy_table(lines: Sequence[Line], title: str) -> None:
     """Print rows with mean, interval, n, gaps to random and to the best coreset, bytes."""
-    from stillroom.tables import percent, size
-
-    table = Table(title=plain(title), title_justify="left", title_style="bold")
-    table.add_column("set")
-    table.add_column("student")
-    beside = next((line.rival.row for line in lines if line.rival), None)
-    rivals = [f"vs {beside}"] if beside else []
-    names = ["accuracy %", "std", "95 % interval", "n", "vs random", *rivals]
-    for name in [*names, "bytes", "s / student"]:
-        table.add_column(name, justify="right")
-    for line in lines:
-        s = line.summary
-        low, high = percent(max(0.0, s.low)), percent(min(1.0, s.high))
-        interval = "-" if s.half is None else f"{low} .. {high}"
-        gaps = [percent(line.gap, sign=True) + (" *" if line.separate else "")]
-        if rivals:
-            gaps.append(_against(line.rival, beside))
-        table.add_row(
-            plain(line.row),
-            plain(line.arch),
-            percent(s.mean),
-            percent(s.std) if s.n > 1 else "-",
-            interval,
-            f"{s.n} {line.counts}",
-            *gaps,
-            size(line.bytes),
-            f"{line.seconds:.1f}",
-        )
     console = Console(width=None if sys.stdout.isatty() else 120)
+    beside = next((line.rival.row for line in lines if line.rival), None)
+    rows = [_cells(line, beside) for line in lines]
+    # What a narrow terminal has no room for is in the records.
+    spare = {"s / student", "std", "bytes"} if console.width < 100 else set()
+    names = [name for name in (rows[0] if rows else ()) if name not in spare]
+    table = Table(title=plain(title), title_justify="left", title_style="bold")
+    for name in names:
+        words = name in ("set", "student")
+        table.add_column(name, justify="left" if words else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(row[name] for name in names))
     console.print(table)
     if any(line.separate or (line.rival and line.rival.separate) for line in lines):
         console.print("* the 95 % intervals do not touch", style="dim", highlight=False)
+
+
+def _cells(line: Line, beside: str | None) -> dict[str, str]:
+    """One row of the accuracy table, by the headings of its columns."""
+    from stillroom.tables import percent, size
+
+    s = line.summary
+    low, high = percent(max(0.0, s.low)), percent(min(1.0, s.high))
+    cells = {
+        "set": plain(line.row),
+        "student": plain(line.arch),
+        "accuracy %": percent(s.mean),
+        "std": percent(s.std) if s.n > 1 else "-",
+        "95 % interval": "-" if s.half is None else f"{low} .. {high}",
+        "n": f"{s.n} {line.counts}",
+        "vs random": percent(line.gap, sign=True) + (" *" if line.separate else ""),
+    }
+    if beside:
+        cells[f"vs {beside}"] = _against(line.rival, beside)
+    return {**cells, "bytes": size(line.bytes), "s / student": f"{line.seconds:.1f}"}
 
 
 def _against(rival: Rival | None, heading: str | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,22 @@ class _Loop:
         session.end()
         return Outcome(self._frozen(), self.kept, self.metrics)
 
+    def _terms(self, it: int) -> Iterator[Tensor]:
+        """The method's terms; what an author of one tends to forget is said in a line."""
+        name, terms = type(self.method).__name__, self.method.loss(self.ctx, self.synth, it)
+        if not isinstance(terms, Iterator):
+            raise StillroomError(f"{name}.loss must yield its terms (yield, not return)")
+        for term in terms:
+            if not isinstance(term, Tensor) or term.ndim:
+                told = f"shape {list(term.shape)}" if isinstance(term, Tensor) else repr(term)[:40]
+                raise StillroomError(f"{name}.loss yields scalar tensors; one is of {told}")
+            if not term.requires_grad:
+                raise StillroomError(
+                    f"a term of {name}.loss does not depend on what is learned; does start give "
+                    "images with requires_grad_(), and loss use them outside of no_grad?"
+                )
+            yield term
+
     def _step(self) -> None:
         it = self.step
         self.ctx.metrics.clear()
@@ -107,7 +123,7 @@ class _Loop:
         total: Tensor | None = None
         # Dropout in a user's network draws from the global generator, so that is keyed too.
         with global_rng(self.ctx.seed, "forward", self.ctx.chunk, it):
-            for term in self.method.loss(self.ctx, self.synth, it):
+            for term in self._terms(it):
                 term.backward()
                 total = term.detach() if total is None else total + term.detach()
         log = it % self.every == 0 or it + 1 == self.total

@@ -48,10 +48,10 @@ def distil_estimate(recipe: Recipe, bench: Benchmark, nets: Nets) -> Estimate:
     memory = 3 * n * pixels + (bench.train.nbytes + bench.test.nbytes if on_gpu else 0)
     flops = 0.0
     if steps:
-        flops = (
-            float(steps) * nets.forward_flops() * recipe.method.image_forwards(classes, recipe.ipc)
-        )
-        real = int(getattr(recipe.method, "batch_real", 0))
+        largest = max(len(bench.train.rows_of(c)) for c in range(classes))
+        real = min(int(getattr(recipe.method, "batch_real", 0)), largest)
+        method = recipe.method.model_copy(update={"batch_real": real} if real else {})
+        flops = float(steps) * nets.forward_flops() * method.image_forwards(classes, recipe.ipc)
         # BatchNorm takes one batch of all classes, the real ones with a graph too; else a group.
         whole = nets.has_batchnorm()
         held = recipe.ipc + (real if whole else 0)

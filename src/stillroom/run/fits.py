@@ -10,18 +10,25 @@ from stillroom.distilled import Distilled, load
 from stillroom.errors import StillroomError
 from stillroom.evaluation.protocol import PROTOCOLS, Protocol
 from stillroom.nets.zoo import canonical as canonical_name
+from stillroom.recipe import packaged, read_yaml
 from stillroom.run.rows import Row
 
 
-def student_of(data: Distilled) -> str:
-    """The zoo network that a set was made with, else the default for its image size.
+def student_of(data: Distilled, bench: Benchmark) -> str:
+    """The zoo network that a set was made with, else the usual one of its data.
 
     A user's own code cannot be found again by the name that metadata hold, and is never imported.
     """
     try:
         return canonical_name(data.arch)
     except StillroomError:
-        return "auto"
+        return usual_arch(bench)
+
+
+def usual_arch(bench: Benchmark) -> str:
+    """The network of the packaged rows of a known benchmark, else "auto": by image size."""
+    rows = [r for r in packaged() if r.name.partition("/")[2].rpartition("-")[0] == bench.known]
+    return str(read_yaml(rows[0].path).get("arch", "auto")) if rows else "auto"
 
 
 def check_row(row: Row, bench: Benchmark, protocol: Protocol) -> None:
