@@ -330,6 +330,7 @@ def test_two_workers_judge_as_one(nursery: Nursery, straight: Path, tmp_path: Pa
     assert records(tmp_path / "set") == records(straight / "set")[:2]
 
 
+@pytest.mark.slow
 def test_interrupted_workers_stop(tmp_path: Path) -> None:
     """SIGINT to the parent alone, as `timeout -s INT` sends it: its workers stop as well."""
     env = {**os.environ, "STILLROOM_STORE": str(tmp_path / "store")}

@@ -343,7 +343,7 @@ RECIPES: dict[str, tuple[Case, str]] = {
     "keys are numbers": (lambda w: w.recipe("1: 2\n"), "keywords must be strings"),
     "override without =": (lambda w: w.recipe(MINE, "ipc"), "override 'ipc' must look like key"),
     "override not yaml": (lambda w: w.recipe(MINE, "ipc=[1"), "its value is not YAML"),
-    "huge": (lambda w: w.recipe("#" * 2**21), "larger than 1 MiB, so not a recipe"),
+    "huge": (lambda w: w.recipe("#" * 2**21), "larger than 1 MiB, so not a file of stillroom"),
     "billion laughs": (lambda w: w.recipe(BOMB + MINE.replace("ipc: 1", "ipc: *o")), "ipc: Input"),
 }
 
@@ -780,7 +780,7 @@ def test_metadata_is_never_imported(world: World, capsys: pytest.CaptureFixture[
         )
         assert run(world.evaluate(copy)) == 0
         records = [json.loads(x) for x in (copy / "records.jsonl").read_text().splitlines()]
-        assert records[-1]["arch"] == "convnet1"
+        assert records[-1]["arch"] == "convnet2", "that of the packaged rows of digits"
         assert run(["inspect", str(copy)]) == 0
         shutil.rmtree(copy)
         augmented = world.forged(setting("augment", "evil_module:augment"))
