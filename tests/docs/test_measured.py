@@ -1,0 +1,42 @@
+"""Every accuracy of the README's table is what the ledger says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from stillroom.records import read_records
+from stillroom.tables import Line, lines, percent
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA = {
+    "digits": "digits",
+    "CIFAR-10 (JPEG)": "cifar10",
+    "ten classes of Tiny-ImageNet, a folder of JPEGs": "ten classes",
+}
+ROW = re.compile(r"^\| ([^|]+) \| (\d+) \| ([^|]+) \| ([\d.]+ \([^|]+\)) \| ([^|]+) \|")
+TOLD = [
+    found.groups() for x in (ROOT / "README.md").read_text().splitlines() if (found := ROW.match(x))
+]
+
+
+def ledger() -> dict[tuple[str, str, str], Line]:
+    found = lines(read_records(ROOT / "results" / "records.jsonl"))
+    return {(x.conditions.benchmark, str(x.conditions.ipc), x.row): x for x in found}
+
+
+def test_the_table_was_found() -> None:
+    assert len(TOLD) > 8
+
+
+@pytest.mark.parametrize("row", TOLD, ids=lambda row: f"{row[0][:8]}-{row[1]}-{row[2][:10]}")
+def test_a_number_of_the_readme_is_a_line_of_the_ledger(row: tuple[str, ...]) -> None:
+    data, ipc, name, told, n = row
+    named = re.sub(r", (\d+) steps", r"@\1", name)
+    line = ledger()[DATA[data], ipc, named]
+    s = line.summary
+    assert told == f"{percent(s.mean)} ({percent(s.low)} to {percent(s.high)})"
+    assert n == f"{s.n} {line.counts}"
+    assert f"`{line.protocol}`" in (ROOT / "README.md").read_text()
