@@ -595,6 +595,27 @@ STORES: dict[str, tuple[Case, str]] = {
         "did you mean 'quick@1'?",
     ),
     "judge with 0 seeds": (lambda w: w.evaluate(w.base, "--seeds", "0"), "--seeds 0 must lie in"),
+    "judge a size without data": (
+        lambda w: w.evaluate(w.base, "--size", "16"),
+        "--size is about data that are read again; name them: --data",
+    ),
+    "judge against nothing": (
+        lambda w: w.evaluate(w.base, "--against", str(w.tmp / "nowhere")),
+        "nowhere: no such set",
+    ),
+    "judge other split": (
+        lambda w: w.evaluate(w.base, "--data", "digits", "--split-seed", "5"),
+        "it was made of the same images read otherwise (split_seed 0 against 5)",
+    ),
+    "judge into a wrong ledger": (
+        lambda w: w.evaluate(w.base, "--records", str(w.base / "data.safetensors")),
+        "data.safetensors:1: not text in UTF-8",
+    ),
+    "reproduce nothing": (lambda w: ["reproduce", "dm/nothing"], "cell='dm/nothing' is unknown"),
+    "reproduce a table of a cell": (
+        lambda w: ["reproduce", "dm/cifar10-ipc10", "--ledger", "x"],
+        "--ledger writes the table of all cells; leave CELL out",
+    ),
     "judge nothing": (lambda w: ["evaluate"], "evaluate needs a SET folder, or full:DATA"),
     "judge full nothing": (lambda w: w.evaluate("full:nope"), "data='nope' is neither a folder"),
     "judge without its data": (
