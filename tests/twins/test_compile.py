@@ -75,3 +75,14 @@ def test_the_limit_stays_where_nothing_is_compiled() -> None:
     before = limits()
     with Runtime(device=torch.device("cpu")).activate():
         assert limits() == before
+
+
+@pytest.mark.slow
+def test_students_together_do_not_end_compilation_in_turn(graphs: list[object]) -> None:
+    """A compiled function that vmap calls would make dynamo skip its code from then on."""
+    x = torch.randn(4, 3, 8, 8, generator=rng(0, "x"))
+    with RT.activate(), torch.no_grad():
+        for backend, compiled in (("vmap", 0), ("loop", 1)):
+            nets = Nets(resolve("convnet1-w8"), 2, 3, 8, RT, backend)
+            nets.make(2, 0, "n").logits(x)
+            assert len(graphs) == compiled

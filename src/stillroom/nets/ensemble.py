@@ -210,13 +210,12 @@ class Ensemble:
     # -- internals -----------------------------------------------------------------------------
 
     def _forward(self, what: str, x: Tensor, train: bool) -> Tensor:
-        call = self._function(what, train)
         own = x.ndim == 5  # every network has a batch of its own
         with self.nets.rt.autocast():
             if self.stacked:
-                mapped = vmap(call, in_dims=(0, 0, 0 if own else None), randomness="different")
-                out: Tensor = mapped(self.params[0], self.buffers[0], x)
+                out: Tensor = self._mapped(what, train, own)(self.params[0], self.buffers[0], x)
             else:
+                call = self._function(what, train)
                 out = torch.stack(
                     [
                         self._pieces(call, *self.member(i), x[i] if own else x, train)
@@ -247,6 +246,16 @@ class Ensemble:
     def _function(self, what: str, train: bool) -> Callable[..., Any]:
         self._mode(train)
         return self.nets.function(f"{what}:{train}", lambda: self._plain(what))
+
+    def _mapped(self, what: str, train: bool, own: bool) -> Callable[..., Tensor]:
+        """All networks as one call, never compiled.
+
+        A compiled function inside vmap makes dynamo give up on its code for good, so that the same
+        code run in turn is not compiled either; compiled as a whole, it is slower than eager (CPU).
+        """
+        self._mode(train)
+        axes = (0, 0, 0 if own else None)
+        return vmap(self._plain(what), in_dims=axes, randomness="different")
 
     def _plain(self, what: str) -> Callable[..., Any]:
         skeleton = self.nets.skeleton
