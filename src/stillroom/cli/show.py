@@ -117,6 +117,9 @@ def accuracy_table(lines: Sequence[Line], title: str) -> None:
     rows = [_cells(line, beside) for line in lines]
     # What a narrow terminal has no room for is in the records.
     spare = {"s / student", "std", "bytes"} if console.width < 100 else set()
+    archs = {line.arch for line in lines}
+    if spare and len(archs) == 1:
+        spare, title = spare | {"student"}, f"{title}, student: {archs.pop()}"
     names = [name for name in (rows[0] if rows else ()) if name not in spare]
     table = Table(title=plain(title), title_justify="left", title_style="bold")
     for name in names:
