@@ -8,15 +8,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "distill", "evaluate", "load"]
+__all__ = ["__version__", "compare", "distill", "evaluate", "load", "write_report"]
 
 if TYPE_CHECKING:
-    from stillroom.api import distill, evaluate
+    from stillroom.api import compare, distill, evaluate
     from stillroom.distilled import load
+    from stillroom.report import write_report
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("distill", "evaluate"):
+    if name in ("compare", "distill", "evaluate"):
         from stillroom import api
 
         return getattr(api, name)
@@ -24,4 +25,8 @@ def __getattr__(name: str) -> Any:
         from stillroom.distilled import load
 
         return load
+    if name == "write_report":
+        from stillroom.report import write_report
+
+        return write_report
     raise AttributeError(f"module 'stillroom' has no attribute {name!r}")

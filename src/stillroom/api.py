@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,12 +11,14 @@ import numpy as np
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from stillroom import tables
 from stillroom.artefacts.store import Store
 from stillroom.config import Model
 from stillroom.data.benchmarks import Benchmark, from_arrays, from_dataset
 from stillroom.distilled import Distilled, load
 from stillroom.errors import StillroomError
 from stillroom.evaluation.protocol import find_protocol
+from stillroom.evaluation.statistics import Paired
 from stillroom.nets.ensemble import Backend
 from stillroom.recipe import explain, from_preset
 from stillroom.run import fits
@@ -23,7 +26,8 @@ from stillroom.run import judge as judges
 from stillroom.run import machine as machines
 from stillroom.run.distil import distil, plan
 from stillroom.run.options import DataOptions, Machine
-from stillroom.runtime import Numerics, Session
+from stillroom.runtime import Numerics
+from stillroom.session import Interrupted, Session
 from stillroom.types import Record
 
 M = TypeVar("M", bound=Model)
@@ -42,6 +46,10 @@ def distill(
     steps: int | None = None,
     numerics: Numerics = "float32",
     options: dict[str, Any] | None = None,
+    keep: Sequence[int] = (),
+    init_from: str | Path | None = None,
+    force: bool = False,
+    progress: bool = False,
     data_options: dict[str, Any] | None = None,
     machine: dict[str, Any] | None = None,
 ) -> Distilled:
@@ -51,30 +59,51 @@ def distill(
     `torch.utils.data.Dataset` of (image, label), a pair of arrays (images, labels), or a
     `Benchmark`; `test` likewise, optional. net: a zoo name, "pkg.mod:Factory", or any callable
     that returns an `nn.Module`. options: a partial recipe, such as
-    {"method": {"batch_real": 128}, "outer": {"images": {"lr": 0.5}}}. machine and data_options:
-    fields of `Machine` and `DataOptions`, such as {"device": "cuda"} and {"size": 32}.
-    Returns the set, published in `out` if that is given.
-    Raises: StillroomError for bad input, in one line.
+    {"method": {"batch_real": 128}, "outer": {"images": {"lr": 0.5}}}. keep: steps that are
+    published too. init_from: a set, or a folder of classes, whose images it starts from. force:
+    overwrite another run in `out`. progress: a bar and notes on standard error. machine and
+    data_options: fields of `Machine` and `DataOptions`, such as {"device": "cuda"} and
+    {"size": 32}.
+    Returns the set, float32 [N,ch,H,W] in network space, published in `out` if that is given.
+    Raises: StillroomError for bad input, in one line; KeyboardInterrupt after Ctrl-C (and after
+    `machine["minutes"]`), when everything that the same call needs to go on is on disk.
     """
     settings = settled(Machine, machine, "machine")
     store = machines.store(settings)
     bench = as_benchmark(data, test, settled(DataOptions, data_options, "data_options"), store)
     given = dict(options or {})
     given["seed"], given["numerics"] = seed, numerics
-    if steps is not None:
-        given["outer"] = {**given.get("outer", {}), "steps": steps}
+    outer = {"steps": steps, "keep": sorted(set(keep)) or None}
+    chosen = {name: value for name, value in outer.items() if value is not None}
+    given["outer"] = {**given.get("outer", {}), **chosen}
     recipe, row = from_preset(method, bench.name, ipc, given, bench.known)
-    planned = plan(
-        recipe,
-        bench,
-        settings,
-        Session(),
-        store=store,
-        out=None if out is None else Path(out),
-        net=None if net == "auto" else net,
-        row=row,
-    )
-    return distil(planned, settings)
+    with _session(progress, settings) as session:
+        planned = plan(
+            recipe,
+            bench,
+            settings,
+            session,
+            store=store,
+            out=None if out is None else Path(out),
+            net=None if net == "auto" else net,
+            init_from=None if init_from is None else Path(init_from),
+            row=row,
+            force=force,
+        )
+        return distil(planned, settings)
+
+
+@contextlib.contextmanager
+def _session(progress: bool, settings: Machine) -> Iterator[Session]:
+    """A session that Ctrl-C stops cleanly; as Python has it, by a KeyboardInterrupt."""
+    from stillroom.progress import Shown
+
+    session = Shown(quiet=not progress)
+    try:
+        with session.interruptible(settings.minutes):
+            yield session
+    except Interrupted:
+        raise KeyboardInterrupt("stopped; the same call goes on") from None
 
 
 def evaluate(
@@ -91,6 +120,7 @@ def evaluate(
     students: Backend = "loop",
     real_jpegs: bool = False,
     real_images: bool = True,
+    progress: bool = False,
     data_options: dict[str, Any] | None = None,
     machine: dict[str, Any] | None = None,
 ) -> list[Record]:
@@ -100,8 +130,9 @@ def evaluate(
     that the set was made from, if they are in the store. net: students, by default the network
     that the set was made with. real_jpegs: random real images kept as
     JPEG beside it, up to the set's bytes. real_images: keep the nearest real ones for its page.
-    Records are added to `folder/records.jsonl`.
-    Raises: StillroomError for bad input, in one line.
+    progress: as for `distill`.
+    Records are added to `folder/records.jsonl`; `compare` compares those of two sets.
+    Raises: as `distill`.
     """
     if seeds is not None and not 1 <= seeds <= 1000:
         raise StillroomError(f"seeds={seeds} must lie in 1..1000")
@@ -131,7 +162,18 @@ def evaluate(
         real_images,
     )
     ledger = path / "records.jsonl"
-    return judges.evaluate(path, bench, asked, store, settings, Session(), ledger)
+    with _session(progress, settings) as session:
+        return judges.evaluate(path, bench, asked, store, settings, session, ledger)
+
+
+def compare(a: Sequence[Record], b: Sequence[Record]) -> Paired | None:
+    """Compare two sets by their records of one network, student by student of the same seed.
+
+    Returns the difference of accuracies (a fraction) with its 95 % interval, and the p-value of a
+    paired t test; None where no seed is common. Raises: StillroomError if the sets were not judged
+    alike.
+    """
+    return tables.compare(a, b)
 
 
 def settled(model: type[M], values: dict[str, Any] | None, source: str) -> M:

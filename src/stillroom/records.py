@@ -24,7 +24,7 @@ _TEXTS = (
     *("data_digest", "set_key", "protocol_hash", "unit", "device", "code", "split", "note"),
     *("augment", "family"),
 )
-_COUNTS = ("ipc", "seed", "bytes")
+_COUNTS = ("ipc", "seed", "bytes", "memory")
 MAX_TEXT = 2000
 
 

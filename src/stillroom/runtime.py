@@ -10,9 +10,7 @@ import contextlib
 import ctypes
 import os
 import platform
-import signal
 import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -21,60 +19,10 @@ import torch
 
 import stillroom
 from stillroom.errors import StillroomError
+from stillroom.session import Session
 
 Numerics = Literal["float32", "tf32", "bf16", "float64"]
 MOST_COMPILATIONS = 256  # of one piece of code; as many as torch's second limit lets through
-
-
-class Interrupted(BaseException):
-    """The user asked to stop (Ctrl-C); everything needed to go on is on disk."""
-
-
-class Session:
-    """What one process shows and remembers while it works; never part of a result.
-
-    The base class is silent. `cache` holds compiled functions and opened data between shards.
-    """
-
-    def __init__(self) -> None:
-        self.stop = threading.Event()
-        self.cache: dict[Any, Any] = {}
-
-    def begin(self, title: str, total: int, done: int = 0) -> None:
-        """A piece of work of `total` steps starts; `done` of them were done by an earlier run."""
-
-    def update(self, done: int, **metrics: float) -> None:
-        """`done` steps of the piece are finished."""
-
-    def end(self) -> None:
-        """The piece is finished."""
-
-    def say(self, text: str) -> None:
-        """Tell the user one line."""
-
-    @contextlib.contextmanager
-    def interruptible(self) -> Iterator[None]:
-        """The first Ctrl-C asks the loop to stop at a clean point; the second stops at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def handle(number: int, frame: object) -> None:
-            if self.stop.is_set():
-                raise KeyboardInterrupt
-            self.stop.set()
-            self.say("stopping after this step ... (Ctrl-C again stops at once)")
-
-        old = signal.signal(signal.SIGINT, handle)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, old)
-
-    def check(self) -> None:
-        """Raise Interrupted if the user asked to stop."""
-        if self.stop.is_set():
-            raise Interrupted
 
 
 @dataclass(frozen=True)
@@ -221,6 +169,19 @@ def available_memory(device: torch.device) -> int:
             line = next(row for row in stream if row.startswith("MemAvailable"))
         return int(line.split()[1]) * 1024
     return 2**63 - 1  # unknown: nothing is refused
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that tensors took on a GPU, or, on a CPU, this process so far."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
 
 
 def environment(runtime: Runtime) -> dict[str, Any]:

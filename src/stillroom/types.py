@@ -85,7 +85,7 @@ class Record:
     ("dm@300", "random", "full"), `draw` the random draw it is, `seed` the student's seed.
     `selection` is the rule that chose the number ("last", "best", "val"), `augment` what students
     were trained with, `family` a digest of the set's recipe but for its seed: sets of one family
-    are distillations of one thing.
+    are distillations of one thing. `memory` is the peak in bytes (0: not known).
     """
 
     benchmark: str
@@ -112,6 +112,7 @@ class Record:
     split: str
     augment: str = ""
     family: str = ""
+    memory: int = 0
     versions: dict[str, str] = field(default_factory=dict)
     note: str = ""
 
@@ -131,7 +132,7 @@ class Record:
         for name in value:
             if name not in known:
                 raise StillroomError(f"{source}: unknown field {str(name)[:80]!r} in a record")
-        required = set(known) - {"augment", "family", "versions", "note"}
+        required = set(known) - {"augment", "family", "memory", "versions", "note"}
         missing = sorted(required - set(value))
         if missing:
             raise StillroomError(f"{source}: a record lacks the field {missing[0]!r}")

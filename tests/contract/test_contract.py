@@ -22,7 +22,8 @@ from stillroom.methods.selection import Selection
 from stillroom.nets.ensemble import Nets
 from stillroom.nets.zoo import resolve
 from stillroom.recipe import method_class
-from stillroom.runtime import Interrupted, Runtime, Session
+from stillroom.runtime import Runtime
+from stillroom.session import Interrupted, Session
 
 METHODS: list[Method] = [
     DistributionMatching(batch_real=8),

@@ -22,7 +22,8 @@ from stillroom.rng import rng
 from stillroom.run.distil import distil, plan
 from stillroom.run.judge import Asked, evaluate
 from stillroom.run.options import Machine
-from stillroom.runtime import Runtime, Session
+from stillroom.runtime import Runtime
+from stillroom.session import Session
 
 ARCH = "convnet1-w16"
 

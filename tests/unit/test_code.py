@@ -38,7 +38,8 @@ from stillroom.nets.zoo import Arch, resolve
 from stillroom.run.fits import student_of
 from stillroom.run.judge import Asked, evaluate
 from stillroom.run.options import Machine
-from stillroom.runtime import Runtime, Session
+from stillroom.runtime import Runtime
+from stillroom.session import Session
 from stillroom.types import Preprocess
 
 CPU = Runtime(device=torch.device("cpu"))

@@ -20,7 +20,9 @@ from stillroom.methods.selection import Selection
 from stillroom.nets.ensemble import Nets
 from stillroom.nets.zoo import resolve
 from stillroom.run import publish as publishing
-from stillroom.runtime import Runtime, Session
+from stillroom.runtime import Runtime
+from stillroom.session import Session
+from stillroom.tables import size
 
 RT = Runtime(device=torch.device("cpu"))
 
@@ -237,3 +239,43 @@ def test_a_users_own_network_is_left_alone(
     assert made == []
     nets.build(0)
     assert made == ["cpu"]
+
+
+def test_the_store_says_what_it_holds(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["store", "list", "--store", str(finished / "store")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    told = {line.partition("-")[0]: line for line in lines}
+    assert "dm of digits, ipc 1, 3 steps, seed 0" in told["distilled"]
+    assert "quick@1, convnet1-w4, student 0" in told["scores"]
+    assert "1797 images of 10 classes, 8 px" in told["data"]
+    held = sum(p.stat().st_size for p in (finished / "store").rglob("*") if p.is_file())
+    assert lines[-1].endswith(f"in {finished}/store")
+    assert lines[-1].startswith(size(held))
+
+
+def test_exported_classes_are_read_again(finished: Path, tmp_path: Path) -> None:
+    """As the data of a run, and as its start."""
+    for _ in range(2):  # a new folder only
+        code = run(["export", f"{finished}/set", "--to", "classes", "--out", f"{tmp_path}/small"])
+        assert code == (2 if _ else 0)
+    names = sorted(p.relative_to(tmp_path / "small").as_posix() for p in tmp_path.rglob("*.png"))
+    assert names == [f"{c}/{c:05d}.png" for c in range(10)]
+    start = ["--init-from", f"{tmp_path}/small", "--steps", "1", "--arch", "convnet1-w4"]
+    line = ["distill", "dm", "--data", "digits", "--ipc", "1", *start, *common(finished)]
+    assert run([*line, "--out", f"{tmp_path}/again"]) == 0
+
+
+def test_class_folders_of_one_name_are_numbered(tmp_path: Path) -> None:
+    from stillroom.distilled import Distilled
+    from stillroom.types import Preprocess
+
+    made = Distilled(
+        images=torch.zeros(2, 1, 4, 4),
+        labels=torch.tensor([0, 1]),
+        of_class=torch.tensor([0, 1]),
+        classes=("a/b", "a b"),
+        label_kind="hard",
+        preprocess=Preprocess("none", (0.0,), (1.0,)),
+    )
+    publishing.export_classes(made, tmp_path)
+    assert sorted(p.parent.name for p in tmp_path.rglob("*.png")) == ["0000_a-b", "0001_a-b"]

@@ -858,6 +858,26 @@ def test_the_table_in_csv_holds_no_formula() -> None:
     ]
 
 
+def test_every_field_of_the_csv_is_one_number_or_a_text(tmp_path: Path) -> None:
+    """Of a table with every kind of column: intervals, counts and sizes are apart."""
+    folder = full(tmp_path)
+    head, *rows = csv.reader(io.StringIO(page(folder, out=tmp_path / "t.csv")))
+    expected = "row,accuracy %,95 % low,95 % high,vs random,intervals apart,n,of,std,student,bytes"
+    assert head[:11] == expected.split(",")
+    shown = gather([folder])[0].lines
+    for row, line in zip(rows, shown, strict=True):
+        found = dict(zip(head, row, strict=True))
+        assert found["row"] == line.row
+        assert float(found["accuracy %"]) == pytest.approx(100 * line.summary.mean, abs=0.051)
+        if line.summary.half is not None:
+            ends = float(found["95 % low"]), float(found["95 % high"])
+            assert ends[0] <= 100 * line.summary.mean <= ends[1]
+        assert (int(found["n"]), found["of"]) == (line.summary.n, line.counts)
+        assert int(found["bytes"]) == line.bytes
+        apart = "" if line.gap is None else "yes" if line.separate else "no"
+        assert found["intervals apart"] == apart
+
+
 def test_the_suffix_decides_what_is_written(tmp_path: Path) -> None:
     folder = full(tmp_path)
     for suffix, start in ((".md", "Accuracy on test"), (".tex", "\\begin"), (".csv", "row,acc")):

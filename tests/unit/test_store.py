@@ -27,7 +27,8 @@ from stillroom.artefacts.store import Store, obtain, obtain_all
 from stillroom.data.benchmarks import from_arrays
 from stillroom.errors import StillroomError
 from stillroom.files import locked, write_atomic
-from stillroom.runtime import Interrupted, Runtime
+from stillroom.runtime import Runtime
+from stillroom.session import Interrupted
 
 RT = Runtime(device=torch.device("cpu"))
 FORK = multiprocessing.get_context("fork")

@@ -21,7 +21,8 @@ from typing import Any, Protocol
 from stillroom.artefacts.stage import Stage
 from stillroom.errors import StillroomError
 from stillroom.files import locked, readable_os_errors, remove_leftovers, write_atomic
-from stillroom.runtime import Interrupted, Runtime, Session
+from stillroom.runtime import Runtime
+from stillroom.session import Interrupted, Session
 
 DONE = "done"
 
@@ -169,7 +170,7 @@ class _Patient(Session):
     """A worker's session: Ctrl-C may reach it from the terminal and again from its parent."""
 
     @contextlib.contextmanager
-    def interruptible(self) -> Iterator[None]:
+    def _patient(self) -> Iterator[None]:
         """Every Ctrl-C asks the loop to stop at a clean point; none stops at once."""
         signal.signal(signal.SIGINT, lambda number, frame: self.stop.set())
         yield

@@ -49,6 +49,10 @@ class Stage(ABC):
         }
         return f"{self.kind}-{sha256(canonical(whole))[:16]}"
 
+    def about(self) -> str:
+        """Return a few words for `stillroom store list`."""
+        return ""
+
     def shards(self) -> int:
         """Return the number of independent units of work."""
         return 1

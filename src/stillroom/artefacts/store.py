@@ -14,7 +14,7 @@ from typing import Any
 from stillroom.artefacts.executor import DONE, Executor, Job, Serial
 from stillroom.artefacts.stage import Stage
 from stillroom.artefacts.starts import start_damage
-from stillroom.data.cache import entry_damage
+from stillroom.data.cache import entry_about, entry_damage
 from stillroom.data.whitening import fit_damage
 from stillroom.errors import StillroomError
 from stillroom.files import (
@@ -25,7 +25,8 @@ from stillroom.files import (
     sha256_file,
     write_json,
 )
-from stillroom.runtime import Interrupted, Runtime
+from stillroom.runtime import Runtime
+from stillroom.session import Interrupted
 
 MANIFEST = "stage.json"
 NAME = re.compile(r"[a-z][a-z_-]*-[0-9a-f]{16}(\.part)?")  # anything else in the folder is not ours
@@ -48,6 +49,7 @@ class Entry:
     name: str
     state: str
     bytes: int
+    about: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Store:
         for path in sorted(self.root.iterdir() if self.root.is_dir() else ()):
             if NAME.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
                 state = "unfinished" if path.suffix == ".part" else "whole"
-                yield Entry(path.name, state, _bytes(path))
+                yield Entry(path.name, state, _bytes(path), _about(path))
 
     def verify(self) -> Iterator[tuple[str, str]]:
         """Yield (name, problem) for every damaged artefact, after reading every byte."""
@@ -193,6 +195,7 @@ def _publish(store: Store, stage: Stage, key: str, shards: list[Path]) -> None:
         manifest = {
             "key": key,
             "kind": stage.kind,
+            "about": stage.about(),
             "identity": stage.identity(),
             "files": {p.relative_to(part).as_posix(): sha256_file(p) for p in files},
         }
@@ -219,6 +222,16 @@ def _damage(folder: Path) -> str:
         if sha256_file(path) != digest:
             return f"{name} was altered or damaged"
     return ""
+
+
+def _about(folder: Path) -> str:
+    """What an entry holds, in a few words; nothing where it does not say."""
+    if folder.name.startswith("data-"):
+        return entry_about(folder)
+    try:
+        return str(read_json(folder / MANIFEST)["about"])[:120]
+    except (StillroomError, KeyError, TypeError):
+        return ""
 
 
 def _bytes(folder: Path) -> int:

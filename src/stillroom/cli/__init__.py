@@ -11,6 +11,7 @@ from cyclopts import App, CycloptsError
 
 import stillroom
 from stillroom.errors import StillroomError
+from stillroom.session import Interrupted
 
 app = App(
     name="stillroom",
@@ -74,15 +75,11 @@ def run(arguments: list[str]) -> int:
         return 0
     except MemoryError:
         return fail("out of memory; lower --ipc, --batch-real or --size (see --plan)")
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interrupted):
         return _interrupted(arguments)
     except RuntimeError as error:
         if "out of memory" in str(error) or "can't allocate memory" in str(error):
             return fail("out of memory; lower --ipc, --batch-real or --size (see --plan)")
-        raise
-    except BaseException as error:
-        if type(error).__name__ == "Interrupted":  # its module imports torch
-            return _interrupted(arguments)
         raise
 
 

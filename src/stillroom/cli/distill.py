@@ -174,15 +174,16 @@ def distil_preset(name: str, values: dict[str, Any]) -> None:
 
 
 def _run(settle: Callable[[Benchmark], tuple[Recipe, str | None]], how: Started) -> None:
-    from stillroom.cli.show import say, session
+    from stillroom.cli.show import say
     from stillroom.evaluation.protocol import find_protocol
+    from stillroom.progress import Shown
     from stillroom.run import machine as machines
     from stillroom.run.distil import distil, plan
     from stillroom.run.fits import check_protocol
 
-    shown = session(how.quiet)
+    shown = Shown(how.quiet)
     store = machines.store(how.machine)
-    with shown.interruptible():
+    with shown.interruptible(how.machine.minutes):
         bench = machines.benchmark(how.data, how.options, store)
         recipe, row = settle(bench)
         for spec in recipe.evaluate:  # a wrong name is said before the work, not after it

@@ -61,13 +61,45 @@ def _evaluate(**values: Any) -> None:
         ledger = folder / "records.jsonl"
     if ledger is not None and ledger.exists():
         read_records(ledger)  # what cannot be added to is said before the work
+    if values["plan"]:
+        _show_cost(folder, bench, asked, machine, rivals)
+        return
     records = judge_and_show(folder, bench, asked, machine, values["quiet"], ledger)
-    rival = dataclasses.replace(asked, steps="last", baselines=False, real_jpegs=False)
+    rival = _of_rivals(asked)
     for path in rivals:
         found = judge_and_show(
             path, bench, rival, machine, values["quiet"], path / "records.jsonl", table=False
         )
         _show_comparison(records, found, (str(folder), str(path)))
+
+
+def _of_rivals(asked: Any) -> Any:
+    return dataclasses.replace(asked, steps="last", baselines=False, real_jpegs=False)
+
+
+def _show_cost(
+    folder: Path | None, bench: Any, asked: Any, machine: Machine, rivals: Sequence[Path]
+) -> None:
+    """Print what an evaluation takes; baselines are chosen for it, nobody is trained."""
+    from stillroom.cli.show import key_values
+    from stillroom.progress import Shown
+    from stillroom.run import judge as judges
+    from stillroom.run import machine as machines
+
+    store, shown = machines.store(machine), Shown(True)
+    wanted = [(folder, asked), *((path, _of_rivals(asked)) for path in rivals)]
+    with shown.interruptible():
+        for path, what in wanted:
+            how, rows = judges.prepared(path, bench, what, store, machine, shown)
+            cost = judges.cost_of(how, rows)
+            pairs = [
+                ("rows", ", ".join(dict.fromkeys(row.name for row in rows))),
+                ("networks", ", ".join(arch.name for arch in how.archs)),
+                ("students", cost.in_words()),
+                ("work", f"{cost.flops / 1e12:.2f} TFLOP, {what.numerics} on {how.rt.device}"),
+            ]
+            what_for = path or f"full:{bench.name}"
+            key_values(f"{what_for} under {what.protocol.id} (estimates; nobody trained)", pairs)
 
 
 def _source(source: str, values: dict[str, Any], store: Any) -> tuple[Path | None, Any, str]:
@@ -166,6 +198,7 @@ evaluate = flags.with_signature(
             "records",
             flags.flag(Path | None, "ledger to add to [default: SET/records.jsonl; full: none]"),
         ),
+        flags.keyword("plan", flags.flag(bool, "show the cost and stop", switch=True), False),
         flags.keyword(
             "protocols", flags.flag(bool, "list the protocols and stop", switch=True), False
         ),
@@ -187,13 +220,14 @@ def judge_and_show(
     table: bool = True,
 ) -> list[Record]:
     """Judge a set (or the full data), store the records, print the table."""
-    from stillroom.cli.show import accuracy_table, say, session
+    from stillroom.cli.show import accuracy_table, say
+    from stillroom.progress import Shown
     from stillroom.run import judge as judges
     from stillroom.run import machine as machines
     from stillroom.tables import lines
 
-    shown = session(quiet)
-    with shown.interruptible():
+    shown = Shown(quiet)
+    with shown.interruptible(machine.minutes):
         records = judges.evaluate(
             folder, bench, asked, machines.store(machine), machine, shown, ledger
         )

@@ -61,8 +61,11 @@ def export(
     /,
     *,
     to: Annotated[
-        Literal["folder", "tensors", "hf"],
-        Parameter(help="folder: PNGs and labels.csv; tensors: images.pt, labels.pt; hf: parquet"),
+        Literal["folder", "classes", "tensors", "hf"],
+        Parameter(
+            help="folder: PNGs and labels.csv; classes: PNGs in a folder a class; tensors: "
+            "images.pt, labels.pt; hf: parquet"
+        ),
     ],
     out: Annotated[Path, Parameter(help="a new folder")],
 ) -> None:
@@ -77,6 +80,7 @@ def export(
         raise StillroomError(f"--out {out} exists and is not empty; name a new folder")
     write = {
         "folder": publish.export_folder,
+        "classes": publish.export_classes,
         "tensors": publish.export_tensors,
         "hf": publish.export_hf,
     }[to]
@@ -123,9 +127,12 @@ def store_list(*, store: StoreFlag = None) -> None:
     from stillroom.cli.show import say
     from stillroom.tables import size
 
-    opened = _open(store)
+    opened, total = _open(store), 0
     for entry in opened.entries():
-        say(f"{entry.name:<40} {entry.state:<10} {size(entry.bytes):>10}")
+        line = f"{entry.name:<32} {entry.state:<10} {size(entry.bytes):>9}  {entry.about}"
+        say(line.rstrip())
+        total += entry.bytes
+    say(f"{size(total)} in {opened.root}")
 
 
 @store.command(name="verify")

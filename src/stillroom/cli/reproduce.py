@@ -33,7 +33,8 @@ def _reproduce(**values: Any) -> None:
     if values["cell"] is None:
         _list()
         return
-    from stillroom.cli.show import say, session
+    from stillroom.cli.show import say
+    from stillroom.progress import Shown
     from stillroom.records import add_records
     from stillroom.run import machine as machines
     from stillroom.run.reproduce import find_cell, reproduce
@@ -43,8 +44,8 @@ def _reproduce(**values: Any) -> None:
     options = flags.settle(DataOptions, values, "options")
     machine = flags.settle(Machine, values, "machine")
     store = machines.store(machine)
-    shown = session(values["quiet"])
-    with shown.interruptible():
+    shown = Shown(values["quiet"])
+    with shown.interruptible(machine.minutes):
         bench = machines.benchmark(values["data"] or cell.benchmark, options, store)
         made = reproduce(cell, bench, store, machine, shown, values["numerics"])
     if values["records"] is not None:

@@ -1,113 +1,23 @@
-"""What a person sees: progress, tables, errors. The only place that prints."""
+"""What a person reads on standard output: lines and tables."""
 
 from __future__ import annotations
 
-import contextlib
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from stillroom.errors import StillroomError
+from stillroom.progress import plain
 
 if TYPE_CHECKING:
-    from stillroom.runtime import Session
     from stillroom.tables import Line, Rival
-
-
-def plain(text: str) -> str:
-    """Foreign text for a terminal: no markup of rich's, no control characters of its own."""
-    shown = (c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
-    return escape("".join(shown))
 
 
 def say(text: str) -> None:
     """Print a line of plain text to standard output."""
     Console(soft_wrap=True).print(plain(text), highlight=False)
-
-
-@contextlib.contextmanager
-def _cleanly(shown: Session) -> Iterator[None]:
-    """Take the bar away before anything else is printed; it would hide the cursor, and be redrawn.
-
-    Ctrl-C reaches a compiler that torch has started too: its failure then is no failure.
-    """
-    from stillroom.runtime import Interrupted
-
-    try:
-        yield
-    except (StillroomError, Interrupted):
-        raise
-    except Exception as error:
-        if shown.stop.is_set():
-            raise Interrupted from error
-        raise
-    finally:
-        shown.end()
-
-
-def session(quiet: bool = False) -> Session:
-    """A session with a progress bar on a terminal, and silent when piped or quiet."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from stillroom.runtime import Session
-
-    console = Console(stderr=True)
-
-    class Shown(Session):
-        """Progress with rate, time left and loss."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.bar: Progress | None = None
-            self.task: Any = None
-            self.began, self.first = 0.0, 0
-
-        def begin(self, title: str, total: int, done: int = 0) -> None:
-            self.began, self.first = time.monotonic(), done
-            if not console.is_terminal or quiet or total == 0:
-                return
-            if self.bar is None:
-                self.bar = Progress(
-                    TextColumn("{task.description}"),
-                    BarColumn(),
-                    TextColumn("{task.completed}/{task.total}"),
-                    TextColumn("{task.fields[note]}"),
-                    TimeRemainingColumn(),
-                    console=console,
-                    transient=True,
-                )
-                self.bar.start()
-            for old in self.bar.task_ids:
-                self.bar.remove_task(old)
-            self.task = self.bar.add_task(title, total=total, completed=done, note="")
-
-        def update(self, done: int, **metrics: float) -> None:
-            if self.bar is None:
-                return
-            rate = (done - self.first) / max(1e-9, time.monotonic() - self.began)
-            note = f"{rate:.2g}/s " + " ".join(f"{k} {v:.4g}" for k, v in metrics.items())
-            self.bar.update(self.task, completed=done, note=note)
-
-        def end(self) -> None:
-            if self.bar is not None:
-                self.bar.stop()
-                self.bar = None
-
-        def say(self, text: str) -> None:
-            if not quiet:
-                console.print(plain(text), style="dim", highlight=False)
-
-        @contextlib.contextmanager
-        def interruptible(self) -> Iterator[None]:
-            with _cleanly(self), super().interruptible():
-                yield
-
-    return Shown()
 
 
 def accuracy_table(lines: Sequence[Line], title: str) -> None:

@@ -132,6 +132,16 @@ def entry_damage(folder: Path) -> str:
     return ""
 
 
+def entry_about(folder: Path) -> str:
+    """What a cache entry holds, in a few words; nothing where it does not say."""
+    try:
+        meta = read_json(folder / "meta.json")
+        count, classes = sum(meta["counts"].values()), len(meta["classes"])
+        return f"{count} images of {classes} classes, {meta['size']} px"
+    except (StillroomError, KeyError, TypeError, AttributeError):
+        return ""
+
+
 def content_digest(classes: tuple[str, ...], size: int, digests: dict[str, Any]) -> str:
     """SHA-256 over class names, size, and [images, labels] digests of every split."""
     return sha256(canonical({"classes": list(classes), "size": size, "splits": digests}))

@@ -26,7 +26,7 @@ from stillroom.files import read_json, write_atomic, write_json
 from stillroom.nets.ensemble import Backend, Ensemble
 from stillroom.nets.train import Images, Training, predict, train
 from stillroom.nets.zoo import Arch
-from stillroom.runtime import Numerics, Runtime
+from stillroom.runtime import Numerics, Runtime, peak_memory
 from stillroom.types import LabelKind, Preprocess
 
 FULL = "full"
@@ -86,6 +86,12 @@ class Score(Stage):
             "students": self.students,
         }
 
+    def about(self) -> str:
+        """What it scores, for a listing."""
+        row = FULL if self.set_folder is None else f"set {self.set_digest[:8]}"
+        seeds = ", ".join(map(str, self.seeds))
+        return f"{row}, {self.protocol.id}, {self.arch.name}, student {seeds}"
+
     def make(self, shard: int, out: Path, rt: Runtime) -> None:
         """Train the students (at every rate that is searched) and write how they were tested.
 
@@ -93,6 +99,8 @@ class Score(Stage):
         diverges; where rates are searched, if it diverges at all of them.
         """
         began = time.perf_counter()
+        if rt.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(rt.device)
         bench = open_bench(self.bench, self.store, rt)
         taught = self._taught(bench, rt)
         rates = _rates(self.protocol, taught.lr)
@@ -106,7 +114,8 @@ class Score(Stage):
         write_atomic(out / "predicted.safetensors", save(tensors))
         write_json(out / "scores.json", chosen)
         seconds = (time.perf_counter() - began) / len(self.seeds)
-        write_json(out / "timing.json", {"seconds": seconds})
+        cost = {"seconds": seconds, "memory": peak_memory(rt.device)}
+        write_json(out / "timing.json", cost)
 
     def load(self, folder: Path) -> list[dict[str, Any]]:
         """One dict a seed.
@@ -114,7 +123,8 @@ class Score(Stage):
         seed, rate; curve, a list of {epoch, test, val} (fractions; val None without such images);
         last, best and val, the entry of the curve that each rule selects; predicted, int32 [N]
         test classes where the protocol's rule stopped; labels int64 [N]; seconds, a student's share
-        of the stage's (with all rates of a search, and opening the data).
+        of the stage's (with all rates of a search, and opening the data); memory, the peak in bytes
+        (see `peak_memory`).
         """
         timing = read_json(folder / "0000" / "timing.json")
         tensors = load_file(folder / "0000" / "predicted.safetensors")

@@ -67,6 +67,13 @@ class Distil(Stage):
             "start": self.start_key,
         }
 
+    def about(self) -> str:
+        """What it makes, for a listing."""
+        steps = self.method.steps(self.outer)
+        ran = f", {steps} steps" if steps else ""
+        name = self.method.name()
+        return f"{name} of {self.bench['name']}, ipc {self.ipc}{ran}, seed {self.seed}"
+
     @functools.cached_property
     def _code(self) -> dict[str, str]:
         # Once a stage: a run may change the globals that its method names, but not its key.

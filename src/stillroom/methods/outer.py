@@ -19,7 +19,7 @@ from stillroom.files import canonical, sha256, write_atomic
 from stillroom.methods.base import Method, Optim, Outer, Synth
 from stillroom.methods.context import RunContext
 from stillroom.rng import global_rng
-from stillroom.runtime import Interrupted
+from stillroom.session import Interrupted
 
 SNAPSHOT = "snapshot.safetensors"
 SNAPSHOT_SECONDS = 30.0  # when to save never changes what is computed

@@ -15,20 +15,22 @@ from stillroom.files import write_atomic
 __all__ = ["write_report"]
 
 
-def write_report(folders: Sequence[Path], out: Path, real_images: bool = True) -> Path:
+def write_report(folders: Sequence[str | Path], out: str | Path, real_images: bool = True) -> Path:
     """Write the page of one or several sets to `out`, whole or not at all; returns `out`.
 
     A name in .md, .tex or .csv gets the accuracy table alone. The same folders give the same
-    bytes: the page holds no date and no path, only folder names.
+    bytes: the page holds no date and no path, only folder names. `real_images`: show the nearest
+    real training images.
     Raises: StillroomError if a folder is no set or a file of it is damaged (naming file and line).
     """
     from stillroom.report.exports import SUFFIXES, export
     from stillroom.report.gather import gather
 
+    out = Path(out)
     suffix = out.suffix.lower()
     if suffix not in (".html", *SUFFIXES):
         raise StillroomError(f"out={out.name[-80:]!r} must end in .html, {', '.join(SUFFIXES)}")
-    sets = gather(folders)
+    sets = gather([Path(folder) for folder in folders])
     if suffix == ".html":
         from stillroom.report.page import render
 

@@ -6,7 +6,7 @@ import csv
 import io
 import re
 
-from stillroom.report.grids import Cell, Grid, Row
+from stillroom.report.grids import Cell, Column, Grid, Row
 
 SUFFIXES = (".md", ".tex", ".csv")
 _TEX = {c: f"\\{c}" for c in "%$#_{}&"} | {
@@ -53,18 +53,20 @@ def _latex(grid: Grid) -> str:
 def _csv(grid: Grid) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(_no_formula(column.name) for column in grid.columns)
+    writer.writerow(_no_formula(name) for c in grid.columns for name in (c.parts or (c.name,)))
     for row in grid.rows:
-        writer.writerow(
-            _field(c.kind, cell) for c, cell in zip(grid.columns, row.cells, strict=True)
-        )
+        pairs = zip(grid.columns, row.cells, strict=True)
+        writer.writerow(text for column, cell in pairs for text in _fields(column, cell))
     return stream.getvalue()
 
 
-def _field(kind: str, cell: Cell) -> str:
-    if kind == "number":  # ours: it keeps its sign
-        return cell.text.replace("−", "-") if cell.value else ""
-    return _no_formula(cell.text)
+def _fields(column: Column, cell: Cell) -> tuple[str, ...]:
+    """A cell as fields, each one number where the column is of numbers."""
+    if column.parts:
+        return cell.parts or ("",) * len(column.parts)
+    if column.kind == "number":  # ours: it keeps its sign
+        return (cell.text.replace("−", "-") if cell.value else "",)
+    return (_no_formula(cell.text),)
 
 
 def _no_formula(text: str) -> str:

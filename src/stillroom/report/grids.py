@@ -34,10 +34,14 @@ _CONDITIONS = (
 
 @dataclass(frozen=True)
 class Column:
-    """A heading; `kind` decides how its cells are compared and aligned."""
+    """A heading; `kind` decides how its cells are compared and aligned.
+
+    `parts` are headings of the single fields of its cells, where a cell holds several.
+    """
 
     name: str
     kind: Literal["text", "number"]
+    parts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -45,11 +49,12 @@ class Cell:
     """What is shown, and what is compared when the table is sorted (empty: always last).
 
     `heat` in 0..1 colours the cell, in another colour if it is `wrong`; `dots` are marks on a
-    scale of 0..1, drawn beside the text.
+    scale of 0..1, drawn beside the text. `parts`: see `Column`.
     """
 
     text: str
     value: str
+    parts: tuple[str, ...] = ()
     apart: bool = False
     heat: float | None = None
     wrong: bool = False
@@ -89,12 +94,19 @@ class Grid:
 def _columns(*texts: str, numbers: Sequence[str], more: Sequence[str] = ()) -> tuple[Column, ...]:
     """Headings of text, then of numbers, then of text again."""
     tail = [Column(name, "text") for name in more]
-    numeric = [Column(name, "number") for name in numbers]
+    numeric = [Column(name, "number", _PARTS.get(name, ())) for name in numbers]
     return (*(Column(name, "text") for name in texts), *numeric, *tail)
 
 
 _RESULT = ("accuracy %", "95 % interval", "vs random", "n", "std")
 _COST = ("size", "s / student")
+_PARTS = {
+    "95 % interval": ("95 % low", "95 % high"),
+    "vs random": ("vs random", "intervals apart"),
+    "n": ("n", "of"),
+    "n of random": ("n of random", "of"),
+    "size": ("bytes",),
+}
 _DASH = Cell("–", "")
 
 
@@ -266,7 +278,7 @@ def _deviation(r: Record) -> Cell:
 
 
 def _counted(line: Line) -> Cell:
-    return Cell(counted(line), str(line.summary.n))
+    return Cell(counted(line), str(line.summary.n), (str(line.summary.n), line.counts))
 
 
 def _number(value: float, heat: float | None = None) -> Cell:
@@ -277,10 +289,16 @@ def _result(line: Line) -> list[Cell]:
     s = line.summary
     gap = _DASH
     if line.gap is not None:
-        gap = Cell(signed(line.gap), f"{line.gap:.9g}", bool(line.separate))
+        apart = bool(line.separate)
+        parts = (percent(line.gap, sign=True), "yes" if apart else "no")
+        gap = Cell(signed(line.gap), f"{line.gap:.9g}", parts, apart)
+    interval = _DASH
+    if s.half is not None:
+        low, high = percent(max(0.0, s.low)), percent(min(1.0, s.high))
+        interval = Cell(ends(line), f"{s.low:.9g}", (low, high))
     return [
         Cell(percent(s.mean), f"{s.mean:.9g}"),
-        _DASH if s.half is None else Cell(ends(line), f"{s.low:.9g}"),
+        interval,
         gap,
         _counted(line),
         Cell(percent(s.std), f"{s.std:.9g}") if s.n > 1 else _DASH,
@@ -296,7 +314,7 @@ def _text(text: str) -> Cell:
 
 
 def _size(count: int) -> Cell:
-    return Cell(size(count), str(count))
+    return Cell(size(count), str(count), (str(count),))
 
 
 def _differing(table: Sequence[Line]) -> list[int]:

@@ -24,7 +24,8 @@ from stillroom.run import machine as machines
 from stillroom.run.estimate import Estimate, distil_estimate
 from stillroom.run.options import Machine
 from stillroom.run.publish import owner_key, publish, refuse_foreign
-from stillroom.runtime import Runtime, Session, environment
+from stillroom.runtime import Runtime, environment
+from stillroom.session import Session
 
 
 @dataclass(frozen=True)

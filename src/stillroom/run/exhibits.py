@@ -18,7 +18,7 @@ from stillroom.data.benchmarks import Benchmark
 from stillroom.distilled import Distilled
 from stillroom.errors import StillroomError
 from stillroom.files import MAX_CONFUSED, canonical, read_json, sha256, write_atomic, write_json
-from stillroom.runtime import Session
+from stillroom.session import Session
 from stillroom.types import Record
 
 NEIGHBOURS = "neighbours.safetensors"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,15 +24,18 @@ from stillroom.nets.zoo import Arch
 from stillroom.records import add_records
 from stillroom.run import machine as machines
 from stillroom.run.distil import choose_arch
+from stillroom.run.estimate import seconds
 from stillroom.run.exhibits import write_exhibit, write_neighbours
 from stillroom.run.fits import check_protocol, check_row
 from stillroom.run.options import Machine
 from stillroom.run.publish import EXHIBITS, LEDGER
 from stillroom.run.rows import Maker, Row, baseline_rows, real_jpeg_rows, rows_of_set
-from stillroom.runtime import Numerics, Runtime, Session
+from stillroom.runtime import Numerics, Runtime
+from stillroom.session import Session
 from stillroom.types import Record
 
 ROWS_OF_A_COMMAND = 3  # compiled code serves them all; a usual command judges more
+WORTH_SAYING = 1e12  # floating-point operations, some seconds
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Judging:
     seeds: tuple[int, ...]
     numerics: Numerics
     students: Backend
+    forward: Mapping[str, float]  # FLOPs of one image, by architecture
     rt: Runtime
     store: Store
     machine: Machine
@@ -80,20 +84,13 @@ def evaluate(
     Records are added to the file `ledger`, if one is given, row by row; where that is the set's
     own, what a page shows of the students goes into its `exhibits/`.
     """
-    made = None if folder is None else load(folder)
-    rows = [Row(FULL)] if folder is None else rows_of_set(folder, asked.steps)
-    images = len(bench.train) if made is None else len(made)
-    how = judging(bench, asked, store, machine, session, images)
-    for row in rows:
-        check_row(row, bench, asked.protocol)
-    if made is not None and folder is not None:
-        exact = dataclasses.replace(how.rt, numerics="float32")
-        maker = Maker(bench, store, machine, exact, how.archs[0], made.augment)
-        rows += baseline_rows(maker, made.ipc) if asked.baselines else []
-        rows += real_jpeg_rows(maker, made.ipc, rows[-1].bytes) if asked.real_jpegs else []
+    how, rows = prepared(folder, bench, asked, store, machine, session)
+    cost = cost_of(how, rows)
+    if cost.flops > WORTH_SAYING:
+        session.say(cost.in_words())
     own = folder / EXHIBITS if folder is not None and ledger == folder / LEDGER else None
-    if own is not None and made is not None and asked.real_images:
-        write_neighbours(own, made, bench, session)
+    if own is not None and folder is not None and asked.real_images:
+        write_neighbours(own, load(folder), bench, session)
     records = []
     for batch in _batches(rows, machine.workers):
         students = judge(how, batch)
@@ -106,6 +103,61 @@ def evaluate(
             if own is not None:
                 _exhibit(own, same, bench)
     return records
+
+
+def prepared(
+    folder: Path | None,
+    bench: Benchmark,
+    asked: Asked,
+    store: Store,
+    machine: Machine,
+    session: Session,
+) -> tuple[Judging, list[Row]]:
+    """Everything before the first student: what can be refused is, and baselines are chosen."""
+    made = None if folder is None else load(folder)
+    rows = [Row(FULL)] if folder is None else rows_of_set(folder, asked.steps)
+    images = len(bench.train) if made is None else len(made)
+    how = judging(bench, asked, store, machine, session, images)
+    for row in rows:
+        check_row(row, bench, asked.protocol)
+    if made is not None:
+        exact = dataclasses.replace(how.rt, numerics="float32")
+        maker = Maker(bench, store, machine, exact, how.archs[0], made.augment)
+        rows += baseline_rows(maker, made.ipc) if asked.baselines else []
+        rows += real_jpeg_rows(maker, made.ipc, rows[-1].bytes) if asked.real_jpegs else []
+    return how, rows
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an evaluation takes: students, those to train, floating-point operations, seconds."""
+
+    students: int
+    left: int
+    flops: float
+    seconds: float
+
+    def in_words(self) -> str:
+        """One line for a person."""
+        known = self.students - self.left
+        held = f" ({known} more are in the store)" if known else ""
+        long = self.seconds >= 60
+        time = f"{self.seconds / 60:.0f} min" if long else f"{self.seconds:.0f} s"
+        return f"{self.left} students to train{held}, about {time}"
+
+
+def cost_of(how: Judging, rows: Sequence[Row]) -> Cost:
+    """Count what is not in the store; the time is a rough estimate, of a half-second probe."""
+    wanted = _wanted(how, rows)
+    left = [pair for pair in wanted if not how.store.complete(pair[1].key())]
+    flops = 0.0
+    for row, stage in left:
+        images = row.ipc * len(how.bench.classes) or len(how.bench.train)
+        each = _flops(how.forward[stage.arch.name], how.protocol, how.bench, images)
+        flops += len(stage.seeds) * each
+    students, missing = (sum(len(stage.seeds) for _, stage in some) for some in (wanted, left))
+    taken = seconds(flops, how.rt) / how.machine.workers if flops > WORTH_SAYING else 0.0
+    return Cost(students, missing, flops, taken)
 
 
 def _batches(rows: Sequence[Row], workers: int) -> list[list[Row]]:
@@ -139,11 +191,10 @@ def judging(
     seeds = asked.seeds or protocol.seeds
     bare = machines.runtime(machine, asked.numerics, 0, session)
     probe = dataclasses.replace(bare, session=Session())
-    forward = sum(nets_for(a, bench, probe).forward_flops() for a in chosen)
-    tests = protocol.checks * len(bench.test)
-    per_student = forward * (3.0 * protocol.passes * images + tests)
+    forward = {a.name: nets_for(a, bench, probe).forward_flops() for a in chosen}
     # By one row, not by all rows of the command, so that a baseline beside it changes nothing.
-    work = per_student * seeds * ROWS_OF_A_COMMAND
+    each = sum(_flops(f, protocol, bench, images) for f in forward.values())
+    work = each * seeds * ROWS_OF_A_COMMAND
     return Judging(
         bench=bench,
         described=bench.describe(),
@@ -152,10 +203,17 @@ def judging(
         seeds=tuple(range(seeds)),
         numerics=asked.numerics,
         students=asked.students,
+        forward=forward,
         rt=machines.runtime(machine, asked.numerics, work, session),
         store=store,
         machine=machine,
     )
+
+
+def _flops(forward: float, protocol: Protocol, bench: Benchmark, images: int) -> float:
+    """Of one student, at every rate that it is trained at; a backward pass is two forward ones."""
+    tests = protocol.checks * (len(bench.test) + (len(bench.val) if bench.val else 0))
+    return forward * (3.0 * protocol.passes * images + tests) * max(1, len(protocol.rates))
 
 
 @dataclass(frozen=True)
@@ -169,11 +227,7 @@ class Student:
 
 def judge(how: Judging, rows: Sequence[Row]) -> list[Student]:
     """Train and test the students of rows; a random draw gets one student of its own seed."""
-    wanted: list[tuple[Row, Score]] = []
-    for row, arch in itertools.product(rows, how.archs):
-        seeds = how.seeds if row.draw is None else (row.draw,)
-        together = [seeds] if how.students == "vmap" else [(seed,) for seed in seeds]
-        wanted += [(row, _score(how, row, arch, some)) for some in together]
+    wanted = _wanted(how, rows)
     names = ", ".join(dict.fromkeys(row.name for row in rows))
     how.rt.session.say(f"{names} on {', '.join(arch.name for arch in how.archs)}")
     stages = [stage for _, stage in wanted]
@@ -183,6 +237,15 @@ def judge(how: Judging, rows: Sequence[Row]) -> list[Student]:
         for (row, stage), scores in zip(wanted, found, strict=True)
         for score in scores
     ]
+
+
+def _wanted(how: Judging, rows: Sequence[Row]) -> list[tuple[Row, Score]]:
+    wanted: list[tuple[Row, Score]] = []
+    for row, arch in itertools.product(rows, how.archs):
+        seeds = how.seeds if row.draw is None else (row.draw,)
+        together = [seeds] if how.students == "vmap" else [(seed,) for seed in seeds]
+        wanted += [(row, _score(how, row, arch, some)) for some in together]
+    return wanted
 
 
 def _score(how: Judging, row: Row, arch: Arch, seeds: tuple[int, ...]) -> Score:
@@ -234,6 +297,7 @@ def _record(
         source="measured",
         bytes=how.bench.train.nbytes if row.folder is None else row.bytes,
         seconds=round(score["seconds"], 3),
+        memory=score["memory"],
         device=how.rt.device.type,
         numerics=how.numerics,
         code=code_digest(Score.sources),

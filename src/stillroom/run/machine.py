@@ -11,14 +11,8 @@ from stillroom.data.benchmarks import Benchmark, DataSpec, load_benchmark
 from stillroom.errors import StillroomError
 from stillroom.files import readable_os_errors, user_path
 from stillroom.run.options import DataOptions, Machine
-from stillroom.runtime import (
-    Numerics,
-    Runtime,
-    Session,
-    can_compile,
-    default_threads,
-    pick_device,
-)
+from stillroom.runtime import Numerics, Runtime, can_compile, default_threads, pick_device
+from stillroom.session import Session
 
 COMPILE_FLOPS = 3e13  # about five minutes of two CPU cores: compiling (20 to 60 s) then pays
 

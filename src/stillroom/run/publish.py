@@ -163,6 +163,20 @@ def export_folder(data: Distilled, folder: Path) -> None:
     write_atomic(folder / "labels.csv", table.getvalue())
 
 
+def export_classes(data: Distilled, folder: Path) -> None:
+    """Write `<class>/<n>.png`: a folder that `--data` and `--init-from` read.
+
+    Classes whose names make one folder name get their number before it.
+    """
+    names = [safe_name(name) for name in data.classes]
+    if len({name.casefold() for name in names}) < len(names):
+        names = [f"{c:04d}_{name}" for c, name in enumerate(names)]
+    for row, picture in enumerate((data.pixels() * 255).round().to(torch.uint8)):
+        below = folder / names[int(data.of_class[row])]
+        below.mkdir(parents=True, exist_ok=True)
+        to_image(picture).save(below / f"{row:05d}.png")
+
+
 def export_tensors(data: Distilled, folder: Path) -> None:
     """Write `images.pt`, `labels.pt` and, where learned, `lr.pt`: what other repositories read."""
     folder.mkdir(parents=True, exist_ok=True)

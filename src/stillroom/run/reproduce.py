@@ -22,7 +22,8 @@ from stillroom.run.distil import distil, plan
 from stillroom.run.judge import Asked, judge, judging
 from stillroom.run.options import Machine
 from stillroom.run.rows import Maker, Row, row_of
-from stillroom.runtime import Numerics, Session
+from stillroom.runtime import Numerics
+from stillroom.session import Session
 from stillroom.tables import Line, percent
 from stillroom.types import Record
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from stillroom.data.benchmarks import from_arrays
 from stillroom.distilled import Distilled
 from stillroom.run.exhibits import write_exhibit, write_neighbours
-from stillroom.runtime import Session
+from stillroom.session import Session
 from toy import record, toy_images
 
 

@@ -18,7 +18,7 @@ from stillroom.records import read_records
 from stillroom.run.distil import distil, plan
 from stillroom.run.judge import Asked, evaluate
 from stillroom.run.options import Machine
-from stillroom.runtime import Session
+from stillroom.session import Session
 from stillroom.tables import lines
 
 FAST = {"epochs": 2}

@@ -19,7 +19,8 @@ from stillroom.evaluation import score
 from stillroom.evaluation.protocol import find_protocol
 from stillroom.evaluation.score import FULL, Score
 from stillroom.nets.zoo import resolve
-from stillroom.runtime import Runtime, Session
+from stillroom.runtime import Runtime
+from stillroom.session import Session
 from toy import toy_images
 
 RT = Runtime(device=torch.device("cpu"))

@@ -1,0 +1,78 @@
+"""The same runs from Python: what the command line can, arguments can."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import stillroom
+from stillroom.errors import StillroomError
+from toy import toy_images
+
+NET = {"net": "convnet1-w4", "machine": {"threads": 1}}
+
+
+def dm(out: Path, **more):
+    data = toy_images(40)
+    return stillroom.distill("dm", data, ipc=2, out=out, **{**NET, "steps": 3, **more})
+
+
+@pytest.fixture(autouse=True)
+def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STILLROOM_STORE", str(tmp_path / "store"))
+
+
+def test_kept_steps_and_another_start(tmp_path: Path) -> None:
+    dm(tmp_path / "a", keep=[1, 2])
+    assert sorted(p.name for p in (tmp_path / "a" / "steps").iterdir()) == ["1", "2"]
+    first = stillroom.load(tmp_path / "a")
+    other = dm(tmp_path / "b", init_from=tmp_path / "a", seed=1)
+    plain = dm(tmp_path / "c", seed=1)
+    near = (other.images - first.images).abs().mean()
+    assert near < (plain.images - first.images).abs().mean()
+
+
+def test_force_overwrites_another_run_and_nothing_else_does(tmp_path: Path) -> None:
+    dm(tmp_path / "a")
+    with pytest.raises(StillroomError, match="holds another run"):
+        dm(tmp_path / "a", seed=1)
+    made = dm(tmp_path / "a", seed=1, force=True)
+    assert torch.equal(made.images, stillroom.load(tmp_path / "a").images)
+
+
+def test_progress_is_asked_for(tmp_path: Path, capsys) -> None:
+    dm(tmp_path / "a")
+    judged = {"data": toy_images(40), "test": toy_images(20, seed=1), "seeds": 2, **NET}
+    quiet = stillroom.evaluate(tmp_path / "a", **judged)
+    assert capsys.readouterr() == ("", "")
+    assert len(quiet) == 2
+    stillroom.evaluate(tmp_path / "a", progress=True, **judged)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "dm@3 on convnet1-w4" in err
+
+
+def test_compare_and_page(tmp_path: Path) -> None:
+    judged = {"data": toy_images(40), "test": toy_images(20, seed=1), "seeds": 3, **NET}
+    found = []
+    for name, seed in (("a", 0), ("b", 1)):
+        dm(tmp_path / name, seed=seed)
+        found.append(stillroom.evaluate(tmp_path / name, **judged))
+    paired = stillroom.compare(*found)
+    mean = [sum(r.value for r in some) / 3 for some in found]
+    assert paired is not None
+    assert paired.difference.n == 3
+    assert paired.difference.mean == pytest.approx(mean[0] - mean[1])
+    page = stillroom.write_report([tmp_path / "a", str(tmp_path / "b")], tmp_path / "page.html")
+    assert "2 distilled sets" in page.read_text("utf-8").partition("</title>")[0]
+    table = stillroom.write_report([tmp_path / "a"], str(tmp_path / "table.csv"))
+    assert table.read_text("utf-8").startswith("row,accuracy %,95 % low,95 % high,")
+
+
+def test_a_limit_of_time_is_a_keyboard_interrupt(tmp_path: Path) -> None:
+    machine = {"threads": 1, "minutes": 0.003}
+    with pytest.raises(KeyboardInterrupt, match="the same call goes on"):
+        dm(tmp_path / "a", steps=100_000, machine=machine)
+    assert not (tmp_path / "a").exists()
