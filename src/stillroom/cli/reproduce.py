@@ -77,7 +77,7 @@ def _list() -> None:
 
     pairs = []
     for cell in CELLS.values():
-        paper, ours = cell.reported(), recorded(cell, "float32")
+        paper, ours = cell.reported(), recorded(cell, cell.numerics)
         told = f"reported {percent(paper.value)}" if paper else "nothing reported"
         known = f"measured {percent(ours.mean)}, n = {ours.n}" if ours else "not measured"
         pairs.append((cell.name, f"{cell.protocol}: {told}, {known}"))
@@ -113,8 +113,10 @@ reproduce = flags.with_signature(
         flags.keyword("data", flags.flag(str | None, "its data [default: by name]")),
         flags.keyword(
             "numerics",
-            flags.flag(Literal["float32", "tf32", "bf16", "float64"], "of the whole cell"),
-            "float32",
+            flags.flag(
+                Literal["float32", "tf32", "bf16", "float64"] | None,
+                "of the whole cell [default: the cell's]",
+            ),
         ),
         flags.keyword("records", flags.flag(Path | None, "ledger to add the records to")),
         flags.keyword("ledger", flags.flag(Path | None, "write the table of this ledger instead")),

@@ -63,9 +63,13 @@ def reproduce(
     store: Store,
     machine: Machine,
     session: Session,
-    numerics: Numerics = "float32",
+    numerics: Numerics | None = None,
 ) -> Outcome:
-    """Distil (or choose) the cell's set, train its students, compare with the record."""
+    """Distil (or choose) the cell's set, train its students, compare with the record.
+
+    `numerics` None: the cell's own.
+    """
+    numerics = numerics or cell.numerics
     if bench.known != cell.benchmark:
         raise StillroomError(
             f"{cell.name} is of {cell.benchmark}; {bench.name} has other classes or sizes"
@@ -76,7 +80,7 @@ def reproduce(
     if cell.preset == FULL:
         rows = [Row(FULL)]
     elif METHODS[PRESETS[cell.preset].kind](**PRESETS[cell.preset].method).steps(Outer(steps=1)):
-        rows = [_distilled(cell, bench, store, machine, session, numerics)]
+        rows = _distilled(cell, bench, store, machine, session, numerics)
     else:
         from stillroom.config import DSA
 
@@ -94,7 +98,8 @@ def reproduce(
             for d in draws
         ]
     records = [record for student in judge(how, rows) for record in student.records]
-    values = [r.value for r in records if r.metric == "accuracy"]
+    last = cell.rows[-1]
+    values = [r.value for r in records if r.metric == "accuracy" and r.row == last]
     return Outcome(cell, records, summarise(values), recorded(cell, numerics))
 
 
@@ -105,16 +110,16 @@ def _distilled(
     machine: Machine,
     session: Session,
     numerics: Numerics,
-) -> Row:
+) -> list[Row]:
     given: dict[str, Any] = {"arch": cell.arch, "numerics": numerics}
-    if cell.steps is not None:
-        given["outer"] = {"steps": cell.steps}
+    if cell.steps:
+        given["outer"] = {"steps": cell.steps[-1], "keep": list(cell.steps)}
     recipe, row = from_preset(cell.preset, bench.name, cell.ipc, given, bench.known)
     planned = plan(recipe, bench, machine, session, store=store, row=row)
     distil(planned, machine)
-    steps = planned.stage.method.steps(planned.stage.outer)
-    folder = store.folder(planned.stage.key()) / "steps" / str(steps)
-    return row_of(f"{cell.preset}@{steps}", folder, cell.ipc, steps)
+    made = store.folder(planned.stage.key()) / "steps"
+    steps = cell.steps or (planned.stage.method.steps(planned.stage.outer),)
+    return [row_of(f"{cell.preset}@{s}", made / str(s), cell.ipc, s) for s in steps]
 
 
 def recorded(cell: Cell, numerics: str) -> Summary | None:
@@ -135,33 +140,45 @@ def measured_json(records: Sequence[Record]) -> str:
 
 def reproduction(records: Sequence[Record]) -> str:
     """`REPRODUCTION.md`: reported beside measured, cell by cell."""
-    rows = [row for cell in CELLS.values() for row in _rows(cell, cell.measured(records))]
-    head = ("cell", "protocol", "reported, %", "measured, %", "n", "gap", "verdict", "how")
+    rows = [row for cell in CELLS.values() for row in _rows(cell, records)]
+    head = ("cell", "protocol", "reported, %", "measured, %", "n", "gap", "vs random", "verdict",
+            "how")  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     return _INTRODUCTION + "\n".join(lines) + "\n" + _notes()
 
 
-def _rows(cell: Cell, measured: Sequence[Line]) -> list[tuple[str, ...]]:
-    paper = cell.reported()
+def _rows(cell: Cell, records: Sequence[Record]) -> list[tuple[str, ...]]:
+    paper, measured = cell.reported(), cell.measured(records)
     told = "-"
     if paper is not None:
         std = paper.versions.get("std")
         told = percent(paper.value) + (f" ± {percent(float(std))}" if std else "")
     if not measured:
         verdict = "not measured"
-        return [(f"`{cell.name}`", cell.protocol, told, "-", "-", "-", verdict, "-")]
+        return [(f"`{cell.name}`", cell.protocol, told, *"----", verdict, "-")]
     rows: list[tuple[str, ...]] = []
     for line in measured:
-        s = line.summary
-        interval = "" if s.half is None else f" ({percent(s.low)} to {percent(s.high)})"
-        gap = "-" if paper is None else percent(s.mean - paper.value, sign=True)
-        how = f"{line.numerics}, {line.seconds:.0f} s a student"
-        n = f"{s.n} {line.counts}"
-        verdict = cell.verdict(s.mean)
-        rows.append((f"`{cell.name}`", cell.protocol, told, percent(s.mean) + interval, n, gap,
-                     verdict, how))  # fmt: skip
+        mean = line.summary.mean
+        gap = "-" if paper is None else percent(mean - paper.value, sign=True)
+        value, n, beside, how = _measured(line)
+        verdict = cell.verdict(mean)
+        rows.append((f"`{cell.name}`", cell.protocol, told, value, n, gap, beside, verdict, how))
+    for name in cell.rows[:-1]:  # the curve on the way
+        for line in cell.measured(records, name):
+            value, n, beside, how = _measured(line)
+            step = f"... at step {name.rpartition('@')[2]}"
+            rows.append((step, cell.protocol, "", value, n, "", beside, "", how))
     return rows
+
+
+def _measured(line: Line) -> tuple[str, str, str, str]:
+    """Of one row: mean and interval, n, the gap to random (a star: intervals apart), how."""
+    s = line.summary
+    interval = "" if s.half is None else f" ({percent(s.low)} to {percent(s.high)})"
+    beside = percent(line.gap, sign=True) + (" *" if line.separate else "")
+    how = f"{line.numerics}, {line.seconds:.0f} s a student"
+    return percent(s.mean) + interval, f"{s.n} {line.counts}", beside, how
 
 
 def _notes() -> str:
@@ -181,8 +198,10 @@ Generated by `stillroom reproduce --ledger results/records.jsonl --out REPRODUCT
 fails if it is not what the ledger says. *Measured* was measured by this project, *reported* is a
 paper's number. An interval is a 95 % t interval over n. *Reproduced* means that the mean lies
 within 1.5 points of the reported one (2.5 at 1 image a class); *fewer steps* that our run is
-shorter than the paper's, so that the gap is no verdict; *other protocol* that the paper does not
-say how it judged, or judged otherwise. `stillroom reproduce CELL --data-root DIR` makes a cell
-again and says whether it agrees with what is measured here.
+shorter than the paper's (*fewer epochs*: the student's training), so that the gap is no verdict;
+*other protocol* that the paper does not say how it judged, or judged otherwise. *vs random* is the
+gap to random images under the same protocol and numerics, with a star where the two intervals do
+not touch. `stillroom reproduce CELL --data-root DIR` makes a cell again and says whether it agrees
+with what is measured here.
 
 """

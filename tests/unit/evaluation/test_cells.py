@@ -53,12 +53,13 @@ def test_a_cell_takes_its_own_rows_only() -> None:
     assert held == {
         "random/cifar10-ipc10": [2],
         "k-means/cifar10-ipc10": [1],
-        "dm/cifar10-ipc10@100": [1],
         "dm/cifar10-ipc10@300": [2],
     }
+    assert [x.row for x in CELLS["dm/cifar10-ipc10@300"].measured(records, "dm@100")] == ["dm@100"]
     other = [record(0.5, row="k-means", step=None, **{**CIFAR, "protocol_hash": "of another"})]
     assert not CELLS["k-means/cifar10-ipc10"].measured(other)
-    assert CELLS["dm/cifar10-ipc10"].row == "dm@20000"
+    assert CELLS["dm/cifar10-ipc10"].rows == ("dm@20000",)
+    assert CELLS["dm/cifar10-ipc10@300"].rows == ("dm@100", "dm@300")
     assert CELLS["dm/cifar10-ipc10"].measured(ledger({"dm@20000": [0.48]}))
     two = [*ledger({"dm@300": [0.45]}), record(0.4, 0, row="dm@300", step=300,
                                                **{**CIFAR, "set_key": "other"})]  # fmt: skip
@@ -72,6 +73,7 @@ def test_verdicts() -> None:
     assert random.verdict(0.326) == "not reproduced"
     assert CELLS["random/cifar10-ipc1"].verdict(0.178) == "reproduced"  # 15.4, 1 image a class
     assert CELLS["dm/cifar10-ipc10@300"].verdict(0.489) == "fewer steps"
+    assert Cell("dm", "cifar10", 10, protocol="vico@1+epochs=9").verdict(0.489) == "fewer epochs"
     assert CELLS["herding/cifar10-ipc10"].verdict(0.316) == "other protocol"
     assert CELLS["k-means/cifar10-ipc10"].verdict(0.3) == "nothing reported"
     assert Cell("dm", "cifar10", 10, protocol="quick@1").verdict(0.489) == "other protocol"
@@ -89,12 +91,14 @@ def test_agreement() -> None:
 
 
 def test_table_and_summary_of_a_ledger() -> None:
-    records = ledger({"random": [0.30, 0.31, 0.32], "dm@300": [0.45]})
+    records = ledger({"random": [0.30, 0.31, 0.32], "dm@300": [0.45], "dm@100": [0.39, 0.41]})
     text = reproduction(records)
     row = next(line for line in text.splitlines() if "`random/cifar10-ipc10`" in line)
     told = "| `random/cifar10-ipc10` | vico@1 | 31.0 ± 0.5 | 31.0 (28.5 to 33.5) | 3 draws | +0.0 "
-    assert row.startswith(told + "| reproduced |")
-    assert "| `dm/cifar10-ipc10` | vico@1 | 48.9 ± 0.6 | - | - | - | not measured | - |" in text
+    assert row.startswith(told + "| - | reproduced |")
+    assert "| `dm/cifar10-ipc10` | vico@1 | 48.9 ± 0.6 | - | - | - | - | not measured | - |" in text
+    assert "| 45.0 | 1 seeds | -3.9 | +14.0 | fewer steps | float32" in text
+    assert "| ... at step 100 | vico@1 |  | 40.0 (27.3 to 52.7) | 2 seeds |  | +9.0 |" in text
     assert '"float32": [\n   0.45\n  ]' in measured_json(records)
 
 
