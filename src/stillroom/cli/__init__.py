@@ -24,7 +24,7 @@ VERBS = {  # imported when they are called, so that --help stays quick
     "distill": ("distill:app", "Make a set: METHOD with flags, or a recipe."),
     "evaluate": ("evaluate:evaluate", "Train students on a set and test them on real images."),
     "reproduce": ("reproduce:reproduce", "Make one number of the ledger again: pass or fail."),
-    "report": ("evaluate:report", "Write one self-contained page about sets."),
+    "report": ("report:report", "Write one self-contained page about sets."),
     "inspect": ("house:inspect", "Show what a set is."),
     "export": ("house:export", "Write a set in another form."),
     "cite": ("house:cite", "Print the BibTeX of what made a set."),

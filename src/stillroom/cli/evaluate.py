@@ -1,4 +1,4 @@
-"""`stillroom evaluate SET` and `stillroom report DIR...`."""
+"""`stillroom evaluate SET`: students on a set and on what it is compared with."""
 
 from __future__ import annotations
 
@@ -273,32 +273,6 @@ def in_words(found: Paired | None) -> str:
     low, high = percent(gap.low, sign=True), percent(gap.high, sign=True)
     told = f"{text} ({low} .. {high}), paired t test p = {found.p:.2g}"
     return f"{told}, over {gap.n} students of these two sets"
-
-
-def report(
-    folders: Annotated[list[Path], Parameter(name="DIR", help="sets to show")],
-    /,
-    *,
-    out: Annotated[
-        Path | None,
-        Parameter(help=".html, or .md, .tex, .csv: the table [default: report.html in the first]"),
-    ] = None,
-    no_real_images: Annotated[
-        bool,
-        Parameter(
-            help="leave out the nearest real training images", negative="", show_default=False
-        ),
-    ] = False,
-) -> None:
-    """Write one self-contained page: images, accuracies, curve, provenance, how to load."""
-    from stillroom.cli.show import say
-    from stillroom.report import write_report
-
-    if not folders:
-        raise StillroomError("report needs at least one set folder")
-    target = user_path(out, "out") if out else folders[0] / "report.html"
-    kind = "page" if target.suffix == ".html" else "table"
-    say(f"{kind}: {write_report(folders, target, not no_real_images)}")
 
 
 def _list_protocols() -> None:
