@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -217,3 +218,39 @@ def test_options_that_nothing_would_read_are_refused(
 ) -> None:
     assert run(argv) == 2
     assert words in capsys.readouterr().err
+
+
+def test_a_narrow_table_shows_whole_cells(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from stillroom.cli.show import accuracy_table
+    from stillroom.tables import lines
+    from toy import record
+
+    rows = {"random": [0.67, 0.6, 0.7], "class-mean": [0.89, 0.9], "dm@300": [0.92, 0.93]}
+    some = [
+        record(
+            value,
+            seed,
+            row=row,
+            draw=seed if row == "random" else None,
+            step=300 if "@" in row else None,
+            bytes=1_234_567,
+        )
+        for row, values in rows.items()
+        for seed, value in enumerate(values)
+    ]
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    accuracy_table(lines(some), "digits, quick@1")
+    narrow = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)  # colours
+    assert max(map(len, narrow.splitlines())) <= 80
+    assert "…" not in narrow
+    for text in ("dm@300", "92.5", "86.1 .. 98.9", "3 draws", "+26.8 *", "student: convnet1"):
+        assert text in narrow, text
+    monkeypatch.setenv("COLUMNS", "140")
+    accuracy_table(lines(some), "digits, quick@1")
+    wide = capsys.readouterr().out
+    for heading in ("std", "bytes", "s / student"):
+        assert heading in wide
+        assert heading not in narrow

@@ -876,6 +876,9 @@ def test_every_field_of_the_csv_is_one_number_or_a_text(tmp_path: Path) -> None:
         assert int(found["bytes"]) == line.bytes
         apart = "" if line.gap is None else "yes" if line.separate else "no"
         assert found["intervals apart"] == apart
+        told = (found["protocol"], found["hash"], found["data"], found["numerics"])
+        of = line.conditions
+        assert told == (of.protocol, of.protocol_hash, of.benchmark, of.numerics)
 
 
 def test_the_suffix_decides_what_is_written(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ def write_report(folders: Sequence[str | Path], out: str | Path, real_images: bo
     else:
         from stillroom.report.grids import table
 
-        text = export(table(sets), suffix)
+        # A CSV has no caption, so what its numbers were measured under must be in its columns.
+        text = export(table(sets, every=suffix == ".csv"), suffix)
     write_atomic(out, text)
     return out

@@ -115,10 +115,13 @@ def kind(shown: Shown, line: Line) -> Kind:
     return "own" if shown.own(line) else "draws" if line.drawn else "base"
 
 
-def accuracy_grid(shown: Shown) -> Grid:
-    """All rows of one set's records; what they were measured under is a column if it differs."""
+def accuracy_grid(shown: Shown, every: bool = False) -> Grid:
+    """All rows of one set's records.
+
+    What they were measured under is a column if it differs, or with `every` in any case.
+    """
     table = shown.lines
-    differ = _differing(table)
+    differ = list(range(len(_CONDITIONS))) if every else _differing(table)
     columns = _columns("row", numbers=_RESULT, more=["student"])
     columns += _columns(numbers=_COST, more=[_CONDITIONS[i] for i in differ])
     rows = []
@@ -156,9 +159,12 @@ def comparison_grid(sets: Sequence[Shown]) -> Grid:
     return Grid(caption, columns, tuple(rows), 1)
 
 
-def table(sets: Sequence[Shown]) -> Grid:
-    """The table that stands for a whole page: of many sets their comparison."""
-    return accuracy_grid(sets[0]) if len(sets) == 1 else comparison_grid(sets)
+def table(sets: Sequence[Shown], every: bool = False) -> Grid:
+    """The table that stands for a whole page: of many sets their comparison.
+
+    `every`: see `accuracy_grid`.
+    """
+    return accuracy_grid(sets[0], every) if len(sets) == 1 else comparison_grid(sets)
 
 
 def class_grid(classes: Sequence[str], name: str, own: Exhibit, random: Exhibit | None) -> Grid:
