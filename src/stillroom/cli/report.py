@@ -1,9 +1,9 @@
-"""`stillroom report DIR...`: the page, or its table."""
+"""`stillroom report DIR...`: the page, or its tables."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -17,7 +17,12 @@ def report(
     *,
     out: Annotated[
         Path | None,
-        Parameter(help=".html, or .md, .tex, .csv: the table [default: report.html in the first]"),
+        Parameter(help=".html, or .md, .tex, .csv: its tables [default: report.html in the first]"),
+    ] = None,
+    table: Annotated[
+        Literal["accuracy", "networks", "classes", "confusion", "reported", "selection", "others"]
+        | None,
+        Parameter(help="which table [default: all, in .csv accuracy]"),
     ] = None,
     no_real_images: Annotated[
         bool,
@@ -34,4 +39,4 @@ def report(
         raise StillroomError("report needs at least one set folder")
     target = user_path(out, "out") if out else folders[0] / "report.html"
     kind = "page" if target.suffix == ".html" else "table"
-    say(f"{kind}: {write_report(folders, target, not no_real_images)}")
+    say(f"{kind}: {write_report(folders, target, not no_real_images, table)}")

@@ -15,30 +15,40 @@ from stillroom.files import write_atomic
 __all__ = ["write_report"]
 
 
-def write_report(folders: Sequence[str | Path], out: str | Path, real_images: bool = True) -> Path:
+def write_report(
+    folders: Sequence[str | Path],
+    out: str | Path,
+    real_images: bool = True,
+    table: str | None = None,
+) -> Path:
     """Write the page of one or several sets to `out`, whole or not at all; returns `out`.
 
-    A name in .md, .tex or .csv gets the accuracy table alone. The same folders give the same
-    bytes: the page holds no date and no path, only folder names. `real_images`: show the nearest
-    real training images.
-    Raises: StillroomError if a folder is no set or a file of it is damaged (naming file and line).
+    A name in .md or .tex gets the tables of the page, one in .csv that of accuracies; or the one
+    that `table` names ("accuracy", "networks", "classes", "confusion", "reported", "selection",
+    "others"). `real_images`: show the nearest real training images. The same folders give the same
+    bytes: the page holds no date and no path, only folder names.
+    Raises: StillroomError if a folder is no set or a file of it is damaged (naming file and line),
+    or if there is no such table.
     """
-    from stillroom.report.exports import SUFFIXES, export
+    from stillroom.report.exports import SUFFIXES, chosen, export
     from stillroom.report.gather import gather
 
     out = Path(out)
     suffix = out.suffix.lower()
     if suffix not in (".html", *SUFFIXES):
         raise StillroomError(f"out={out.name[-80:]!r} must end in .html, {', '.join(SUFFIXES)}")
+    if table is not None and suffix == ".html":
+        raise StillroomError(f"table={table[:80]!r} is for {', '.join(SUFFIXES)}; name such an out")
     sets = gather([Path(folder) for folder in folders])
     if suffix == ".html":
         from stillroom.report.page import render
 
         text = render(sets, real_images)
     else:
-        from stillroom.report.grids import table
+        from stillroom.report.grids import tables
 
         # A CSV has no caption, so what its numbers were measured under must be in its columns.
-        text = export(table(sets, every=suffix == ".csv"), suffix)
+        some = chosen(tables(sets, every=suffix == ".csv"), table, suffix)
+        text = "\n".join(export(grid, suffix) for grid in some)
     write_atomic(out, text)
     return out

@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections.abc import Mapping
+from dataclasses import replace
 
+from stillroom.errors import StillroomError
 from stillroom.report.grids import Cell, Column, Grid, Row
 
 SUFFIXES = (".md", ".tex", ".csv")
@@ -23,8 +26,27 @@ _TEX = {c: f"\\{c}" for c in "%$#_{}&"} | {
 _NOTE = "* The 95 % interval of the row and that of random do not touch."
 
 
+def chosen(found: Mapping[str, Grid], name: str | None, suffix: str) -> list[Grid]:
+    """The tables that a file of this suffix gets: the named one, else all; a CSV has one.
+
+    Raises: StillroomError with those that there are.
+    """
+    if name is None:
+        return [found["accuracy"]] if suffix == ".csv" else list(found.values())
+    if name not in found:
+        raise StillroomError(f"table={name[:80]!r} is not on this page; it has {', '.join(found)}")
+    return [found[name]]
+
+
 def export(grid: Grid, suffix: str) -> str:
-    """The table as text: `suffix` is one of `SUFFIXES`; foreign text stays text."""
+    """The table as text: `suffix` is one of `SUFFIXES`; foreign text stays text.
+
+    A column of drawings alone is left out.
+    """
+    drawn = {i for row in grid.rows for i, c in enumerate(row.cells) if c.dots and not c.text}
+    kept = [i for i in range(len(grid.columns)) if i not in drawn]
+    rows = tuple(replace(row, cells=tuple(row.cells[i] for i in kept)) for row in grid.rows)
+    grid = replace(grid, columns=tuple(grid.columns[i] for i in kept), rows=rows)
     return {".md": _markdown, ".tex": _latex, ".csv": _csv}[suffix](grid)
 
 

@@ -159,12 +159,40 @@ def comparison_grid(sets: Sequence[Shown]) -> Grid:
     return Grid(caption, columns, tuple(rows), 1)
 
 
-def table(sets: Sequence[Shown], every: bool = False) -> Grid:
-    """The table that stands for a whole page: of many sets their comparison.
+def tables(sets: Sequence[Shown], every: bool = False) -> dict[str, Grid]:
+    """The tables of a page by name, those that it has; of many sets the comparing ones.
 
     `every`: see `accuracy_grid`.
     """
-    return accuracy_grid(sets[0], every) if len(sets) == 1 else comparison_grid(sets)
+    if len(sets) > 1:
+        some = {"accuracy": comparison_grid(sets), "networks": compared_networks(sets)}
+        return {name: grid for name, grid in some.items() if grid is not None}
+    (shown,) = sets
+    own, names = shown.exhibit(shown.main), shown.data.classes
+    found: dict[str, Grid | None] = {
+        "accuracy": accuracy_grid(shown, every),
+        "networks": networks_of(shown),
+        "reported": reported_grid(shown),
+        "selection": selection_grid(shown),
+        "others": others_grid(shown),
+    }
+    if own is not None and shown.main is not None:
+        random = shown.exhibit(shown.random)
+        found["classes"] = class_grid(names, shown.main.row, own, random)
+        found["confusion"] = confusion_grid(names, own)
+    return {name: grid for name, grid in found.items() if grid is not None}
+
+
+def networks_of(shown: Shown) -> Grid | None:
+    """The rows of one set's records on every network."""
+    roles = {x.row: kind(shown, x) for x in shown.lines}
+    return network_grid([(row, roles[row], by) for row, by in shown.networks().items()])
+
+
+def compared_networks(sets: Sequence[Shown]) -> Grid | None:
+    """The headline rows of several sets on every network."""
+    own: Kind = "own"
+    return network_grid([(s.name, own, s.networks()[s.main.row]) for s in sets if s.main])
 
 
 def class_grid(classes: Sequence[str], name: str, own: Exhibit, random: Exhibit | None) -> Grid:

@@ -186,8 +186,7 @@ def _bytes(sets: Sequence[Shown], prefix: str) -> list[dict[str, Any]]:
 
 def _tables(shown: Shown) -> list[tuple[str, grids.Grid, str]]:
     """Tables after the main one: (heading, table, sentence)."""
-    roles = {x.row: grids.kind(shown, x) for x in shown.lines}
-    networks = grids.network_grid([(row, roles[row], by) for row, by in shown.networks().items()])
+    networks = grids.networks_of(shown)
     found = [
         ("On other networks", networks, sentences.of_networks(shown) if networks else ""),
         ("Beside papers", grids.reported_grid(shown), sentences.REPORTED),
@@ -242,11 +241,9 @@ def _comparison(sets: Sequence[Shown]) -> dict[str, Any]:
     silent = len(sets) - len(mains)
     if silent:
         warnings.append(f"{silent} of them {'has' if silent == 1 else 'have'} not been judged yet.")
-    own: grids.Kind = "own"
-    rows = [(s.name, own, s.networks()[s.main.row]) for s in sets if s.main]
     return {
         "grid": grids.comparison_grid(sets),
         "charts": charts,
-        "networks": grids.network_grid(rows),
+        "networks": grids.compared_networks(sets),
         "warnings": warnings,
     }
