@@ -27,6 +27,7 @@ except ImportError:  # pragma: no cover - Windows has no flock; single-process u
     fcntl = None  # type: ignore[assignment]
 
 MAX_JSON_BYTES = 64 * 2**20  # a foreign meta.json cannot exhaust memory
+MAX_JSON_DEPTH = 50
 MAX_CONFUSED = 200  # classes; a confusion of more is too large to look at, and to keep
 TEMPORARY = ".tmp"  # what ends so, was made by `mkstemp` or `mkdtemp` below, and is nobody's result
 
@@ -117,12 +118,33 @@ def read_json(path: Path, limit: int = MAX_JSON_BYTES) -> Any:
     """
     try:
         text = read_limited(path, limit).decode()
-        return json.loads(text, parse_constant=_no_constant, parse_float=finite)
+        value = json.loads(text, parse_constant=_no_constant, parse_float=finite)
+        refuse_deep(value)
+        return value
     except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, 5000 digits, too deep
         why = str(error)[:120]
         raise StillroomError(
             f"{path}: not readable as JSON ({why}); is the file cut off?"
         ) from None
+
+
+def refuse_deep(value: Any) -> None:
+    """Refuse JSON of more levels than anything of ours has; to walk it might take all the stack.
+
+    Raises: ValueError.
+    """
+    level = [value]
+    for _ in range(MAX_JSON_DEPTH):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, (dict, list))
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, (dict, list))
+        ]
+        if not level:
+            return
+    raise ValueError(f"more than {MAX_JSON_DEPTH} levels deep")
 
 
 def _no_constant(name: str) -> Any:

@@ -15,6 +15,7 @@ from stillroom.files import (
     finite,
     locked,
     read_limited,
+    refuse_deep,
     remove_leftovers,
     write_atomic,
 )
@@ -31,13 +32,21 @@ MAX_TEXT = 2000
 def read_records(path: Path) -> list[Record]:
     """Read a ledger.
 
+    Of lines that measure the same thing the last one counts, and of a row that two codes measured
+    the last one's numbers, as if `add_records` had added line by line: a ledger may have been
+    joined by hand.
     Raises: StillroomError naming file and line.
     """
+    return _merged(_lines(path))
+
+
+def _lines(path: Path) -> list[Record]:
     records = []
     for number, line in enumerate(_text(path).splitlines(), 1):
         where = f"{path}:{number}"
         try:
             value = json.loads(line, parse_float=finite)
+            refuse_deep(value)
         except (ValueError, RecursionError):
             raise StillroomError(f"{where}: not a line of JSON; is it cut off?") from None
         record = Record.from_dict(value, where)
@@ -56,18 +65,24 @@ def add_records(path: Path, records: Sequence[Record]) -> None:
     """
     with locked(path.with_name(f".{path.stem}.lock"), remove=True):
         remove_leftovers(path.parent, path.name)
-        codes = {_row(r): r.code for r in records}
-        old = read_records(path) if path.exists() else []
-        same_code = [r for r in old if codes.get(_row(r), r.code) == r.code]
-        merged = {(*_row(r), r.seed, r.draw, r.metric): r for r in [*same_code, *records]}
-        write_atomic(path, "".join(canonical(r.to_dict()) + "\n" for r in merged.values()))
+        old = _lines(path) if path.exists() else []
+        merged = _merged([*old, *records])
+        write_atomic(path, "".join(canonical(r.to_dict()) + "\n" for r in merged))
+
+
+def _merged(records: Sequence[Record]) -> list[Record]:
+    """Everything measured once, by one code a row; papers' numbers beside it."""
+    codes = {_row(r): r.code for r in records}
+    same_code = [r for r in records if codes[_row(r)] == r.code]
+    return list({(*_row(r), r.seed, r.draw, r.metric): r for r in same_code}.values())
 
 
 def _row(r: Record) -> tuple[Any, ...]:
     """What a record measures, but for the student. A baseline made anew is the same baseline."""
     own = r.set_key if r.step is not None else None
     judged = (r.protocol_hash, r.arch, r.numerics, r.data_digest, r.augment)
-    return (r.row, r.ipc, r.step, own, *judged)
+    paper = r.note if r.source == "reported" else None
+    return (r.row, r.benchmark, r.ipc, r.step, own, r.source, paper, *judged)
 
 
 def _text(path: Path) -> str:

@@ -88,10 +88,20 @@ def lines(records: Sequence[Record]) -> list[Line]:
     for r in records:
         if r.metric == "accuracy":
             groups.setdefault(_key(r), []).append(r)
-    summaries = {key: summarise([r.value for r in group]) for key, group in groups.items()}
+    summaries = {key: summarise(_values(group)) for key, group in groups.items()}
     whole = [_line(key, group, summaries[key], summaries) for key, group in groups.items()]
     whole += _over_distillations(groups, summaries)
     return sorted(whole, key=lambda line: (line.protocol, line.arch, -line.summary.mean))
+
+
+def _values(group: Sequence[Record]) -> list[float]:
+    """One number a student; of random images one a draw, the mean of its students."""
+    if group[0].draw is None:
+        return [r.value for r in group]
+    of: dict[int | None, list[float]] = {}
+    for r in group:
+        of.setdefault(r.draw, []).append(r.value)
+    return [sum(some) / len(some) for some in of.values()]
 
 
 def _key(r: Record) -> Key:
@@ -116,7 +126,7 @@ def _line(key: Key, group: Sequence[Record], own: Summary, all_: Mapping[Key, Su
         seconds=sum(r.seconds for r in group) / len(group),
         gap=None if random is None else own.mean - random.mean,
         separate=None if random is None else own.separate_from(random),
-        values=tuple(r.value for r in group),
+        values=tuple(_values(group)),
         step=step,
         set_keys=frozenset(r.set_key for r in group),
         conditions=conditions,
@@ -131,14 +141,14 @@ def _over_distillations(
 
     One number a distillation, the mean of its students, so that students are no distillations.
     """
-    same: dict[tuple[str, int, str, Conditions], list[Key]] = {}
+    same: dict[tuple[str, int, str, str, Conditions], list[Key]] = {}
     for key, group in groups.items():
         row, step, _, conditions = key
         family = group[0].family  # other settings are no distillations of the same
         if step is not None and family:
-            same.setdefault((row, step, family, conditions), []).append(key)
+            same.setdefault((row, step, family, group[0].code, conditions), []).append(key)
     found = []
-    for (row, step, _, conditions), keys in same.items():
+    for (row, step, _, _, conditions), keys in same.items():
         if len(keys) > 1:
             means = [summaries[key].mean for key in keys]
             students = [r for key in keys for r in groups[key]]

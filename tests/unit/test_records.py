@@ -122,6 +122,34 @@ def test_a_ledger_keeps_one_code_of_a_row(tmp_path: Path) -> None:
     ]
 
 
+def test_a_ledger_joined_by_hand_counts_nothing_twice(tmp_path: Path) -> None:
+    some = [record(v, i) for i, v in enumerate((0.5, 0.6, 0.7))]
+    others = [record(0.9, i, code="older") for i in range(2)]
+    path = tmp_path / "joined.jsonl"
+    path.write_text("".join(json.dumps(r.to_dict()) + "\n" for r in [*others, *some, *some]))
+    found = read_records(path)
+    assert found == some
+    path.write_text("".join(json.dumps(r.to_dict()) + "\n" for r in [*some, *others]))
+    assert read_records(path) == others, "of two codes the last one's numbers"
+    papers = [record(0.5, source="reported", note=n) for n in ("A, Table 1", "B, Table 2")]
+    path.write_text("".join(json.dumps(r.to_dict()) + "\n" for r in papers))
+    assert read_records(path) == papers
+
+
+def test_a_draw_is_counted_once_however_many_students_it_has() -> None:
+    values = {(0, 0): 0.3, (0, 1): 0.5, (1, 0): 0.6, (1, 1): 0.8}
+    draws = [record(v, s, row="random", draw=d, step=None) for (d, s), v in values.items()]
+    (line,) = lines(draws)
+    assert (line.counts, line.summary.n) == ("draws", 2)
+    assert line.values == pytest.approx((0.4, 0.7))
+
+
+def test_sets_judged_by_two_codes_are_no_distillations_of_one_thing() -> None:
+    one = [record(0.5, i, set_key="a", family="f") for i in range(3)]
+    two = [record(0.6, i, set_key="b", family="f", code="other") for i in range(3)]
+    assert {x.counts for x in lines([*one, *two])} == {"seeds"}
+
+
 def test_comparison_by_seed_is_a_paired_t_test() -> None:
     a, b = (0.50, 0.53, 0.55, 0.51), (0.48, 0.49, 0.52, 0.50)
     mine = [record(v, i, set_key="a") for i, v in enumerate(a)]

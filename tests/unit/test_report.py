@@ -31,7 +31,7 @@ from stillroom.report.exhibits import _evenly
 from stillroom.report.exports import export
 from stillroom.report.figures import _apart, _binned, short
 from stillroom.report.gather import gather
-from stillroom.report.grids import Cell, Column, Grid, Row, comparison_grid
+from stillroom.report.grids import Cell, Column, Grid, Row, comparison_grid, reported_grid
 from stillroom.report.loading import plain_code, training_code
 from stillroom.report.pictures import _columns, gallery
 from stillroom.report.provenance import flat
@@ -150,15 +150,16 @@ def exhibit(folder: Path, **fields: Any) -> dict[str, Any]:
         "classes": classes,
         "students": [{}, {}, {}],
         "per_class": [0.75] * len(classes),
-        "confusion": [
-            [
-                30 if a == b else 10 if b == (a + 1) % len(classes) else 0
-                for b in range(len(classes))
-            ]
-            for a in range(len(classes))
-        ],
     }
-    return {**usual, **fields}
+    told = {**usual, **fields}
+    shares = [v if isinstance(v, float) and 0 <= v <= 1 else 0.0 for v in told["per_class"]]
+    n = len(shares)  # of 100 test images of a class the others are taken for the next one
+    square = [
+        [round(100 * v) if a == b else round(100 - 100 * v) if b == (a + 1) % n else 0
+         for b in range(n)]
+        for a, v in enumerate(shares)
+    ]  # fmt: skip
+    return {"confusion": square, **told}
 
 
 def exhibited(folder: Path, *contents: dict[str, Any]) -> Path:
@@ -226,7 +227,8 @@ def test_headline_with_a_clear_gap(tmp_path: Path) -> None:
         "+25.7 points 89.2 % (3 seeds) against 63.5 % (5 draws); the 95 % intervals do not touch."
     )
     assert "At what cost?" in text
-    assert "2 images in place of 20 training images; 1.5 s to train on." in text
+    assert "2 images in place of 20 training images, 206.4 % of the bytes of their pixels; " in text
+    assert "; 1.5 s to train a network on them and to test it." in text
 
 
 def test_headline_with_touching_intervals_claims_nothing(tmp_path: Path) -> None:
@@ -279,7 +281,7 @@ def test_headline_names_the_coreset_and_the_jpegs_that_it_does_not_beat(tmp_path
 
 def test_time_is_a_cost_only_of_a_set_that_was_made(tmp_path: Path) -> None:
     folder = full(tmp_path)
-    assert "; 2 min 27 s to make; 1.5 s to train on." in said(folder)
+    assert "; 2 min 27 s to make; 1.5 s to train a network on them" in said(folder)
     write_json(folder / "run.json", {"seconds": 0.1, "from_store": True})
     assert "to make" not in said(folder)
 
@@ -468,7 +470,7 @@ def test_several_sets_side_by_side(tmp_path: Path) -> None:
     assert "<bdi>dm (1)</bdi>" in text
     assert "<bdi>dm (2)</bdi>" in text
     assert "Side by side" in text
-    assert "not all judged on the same data, network, protocol" in text
+    assert "These sets were not judged alike: network differs." in text
     assert "1 of them has not been judged yet." in text
     levels = [int(n) for n in re.findall(r"<h([1-6])", text)]
     assert all(b <= a + 1 for a, b in itertools.pairwise(levels))
@@ -578,9 +580,9 @@ def test_class_by_class_with_random_beside(tmp_path: Path) -> None:
     assert [e.set_key for e in shown.exhibits] == [set_digest(folder), None]
     text = page(folder, out=tmp_path / "page.html")
     assert "Worst class: dog, 50.0\xa0% of its test images right (random images: 75.0\xa0%)" in text
-    assert "Commonest error: dog taken for cat, 25.0\xa0% of its images." in text
+    assert "Commonest error: dog taken for cat, 50.0\xa0% of its images." in text
     assert 'style="left: 50.0%"' in text
-    assert '<td class="number heat wrong" data-value="0.25" style="--heat: 100%">' in text
+    assert '<td class="number heat wrong" data-value="0.5" style="--heat: 100%">' in text
 
 
 def test_exhibits_of_other_conditions_or_classes_are_not_shown(tmp_path: Path) -> None:
@@ -774,8 +776,27 @@ def test_reported_numbers_stand_beside_and_in_no_mean(
     assert "A paper’s number, not measured here" in text
     assert "Hollow: a paper’s number" in text
     assert "mtt (paper)" in text
+    assert "dm (paper)" not in text  # judged alike, so in the row of the set
+    (row,) = [r for r in reported_grid(shown).rows if r.cells[0].text == "dm"]
+    assert row.cells[3].text == "81.0"
     assert '<td class="number" data-value="0.006">0.6</td>' in re.sub(r">\n", ">", text)
     assert html.escape(HOSTILE[0]) in text
+
+
+@pytest.mark.parametrize("other", [{"arch": "convnet3"}, {"protocol": "vico@1"}], ids=str)
+def test_a_papers_number_of_another_network_or_protocol_shares_no_row(
+    other: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = full(tmp_path)
+    paper = record(folder, 0.5, row="dm", source="reported", note="A paper", **other)
+    monkeypatch.setattr("stillroom.report.gather.known", lambda name, *shape: name)
+    monkeypatch.setattr("stillroom.report.gather.find", lambda name, ipc: (paper,))
+    (shown,) = gather([folder])
+    (row,) = reported_grid(shown).rows
+    assert row.cells[3].text == "–"
+    text = page(folder, out=tmp_path / "page.html")
+    assert "dm (paper)" in text
+    assert "Rows “(paper)” were judged otherwise" in text
 
 
 @pytest.mark.parametrize(
@@ -799,6 +820,57 @@ def test_reported_numbers_are_of_a_benchmark_and_not_of_its_name(
     assert {r.benchmark for r in shown.reported} == ({"cifar10"} if beside else set())
 
 
+def test_of_a_set_whose_last_step_was_not_judged_the_page_says_so(tmp_path: Path) -> None:
+    folder = make(tmp_path / "dm")
+    kept = make(folder / "steps" / "10", side=5)
+    judged(folder, own(folder, 0.7, 0.74, row="dm@10", step=10, set_key=set_digest(kept)))
+    assert "Trained on the set as it was at step 10 (not the images below) alone" in said(folder)
+    judged(
+        folder,
+        own(folder, 0.8, 0.81),
+        own(folder, 0.9, 0.91, row="dm@10", step=40, set_key=set_digest(kept)),
+    )
+    assert "Trained on these 2 images alone, a convnet1 network gets 80.5 %" in said(folder)
+
+
+def test_the_intervals_told_are_those_of_the_headline(tmp_path: Path) -> None:
+    folder = make(tmp_path / "dm")
+    judged(folder, own(folder, 0.8), own(folder, 0.7, 0.71, 0.72, arch="mlp"), drawn(folder, 0.5))
+    (told,) = [text for topic, text in limits(gather([folder])[0]) if topic == "Intervals"]
+    assert "over student seeds (n = 1)" in told
+    assert "over draws (n = 1)" in told
+
+
+def test_a_set_smaller_than_every_jpeg_says_that_none_fits(tmp_path: Path) -> None:
+    folder = make(tmp_path / "dm")
+    judged(folder, own(folder, 0.8, 0.81), jpegs(folder, 1, 9999, 0.4, 0.45))
+    assert "None fit The fewest that were judged take 10.0 kB, the set 2.0 kB." in said(folder)
+
+
+def test_a_ledger_of_too_many_rows_is_one_line(tmp_path: Path) -> None:
+    folder = make(tmp_path / "dm")
+    many = [record(folder, 0.5, row=f"r{i}", step=None) for i in range(1001)]
+    judged(folder, many)
+    with pytest.raises(StillroomError, match="holds 1001 rows; a page shows at most 1000"):
+        gather([folder])
+
+
+def test_deep_json_is_one_line(tmp_path: Path) -> None:
+    folder = make(tmp_path / "dm")
+    deep = "[" * 900 + "]" * 900
+    for text in (f'{{"drift": {deep}}}', f'{{"drift": {"[" * 60 + "]" * 60}}}'):
+        (folder / "run.json").write_text(text)
+        with pytest.raises(StillroomError, match=r"run.json: not readable as JSON \(more than 50"):
+            gather([folder])
+
+
+def test_an_exhibit_that_contradicts_itself_is_one_line(tmp_path: Path) -> None:
+    folder = judged(make(tmp_path / "dm"), own(tmp_path / "dm", 0.8, 0.82))
+    exhibited(folder, exhibit(folder, confusion=[[30, 10], [10, 30]], per_class=[0.75, 0.99]))
+    with pytest.raises(StillroomError, match="per_class 1 is not what confusion says"):
+        gather([folder])
+
+
 def test_distillations_of_one_name_have_a_row_of_their_own(tmp_path: Path) -> None:
     folders = []
     for i, values in enumerate(((0.8, 0.82), (0.7, 0.72))):
@@ -808,7 +880,7 @@ def test_distillations_of_one_name_have_a_row_of_their_own(tmp_path: Path) -> No
     grid = comparison_grid(gather([*folders, folders[0]]))
     texts = [[cell.text for cell in row.cells] for row in grid.rows]
     assert [t[0] for t in texts] == ["d0 (1)", "d0 (2)", "dm@30, all distillations", "d1"]
-    assert texts[2][1:5] == ["76.0", "12.5 to 100.0", "+23.5", "2 distillations"]
+    assert texts[2][2:6] == ["76.0", "12.5 to 100.0", "+23.5", "2 distillations"]
 
 
 FOREIGN = '=1|2_%$#&{}~^\\<b>[x](y)*\n"é, z'
@@ -824,7 +896,7 @@ TABLE = Grid(
 
 def test_the_table_in_markdown() -> None:
     assert export(TABLE, ".md") == (
-        "A\\_b\n\n| row | vs random | @of |\n|:--|--:|:--|\n"
+        "A\\_b\n\n| row | vs random | \\@of |\n|:--|--:|:--|\n"
         '| =1\\|2\\_%\\$\\#\\&\\{\\}\\~^\\\\\\<b\\>\\[x\\](y)\\* "é, z | −1.5\\* | -x |\n'
         "| plain | – | +y |\n\n"
         "\\* The 95 % interval of the row and that of random do not touch.\n"
@@ -844,7 +916,7 @@ def test_the_table_in_latex() -> None:
         "    plain & -- & +y \\\\\n"
         "    \\bottomrule\n"
         "  \\end{tabular}\n"
-        "  \\par * The 95 \\% interval of the row and that of random do not touch.\n"
+        "  \\par {}* The 95 \\% interval of the row and that of random do not touch.\n"
         "\\end{table}\n"
     )
 
@@ -898,6 +970,16 @@ def test_every_table_of_the_page_has_a_file(tmp_path: Path) -> None:
     with pytest.raises(StillroomError, match=r"^table='classes' is for .md, .tex, .csv"):
         write_report([folder], tmp_path / "n.html", table="classes")
     assert not (tmp_path / "n.csv").exists()
+
+
+def test_foreign_text_is_no_argument_no_link_and_no_formula() -> None:
+    some = ("[9cm]", "*", "＝1+1", "see http://x.org and www.x.org, @you, dm@300")
+    grid = Grid("c", (Column("row", "text"),), tuple(Row("", (Cell(t, t),)) for t in some))
+    tex = export(grid, ".tex").splitlines()
+    assert tex[6:8] == ["    {}[9cm] \\\\", "    {}* \\\\"]
+    assert export(grid, ".csv").splitlines()[3] == "'＝1+1"
+    told = export(grid, ".md").splitlines()[-1]
+    assert told == "| see http\\://x.org and www\\.x.org, \\@you, dm@300 |"
 
 
 def test_the_suffix_decides_what_is_written(tmp_path: Path) -> None:

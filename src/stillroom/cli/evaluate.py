@@ -40,7 +40,6 @@ def _evaluate(**values: Any) -> None:
     from stillroom.run import fits
     from stillroom.run import judge as judges
     from stillroom.run import machine as machines
-    from stillroom.run.rows import rows_of_set
 
     machine = flags.settle(Machine, values, "machine")
     folder, bench, own = _source(source, values, machines.store(machine))
@@ -51,24 +50,22 @@ def _evaluate(**values: Any) -> None:
         **{k: values[k] for k in _ASKED},
     )
     rivals = [user_path(other, "against") for other in values["against"] or ()]
-    for path in rivals:  # before anything is trained for the first
-        for row in rows_of_set(path, "last"):
-            fits.check_row(row, bench, asked.protocol)
-    ledger = values["records"]
-    if ledger is not None:
-        ledger = user_path(ledger, "records")
-    elif folder is not None:
-        ledger = folder / "records.jsonl"
-    if ledger is not None and ledger.exists():
-        read_records(ledger)  # what cannot be added to is said before the work
+    named = None if values["records"] is None else user_path(values["records"], "records")
+    ledgers = {path: named or path / "records.jsonl" for path in [folder, *rivals] if path}
+    if folder is not None:  # before anything is trained for the first
+        fits.check_rivals(folder, asked.steps, rivals, asked.protocol, bench)
+    for path in {*ledgers.values(), *filter(None, [named])}:
+        if path.exists():
+            read_records(path)  # what cannot be added to is said before the work
     if values["plan"]:
         _show_cost(folder, bench, asked, machine, rivals)
         return
+    ledger = ledgers[folder] if folder is not None else named
     records = judge_and_show(folder, bench, asked, machine, values["quiet"], ledger)
     rival = _of_rivals(asked)
     for path in rivals:
         found = judge_and_show(
-            path, bench, rival, machine, values["quiet"], path / "records.jsonl", table=False
+            path, bench, rival, machine, values["quiet"], ledgers[path], table=False
         )
         _show_comparison(records, found, (str(folder), str(path)))
 
@@ -254,10 +251,11 @@ def _show_comparison(
     last = max(r.step or 0 for r in records)
     own = [r for r in records if r.draw is None and (r.step or 0) == last and r.step is not None]
     for arch in dict.fromkeys(r.arch for r in own):
-        mine = [r for r in own if r.arch == arch]
-        other = [r for r in others if r.arch == arch]
-        found = compare(mine, other)
-        say(f"{names[0]} - {names[1]} on {arch}: {in_words(found)}")
+        mine, other = ([r for r in some if r.arch == arch] for some in (own, others))
+        first, second = (
+            f"{name} ({some[0].row})" for name, some in zip(names, (mine, other), strict=True)
+        )
+        say(f"{first} - {second} on {arch}: {in_words(compare(mine, other))}")
 
 
 def in_words(found: Paired | None) -> str:

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+import stillroom
 from stillroom.artefacts.opened import nets_for, open_bench
 from stillroom.artefacts.stage import COMMON, Stage
-from stillroom.config import DSA
 from stillroom.data.augment import parse
 from stillroom.data.benchmarks import Benchmark
 from stillroom.data.source import ImageSource
@@ -26,7 +26,7 @@ from stillroom.files import read_json, write_atomic, write_json
 from stillroom.nets.ensemble import Backend, Ensemble
 from stillroom.nets.train import Images, Training, predict, train
 from stillroom.nets.zoo import Arch
-from stillroom.runtime import Numerics, Runtime, peak_memory
+from stillroom.runtime import Numerics, Runtime, environment, peak_memory
 from stillroom.types import LabelKind, Preprocess
 
 FULL = "full"
@@ -69,12 +69,13 @@ class Score(Stage):
     seeds: tuple[int, ...]
     numerics: Numerics
     students: Backend
+    augment: str  # of the full data, for protocols that leave it to the set
     set_folder: Path | None = field(compare=False)
     store: Path = field(compare=False)
 
     def identity(self) -> dict[str, Any]:
         """Everything that determines the accuracies."""
-        own = {"augment": DSA} if self.set_folder is None else {}  # a set's digest has its own
+        own = {"augment": self.augment} if self.set_folder is None else {}  # a set has its own
         return {
             **own,
             "protocol": self.protocol.model_dump(mode="json"),
@@ -114,7 +115,15 @@ class Score(Stage):
         write_atomic(out / "predicted.safetensors", save(tensors))
         write_json(out / "scores.json", chosen)
         seconds = (time.perf_counter() - began) / len(self.seeds)
-        cost = {"seconds": seconds, "memory": peak_memory(rt.device)}
+        made = {
+            "device": rt.device.type,
+            "name": environment(rt)["device_name"],
+            "threads": rt.threads,
+            "compile": "on" if rt.compile else "off",
+            "torch": torch.__version__,
+            "stillroom": stillroom.__version__,
+        }
+        cost = {"seconds": seconds, "memory": peak_memory(rt.device), "made": made}
         write_json(out / "timing.json", cost)
 
     def load(self, folder: Path) -> list[dict[str, Any]]:
@@ -124,7 +133,7 @@ class Score(Stage):
         last, best and val, the entry of the curve that each rule selects; predicted, int32 [N]
         test classes where the protocol's rule stopped; labels int64 [N]; seconds, a student's share
         of the stage's (with all rates of a search, and opening the data); memory, the peak in bytes
-        (see `peak_memory`).
+        (see `peak_memory`); made, the machine side: device and its name, threads, compile, torch.
         """
         timing = read_json(folder / "0000" / "timing.json")
         tensors = load_file(folder / "0000" / "predicted.safetensors")
@@ -169,7 +178,7 @@ class Score(Stage):
     def _taught(self, bench: Benchmark, rt: Runtime) -> Taught:
         if self.set_folder is None:
             real = real_images(bench.train, bench.preprocess, bench.size, rt)
-            return Taught(real, "hard", bench.preprocess, DSA, None)
+            return Taught(real, "hard", bench.preprocess, self.augment, None)
         # Before and after, for the files may be replaced by another set's at any moment.
         self._refuse_another(self.set_folder)
         data = load(self.set_folder)

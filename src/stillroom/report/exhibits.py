@@ -62,6 +62,9 @@ class Exhibit(BaseModel):
             sizes |= {len(self.confusion), *map(len, self.confusion)}
         if len(sizes) > 1:
             raise ValueError("classes, per_class and confusion differ in size")
+        for c, row in enumerate(self.confusion or ()):
+            if abs(row[c] / max(1, sum(row)) - self.per_class[c]) > 1e-6:
+                raise ValueError(f"per_class {c} is not what confusion says")
         return self
 
     def belongs_to(self, line: Line) -> bool:

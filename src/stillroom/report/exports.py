@@ -23,6 +23,7 @@ _TEX = {c: f"\\{c}" for c in "%$#_{}&"} | {
     "±": r"$\pm$",
     "’": "'",
 }
+_FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # some spreadsheets take wide ones too
 _NOTE = "* The 95 % interval of the row and that of random do not touch."
 
 
@@ -94,15 +95,19 @@ def _fields(column: Column, cell: Cell) -> tuple[str, ...]:
 def _no_formula(text: str) -> str:
     """Foreign text; a spreadsheet would run what begins so."""
     text = _one_line(text)
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+    return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def _plain_markdown(text: str) -> str:
-    return re.sub(r"([\\`*_{}\[\]<>|~$#!&])", r"\\\1", _one_line(text))
+    escaped = re.sub(r"([\\`*_{}\[\]<>|~$#!&])", r"\\\1", _one_line(text))
+    # Some readers make links of bare addresses and mentions.
+    return re.sub(r"(?<!\w)@(?=\w)|(?<=\w):(?=//)|(?<=www)\.", r"\\\g<0>", escaped)
 
 
 def _plain_latex(text: str) -> str:
-    return "".join(_TEX.get(c, c) for c in _one_line(text))
+    plain = "".join(_TEX.get(c, c) for c in _one_line(text))
+    # After a line's end "[" and "*" would be its arguments.
+    return f"{{}}{plain}" if plain.startswith(("[", "*")) else plain
 
 
 def _texts(row: Row) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 from stillroom.data.named import known
 from stillroom.distilled import Distilled, load, set_bytes, set_digest
 from stillroom.errors import StillroomError
-from stillroom.files import MAX_JSON_BYTES, read_json, read_limited
+from stillroom.files import read_json, read_limited
 from stillroom.records import read_records
 from stillroom.report.exhibits import Exhibit, Neighbours, read_exhibits, read_neighbours
 from stillroom.reported import find
@@ -21,6 +21,8 @@ from stillroom.tables import Conditions, Line, lines
 from stillroom.types import Record
 
 MAX_SETS = 50
+MAX_ROWS = 1000  # of the accuracies of one set
+MAX_CURVE_BYTES = 16 * 2**20
 FULL = "full"
 RULES = ("last", "best", "val")  # by which a student's number is selected
 
@@ -29,15 +31,16 @@ RULES = ("last", "best", "val")  # by which a student's number is selected
 class Shown:
     """One set of the page.
 
-    `name` is the folder's name and unique on the page, `keys` the digests of the set and of its
-    kept steps, `stale` the number of records left out because they judge images that the folder
-    holds no more, `metrics` the lines of `metrics.jsonl`, `run` those of `run.json`. `reported`
-    are numbers of papers, which no mean here contains.
+    `name` is the folder's name and unique on the page, `key` the digest of the set, `keys` this and
+    those of its kept steps, `stale` the number of records left out because they judge images that
+    the folder holds no more, `metrics` the lines of `metrics.jsonl`, `run` those of `run.json`.
+    `reported` are numbers of papers, which no mean here contains.
     """
 
     name: str
     data: Distilled
     bytes: int
+    key: str
     keys: frozenset[str]
     records: tuple[Record, ...]
     stale: int
@@ -64,19 +67,24 @@ class Shown:
 
     @cached_property
     def main(self) -> Line | None:
-        """The line that the headline quotes: the last step, on the set's own data and network."""
+        """The line that the headline quotes: the set itself, on its own data and network.
+
+        Of a set of which only kept steps were judged, the last of these.
+        """
         mine = [line for line in self.lines if self.own(line) and not line.reported]
         if not mine:
             return None
         digest, arch = self.data.data.get("digest"), self.data.arch
         order = {r.protocol_hash: i for i, r in enumerate(self.records)}
+        beside_random = {x.conditions for x in self.lines if x.drawn}
 
-        def rank(line: Line) -> tuple[int, bool, bool, bool, int]:
+        def rank(line: Line) -> tuple[bool, int, bool, bool, bool, int]:
             return (
+                self.key in line.set_keys,
                 -1 if line.step is None else line.step,
                 line.conditions.data_digest == digest,
                 line.arch == arch,
-                any(x.drawn and x.conditions == line.conditions for x in self.lines),
+                line.conditions in beside_random,
                 order[line.conditions.protocol_hash],
             )
 
@@ -93,6 +101,12 @@ class Shown:
         return (
             next((x for x in self.beside(self.main) if _is_random(x)), None) if self.main else None
         )
+
+    def alike(self, paper: Record) -> Line | None:
+        """What was measured here as a paper did: the same method, network and protocol."""
+        some = [*self.beside(self.main), self.main] if self.main else []
+        same = [x for x in some if (x.arch, x.protocol) == (paper.arch, paper.protocol)]
+        return next((x for x in same if x.row.partition("@")[0] == paper.row), None)
 
     def any_size(self, row: str | None = None) -> list[Line]:
         """Baselines of any number of images, judged as the headline was; those of one row."""
@@ -196,11 +210,15 @@ def _read(folder: Path) -> Shown:
     keys = frozenset(set_digest(path) for path in sets)
     ledger = folder / "records.jsonl"
     records = read_records(ledger) if ledger.exists() else []
+    rows = len({(r.row, r.step, r.arch, r.protocol_hash) for r in records})
+    if rows > MAX_ROWS:
+        raise StillroomError(f"{ledger}: holds {rows} rows; a page shows at most {MAX_ROWS}")
     valid = [r for r in records if r.step is None or r.draw is not None or r.set_key in keys]
     return Shown(
         name=folder.resolve().name or "set",
         data=data,
         bytes=set_bytes(folder),
+        key=set_digest(folder),
         keys=keys,
         records=tuple(valid),
         stale=len(records) - len(valid),
@@ -237,14 +255,14 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     if not path.exists():
         return []
     found = []
-    for number, line in enumerate(read_limited(path, MAX_JSON_BYTES).splitlines(), 1):
+    for number, line in enumerate(read_limited(path, MAX_CURVE_BYTES).splitlines(), 1):
         try:
             value = json.loads(line)
         except (ValueError, RecursionError):
             raise StillroomError(f"{path}:{number}: not a line of JSON; is it cut off?") from None
         if not isinstance(value, dict) or not all(_number(value.get(k)) for k in ("step", "loss")):
             raise StillroomError(f"{path}:{number}: must hold the numbers 'step' and 'loss'")
-        found.append(value)
+        found.append({name: float(value[name]) for name in ("step", "loss")})
     return found
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from stillroom.report.exhibits import Exhibit
 from stillroom.report.gather import RULES, Shown, distillations
-from stillroom.report.sentences import counted, ends, method, signed, taken
+from stillroom.report.sentences import counted, ends, signed, taken
 from stillroom.tables import Line, percent, size
 from stillroom.types import Record
 
@@ -137,26 +137,26 @@ def accuracy_grid(shown: Shown, every: bool = False) -> Grid:
 def comparison_grid(sets: Sequence[Shown]) -> Grid:
     """The headline line of every set, side by side; a set without records has dashes."""
     numbers = (*_RESULT[:-1], "images", *_COST)
-    columns = _columns("set", numbers=numbers, more=("data", "student", "protocol"))
+    columns = _columns("set", "protocol", numbers=numbers, more=("data", "student"))
     rows = []
     for whole in distillations(sets):
-        judged = (_text(whole.conditions.benchmark), _text(whole.arch), _text(whole.protocol))
-        name = _text(f"{whole.row}, all distillations")
-        rows.append(Row("base", (name, *_result(whole)[:-1], _DASH, *_cost(whole), *judged)))
+        judged = (_text(whole.conditions.benchmark), _text(whole.arch))
+        head = (_text(f"{whole.row}, all distillations"), _text(whole.protocol))
+        rows.append(Row("base", (*head, *_result(whole)[:-1], _DASH, *_cost(whole), *judged)))
     for shown in sets:
         line, n = shown.main, len(shown.data)
         name, images = _text(shown.name), Cell(str(n), str(n))
         if line is None:
             known = shown.data.data.get("name")
             data = _text(known[:80] if isinstance(known, str) else "")
-            cells = (*[_DASH] * 4, images, _size(shown.bytes), _DASH, data, _DASH, _DASH)
+            cells = (*[_DASH] * 5, images, _size(shown.bytes), _DASH, data, _DASH)
         else:
-            judged = (_text(line.conditions.benchmark), _text(line.arch), _text(line.protocol))
-            cells = (*_result(line)[:-1], images, *_cost(line), *judged)
+            judged = (_text(line.conditions.benchmark), _text(line.arch))
+            cells = (_text(line.protocol), *_result(line)[:-1], images, *_cost(line), *judged)
         rows.append(Row("own", (name, *cells)))
-    rows.sort(key=lambda row: float(row.cells[1].value or -1), reverse=True)
+    rows.sort(key=lambda row: float(row.cells[2].value or -1), reverse=True)
     caption = "The last step of every set, on its own network where that was measured"
-    return Grid(caption, columns, tuple(rows), 1)
+    return Grid(caption, columns, tuple(rows), 2)
 
 
 def tables(sets: Sequence[Shown], every: bool = False) -> dict[str, Grid]:
@@ -211,7 +211,8 @@ def class_grid(classes: Sequence[str], name: str, own: Exhibit, random: Exhibit 
     of = ", ".join(f"{len(e.students)} of {row}" for _, row, e in both)
     which = "Accuracy of each class" if few else f"The {COMMONEST} worst of {len(classes)} classes"
     columns = _columns("class", "0 to 100 %", numbers=[f"{row} %" for _, row, _ in both])
-    return Grid(f"{which}; students: {of}", columns, tuple(rows))
+    told = "; dots: the set green" + (", random images orange" if random else "")
+    return Grid(f"{which}; students: {of}{told}", columns, tuple(rows))
 
 
 def confusion_grid(classes: Sequence[str], own: Exhibit) -> Grid | None:
@@ -277,15 +278,14 @@ def selection_grid(shown: Shown) -> Grid | None:
 
 
 def reported_grid(shown: Shown) -> Grid | None:
-    """Numbers of papers, with what was measured here of the same method."""
-    main = shown.main
-    near = {method(x): x for x in ([*shown.beside(main), main] if main else [])}
+    """Numbers of papers, with what was measured here alike: method, network, protocol."""
     rows = []
     for r in sorted(shown.reported, key=lambda r: -r.value):
-        here = _number(near[r.row].summary.mean) if r.row in near else _DASH
+        alike = shown.alike(r)
+        here = _number(alike.summary.mean) if alike else _DASH
         texts = map(_text, (r.arch, r.protocol, r.note))
         rows.append(Row("", (_text(r.row), _number(r.value), _deviation(r), here, *texts)))
-    numbers, more = ("paper %", "± std", "measured here %"), ("student", "protocol", "source")
+    numbers, more = ("paper %", "± std", "measured alike here %"), ("student", "protocol", "source")
     columns = _columns("method", numbers=numbers, more=more)
     return Grid("A paper’s number, not measured here", columns, tuple(rows), 1) if rows else None
 
@@ -349,6 +349,13 @@ def _text(text: str) -> Cell:
 
 def _size(count: int) -> Cell:
     return Cell(size(count), str(count), (str(count),))
+
+
+def differing(table: Sequence[Line]) -> list[str]:
+    """In what rows were not judged alike, but for the number of images."""
+    network = ["network"] if len({line.arch for line in table}) > 1 else []
+    some = [_CONDITIONS[i] for i in _differing(table)]
+    return network + [name for name in some if name not in ("hash", "images a class")]
 
 
 def _differing(table: Sequence[Line]) -> list[int]:

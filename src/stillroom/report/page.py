@@ -140,12 +140,15 @@ def _figure(heading: str, svg: str, caption: str) -> dict[str, Any]:
 
 
 def _dots(shown: Shown, line: Line, beside: Sequence[Line], prefix: str) -> dict[str, Any]:
+    alike: dict[str, list[float]] = {}
     papers: dict[str, list[float]] = {}
-    for r in shown.reported:
-        papers.setdefault(r.row, []).append(r.value)
+    for r in shown.reported:  # one row is shared only by what was judged alike
+        same = shown.alike(r)
+        of, name = (alike, same.row) if same else (papers, f"{r.row} (paper)")
+        of.setdefault(name, []).append(r.value)
     rows = sorted([line, *beside], key=lambda x: -x.summary.mean)
-    dots = [figures.Dot(x.row, x, x is line, papers.pop(sentences.method(x), [])) for x in rows]
-    dots += [figures.Dot(f"{row} (paper)", None, False, values) for row, values in papers.items()]
+    dots = [figures.Dot(x.row, x, x is line, alike.get(x.row, [])) for x in rows]
+    dots += [figures.Dot(row, None, False, values) for row, values in papers.items()]
     caption = [
         f"{line.row} is this set; {line.arch}, {line.protocol}. Large dot: mean; bar: 95 % "
         "interval; small dots: single students."
@@ -154,6 +157,8 @@ def _dots(shown: Shown, line: Line, beside: Sequence[Line], prefix: str) -> dict
         caption.append("The dashed line is the mean of random images.")
     if shown.reported:
         caption.append("Hollow: a paper’s number, not measured here.")
+    if papers:
+        caption.append("Rows “(paper)” were judged otherwise: they share no scale with ours.")
     if (left := len(dots) - figures.MAX_DOTS) > 0:
         caption.append(f"{left} more rows are in the tables only.")
     mean = shown.random.summary.mean if shown.random else None
@@ -221,7 +226,7 @@ def _nearest(shown: Shown, real_images: bool) -> dict[str, Any] | None:
 
 def _comparison(sets: Sequence[Shown]) -> dict[str, Any]:
     mains = [(shown, shown.main) for shown in sets if shown.main is not None]
-    mixed = len({unsized(line) for _, line in mains}) > 1
+    differ = grids.differing([line for _, line in mains])
     ranked = sorted(mains, key=lambda pair: -pair[1].summary.mean)
     charts = []
     if mains:
@@ -231,10 +236,11 @@ def _comparison(sets: Sequence[Shown]) -> dict[str, Any]:
         charts = [_figure("Accuracy", svg, caption), *_bytes(sets, "all-bytes")]
     counts = {len(shown.data) for shown in sets}
     warnings = []
-    if mixed:
+    if differ:
         warnings.append(
-            "These sets were not all judged on the same data, network, protocol and numerics: "
-            "their accuracies are not comparable line by line."
+            f"These sets were not judged alike: {', '.join(differ)} "
+            f"{'differ' if len(differ) > 1 else 'differs'}. Their accuracies are not comparable "
+            "line by line."
         )
     if len(counts) > 1:
         warnings.append("They hold different numbers of images; compare accuracy with size.")

@@ -95,6 +95,7 @@ def _files(shown: Shown) -> Pairs:
         ("Learned step size", "" if data.lr is None else f"{data.lr:g}"),
         ("Preprocessing", f"{pre.name}: (pixel − {mean}) / {std}{zca}"),
         ("On disk", f"{size(shown.bytes)} ({shown.bytes:,} bytes)".replace(",", " ")),
+        ("Bits a class", f"{8 * shown.bytes / len(data.classes):,.0f}".replace(",", " ")),
     ]
 
 

@@ -16,8 +16,8 @@ REPORTED = (
     "These stand in a paper, under its own protocol and code. No mean on this page contains them."
 )
 FLATTERS = (
-    "“Best” picks the epoch of every student on the test images themselves, which flatters every "
-    "row, random images too."
+    "“Best” picks the best of every student's checks on the test images themselves, which flatters "
+    "every row, random images too."
 )
 
 
@@ -48,6 +48,8 @@ def headline(shown: Shown) -> tuple[str, list[Fact]]:
         return lead, [("How to judge them?", "Evaluate", f"Run: {command}"), _cost(shown)]
     these = "this image" if len(shown.data) == 1 else f"these {len(shown.data)} images"
     right = f"{percent(line.summary.mean)} % of the test images of {line.conditions.benchmark}"
+    if shown.key not in line.set_keys:
+        these = f"the set as it was at step {line.step} (not the images below)"
     lead = f"Trained on {these} alone, a {line.arch} network gets {right} right"
     if random is None:
         question = "Better than random images?"
@@ -60,11 +62,20 @@ def headline(shown: Shown) -> tuple[str, list[Fact]]:
     for other in shown.beside(line):
         if other.row in CORESETS and not other.drawn:
             facts.append(_fact(_CORESETS[other.row], line, other))
-    if fitting := [x for x in shown.any_size("random-jpeg") if x.bytes <= line.bytes]:
+    return lead, [*facts, *_jpegs(shown, line), _cost(shown)]
+
+
+def _jpegs(shown: Shown, line: Line) -> Iterator[Fact]:
+    """How a set stands to real images in as many bytes, where those were judged."""
+    question, some = "Better than real JPEGs?", shown.any_size("random-jpeg")
+    if fitting := [x for x in some if x.bytes <= line.bytes]:
         largest = max(fitting, key=lambda x: x.bytes)
-        question, answer, why = _fact("Better than real JPEGs?", line, largest)
-        facts.append((question, answer, f"{why} They take {size(largest.bytes)}."))
-    return lead, [*facts, _cost(shown)]
+        _, answer, why = _fact(question, line, largest)
+        yield question, answer, f"{why} They take {size(largest.bytes)}."
+    elif some:
+        least = size(min(x.bytes for x in some))
+        why = f"The fewest that were judged take {least}, the set {size(line.bytes)}."
+        yield question, "None fit", why
 
 
 _CORESETS = {
@@ -98,11 +109,13 @@ def _cost(shown: Shown) -> Fact:
     train = counts.get("train") if isinstance(counts, dict) else None
     why = plural(len(shown.data), "image")
     if isinstance(train, int) and train > 0:
-        why += f" in place of {train} training images"
+        whole = train * shown.data.images[0].numel()  # a byte a pixel and channel
+        part = percent(shown.bytes / whole)
+        why += f" in place of {train} training images, {part} % of the bytes of their pixels"
     if shown.run.get("from_store") is not True and (made := making_time(shown.run)):
         why += f"; {made} to make"
     if shown.main:
-        why += f"; {duration(shown.main.seconds)} to train on"
+        why += f"; {duration(shown.main.seconds)} to train a network on them and to test it"
     return "At what cost?", size(shown.bytes), f"{why}."
 
 
@@ -209,8 +222,8 @@ def _of_folder(shown: Shown) -> Iterator[tuple[str, str]]:
 
 _RULES = {
     "last": "the accuracy after the last epoch; no epoch was chosen by its accuracy.",
-    "best": "the best accuracy of all epochs on the test images, which flatters every row.",
-    "val": "the epoch that is best on validation images, not on test images.",
+    "best": "the best of a student's checks on the test images, which flatters every row.",
+    "val": "the check that is best on validation images, not on test images.",
 }
 _SOFT = (
     "SL-1, one stored soft label an image ({}), which holds knowledge beyond the pixels: part of "
@@ -225,19 +238,16 @@ _LABELS = {
 
 
 def _variance(shown: Shown) -> str:
-    own = [x for x in shown.lines if shown.own(x)]
     parts = []
-    if own:
-        most = max(own, key=lambda x: x.summary.n)
+    if shown.main:
         parts.append(
-            f"The 95 % t-interval of the set is over student seeds (n = {most.summary.n}) on one "
-            "distillation. It does not cover distilling again with another seed."
+            f"The 95 % t-interval of the set is over student seeds (n = {shown.main.summary.n}) on "
+            "one distillation. It does not cover distilling again with another seed."
         )
-    drawn = [x for x in shown.lines if x.drawn and x.row == "random"]
-    if drawn:
+    if shown.random:
         parts.append(
-            f"The interval of random is over draws (n = {drawn[0].summary.n}), one student each: "
-            "it covers the choice of images and the student's seed together."
+            f"The interval of random is over draws (n = {shown.random.summary.n}), one student "
+            "each: it covers the choice of images and the student's seed together."
         )
     parts.append("No interval here covers the choice of test images.")
     return " ".join(parts)

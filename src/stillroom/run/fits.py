@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from stillroom.artefacts.store import Store
+from stillroom.config import DSA
 from stillroom.data.benchmarks import Benchmark, reopen
 from stillroom.distilled import Distilled, load
 from stillroom.errors import StillroomError
 from stillroom.evaluation.protocol import PROTOCOLS, Protocol
+from stillroom.evaluation.score import FULL
 from stillroom.nets.zoo import canonical as canonical_name
 from stillroom.recipe import packaged, read_yaml
-from stillroom.run.rows import Row
+from stillroom.run.rows import Row, rows_of_set
 
 
 def student_of(data: Distilled, bench: Benchmark) -> str:
@@ -27,8 +31,21 @@ def student_of(data: Distilled, bench: Benchmark) -> str:
 
 def usual_arch(bench: Benchmark) -> str:
     """The network of the packaged rows of a known benchmark, else "auto": by image size."""
+    return str(_usual(bench).get("arch", "auto"))
+
+
+def full_row(bench: Benchmark) -> Row:
+    """All training images, for students with the augmentation of the benchmark's packaged rows.
+
+    So that they stand beside sets of it: digits are not mirrored.
+    """
+    method = _usual(bench).get("method", {})
+    return Row(FULL, augment=str(method.get("augment", DSA)))
+
+
+def _usual(bench: Benchmark) -> dict[str, Any]:
     rows = [r for r in packaged() if r.name.partition("/")[2].rpartition("-")[0] == bench.known]
-    return str(read_yaml(rows[0].path).get("arch", "auto")) if rows else "auto"
+    return dict(read_yaml(rows[0].path)) if rows else {}
 
 
 def check_row(row: Row, bench: Benchmark, protocol: Protocol) -> None:
@@ -41,6 +58,31 @@ def check_row(row: Row, bench: Benchmark, protocol: Protocol) -> None:
         check_fits(data, bench, row.name)
         check_read_alike(data, bench, row.name)
         check_labels(data, protocol, row.name)
+
+
+def check_rivals(
+    folder: Path, steps: str, rivals: Sequence[Path], protocol: Protocol, bench: Benchmark
+) -> None:
+    """Refuse sets that cannot be compared student by student, before any student is trained.
+
+    The last of `steps` of a set is compared with the last step of its rivals.
+    Raises: StillroomError naming the set and the difference.
+    """
+    for path in rivals:
+        own = rows_of_set(folder, steps)[-1]
+        (other,) = rows_of_set(path, "last")
+        check_row(other, bench, protocol)
+        if own.ipc != other.ipc:
+            raise StillroomError(
+                f"{path} holds {other.ipc} images a class and {folder} {own.ipc}; a comparison "
+                "student by student is of sets of one size; evaluate them one after the other"
+            )
+        if protocol.augment == "set" and own.augment != other.augment:
+            raise StillroomError(
+                f"{path} wants students trained with {other.augment} and {folder} with "
+                f"{own.augment}; under {protocol.id} the two are not judged alike; name a "
+                "protocol with an augmentation of its own, such as --protocol vico@1"
+            )
 
 
 def check_fits(data: Distilled, bench: Benchmark, name: str) -> None:

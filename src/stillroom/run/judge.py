@@ -9,24 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-import stillroom
 from stillroom.artefacts.opened import nets_for
 from stillroom.artefacts.stage import code_digest
 from stillroom.artefacts.store import Store, obtain_all
 from stillroom.data.benchmarks import Benchmark
 from stillroom.distilled import load
 from stillroom.evaluation.protocol import SELECTIONS, Protocol, Selection
-from stillroom.evaluation.score import FULL, Score
+from stillroom.evaluation.score import Score
 from stillroom.nets.ensemble import Backend
 from stillroom.nets.zoo import Arch
 from stillroom.records import add_records
 from stillroom.run import machine as machines
 from stillroom.run.distil import choose_arch
 from stillroom.run.estimate import seconds
-from stillroom.run.exhibits import write_exhibit, write_neighbours
-from stillroom.run.fits import check_protocol, check_row
+from stillroom.run.exhibits import NEIGHBOURS, write_exhibit, write_neighbours
+from stillroom.run.fits import check_protocol, check_row, full_row
 from stillroom.run.options import Machine
 from stillroom.run.publish import EXHIBITS, LEDGER
 from stillroom.run.rows import Maker, Row, baseline_rows, real_jpeg_rows, rows_of_set
@@ -89,8 +86,11 @@ def evaluate(
     if cost.flops > WORTH_SAYING:
         session.say(cost.in_words())
     own = folder / EXHIBITS if folder is not None and ledger == folder / LEDGER else None
-    if own is not None and folder is not None and asked.real_images:
-        write_neighbours(own, load(folder), bench, session)
+    if own is not None and folder is not None:
+        if asked.real_images:
+            write_neighbours(own, load(folder), bench, session)
+        else:  # of an earlier evaluation too
+            (own / NEIGHBOURS).unlink(missing_ok=True)
     records = []
     for batch in _batches(rows, machine.workers):
         students = judge(how, batch)
@@ -115,16 +115,16 @@ def prepared(
 ) -> tuple[Judging, list[Row]]:
     """Everything before the first student: what can be refused is, and baselines are chosen."""
     made = None if folder is None else load(folder)
-    rows = [Row(FULL)] if folder is None else rows_of_set(folder, asked.steps)
+    rows = [full_row(bench)] if folder is None else rows_of_set(folder, asked.steps)
     images = len(bench.train) if made is None else len(made)
     how = judging(bench, asked, store, machine, session, images)
     for row in rows:
         check_row(row, bench, asked.protocol)
     if made is not None:
-        exact = dataclasses.replace(how.rt, numerics="float32")
-        maker = Maker(bench, store, machine, exact, how.archs[0], made.augment)
+        budget = rows[-1].bytes  # of the last step
+        maker = Maker(bench, store, machine, how.rt, how.archs[0], made.augment)
         rows += baseline_rows(maker, made.ipc) if asked.baselines else []
-        rows += real_jpeg_rows(maker, made.ipc, rows[-1].bytes) if asked.real_jpegs else []
+        rows += real_jpeg_rows(maker, made.ipc, budget) if asked.real_jpegs else []
     return how, rows
 
 
@@ -257,6 +257,7 @@ def _score(how: Judging, row: Row, arch: Arch, seeds: tuple[int, ...]) -> Score:
         seeds=seeds,
         numerics=how.numerics,
         students=how.students,
+        augment=row.augment if row.folder is None else "",
         set_folder=row.folder,
         store=how.store.root,
     )
@@ -298,14 +299,9 @@ def _record(
         bytes=how.bench.train.nbytes if row.folder is None else row.bytes,
         seconds=round(score["seconds"], 3),
         memory=score["memory"],
-        device=how.rt.device.type,
+        device=score["made"]["device"],
         numerics=how.numerics,
         code=code_digest(Score.sources),
         split=how.bench.split,
-        versions={
-            "stillroom": stillroom.__version__,
-            "torch": torch.__version__,
-            "compile": "on" if how.rt.compile else "off",
-            "threads": str(how.rt.threads),
-        },
+        versions={k: str(v) for k, v in score["made"].items() if k != "device"},
     )

@@ -19,6 +19,7 @@ from stillroom.methods.base import Outer
 from stillroom.recipe import from_preset
 from stillroom.run.cells import CELLS, Cell, agrees
 from stillroom.run.distil import distil, plan
+from stillroom.run.fits import full_row
 from stillroom.run.judge import Asked, judge, judging
 from stillroom.run.options import Machine
 from stillroom.run.rows import Maker, Row, row_of
@@ -78,7 +79,7 @@ def reproduce(
     images = cell.ipc * len(bench.classes) or len(bench.train)
     how = judging(bench, asked, store, machine, session, images)
     if cell.preset == FULL:
-        rows = [Row(FULL)]
+        rows = [full_row(bench)]
     elif METHODS[PRESETS[cell.preset].kind](**PRESETS[cell.preset].method).steps(Outer(steps=1)):
         rows = _distilled(cell, bench, store, machine, session, numerics)
     else:

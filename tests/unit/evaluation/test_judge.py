@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from stillroom.artefacts.store import Store
-from stillroom.distilled import load, set_digest
+from stillroom.distilled import load, set_bytes, set_digest
 from stillroom.errors import StillroomError
 from stillroom.evaluation.protocol import find_protocol
 from stillroom.evaluation.score import Score
+from stillroom.nets.zoo import resolve
 from stillroom.recipe import from_preset
 from stillroom.records import read_records
 from stillroom.run.distil import distil, plan
@@ -211,13 +212,16 @@ def test_the_searched_rate_is_chosen_on_validation_images(store, tmp_path, monke
     assert next(r for r in found if r.metric == "accuracy").value == pytest.approx(0.1)
 
 
-def test_real_jpegs_fill_the_bytes_of_the_set_and_no_more(bench, store, tmp_path):
-    out = tmp_path / "out"
-    made(bench, store, out)
-    big = load(out)
-    # Sixteen copies of the images: a set so large that many JPEGs have as many bytes.
+def large(bench, store, tmp_path: Path) -> None:
+    """Sixteen copies of the images: a set so large that many JPEGs have as many bytes."""
+    made(bench, store, tmp_path / "out")
+    big = load(tmp_path / "out")
     many = [t.repeat_interleave(16, 0) for t in (big.images, big.labels, big.of_class)]
     replace(big, images=many[0], labels=many[1], of_class=many[2]).save(tmp_path / "big")
+
+
+def test_real_jpegs_fill_the_bytes_of_the_set_and_no_more(bench, store, tmp_path):
+    large(bench, store, tmp_path)
     how = replace(asked("convnet1-w8"), baselines=False, seeds=1, real_jpegs=True)
     args = (bench, how, Store(store), Machine(threads=1), Session())
     found = [r for r in evaluate(tmp_path / "big", *args) if r.metric == "accuracy"]
@@ -229,6 +233,74 @@ def test_real_jpegs_fill_the_bytes_of_the_set_and_no_more(bench, store, tmp_path
     assert by_count == sorted(by_count)
     table = {(x.row, x.conditions.ipc): x.counts for x in lines(found)}
     assert all(table["random-jpeg", n] == "draws" for n in counts)
+
+
+def test_the_bytes_that_jpegs_fill_are_the_sets_own(bench, store, tmp_path, monkeypatch):
+    """Also where baselines of other sizes stand between."""
+    from stillroom.run import judge
+
+    large(bench, store, tmp_path)
+    budgets = []
+    monkeypatch.setattr(judge, "real_jpeg_rows", lambda maker, ipc, n: budgets.append(n) or [])
+    for baselines in (False, True):
+        how = replace(asked("convnet1-w4"), seeds=1, real_jpegs=True, baselines=baselines)
+        judge.prepared(tmp_path / "big", bench, how, Store(store), Machine(threads=1), Session())
+    assert budgets == [set_bytes(tmp_path / "big")] * 2
+
+
+def test_a_record_says_what_trained_its_student(bench, store, tmp_path):
+    """Not what the command ran on that found it in the store."""
+    out = tmp_path / "out"
+    made(bench, store, out)
+    how = replace(asked("convnet1-w4"), baselines=False, seeds=1)
+    first, again = (
+        evaluate(out, bench, how, Store(store), Machine(threads=n), Session()) for n in (1, 2)
+    )
+    assert first == again
+    assert first[0].versions["threads"] == "1"
+    assert first[0].memory > 2**20
+
+
+def test_full_data_are_taught_as_the_sets_of_their_benchmark(store):
+    """Digits are not mirrored; so their full row stands beside sets of digits."""
+    from stillroom.run.machine import benchmark
+    from stillroom.run.options import DataOptions
+
+    digits = benchmark("digits", DataOptions(), Store(store))
+    how = Asked(find_protocol("quick@1+epochs=1"), ["convnet1-w4"], 1)
+    (record,) = evaluate(None, digits, how, Store(store), Machine(threads=1), Session())
+    assert record.augment == "dsa:color_crop_cutout_scale_rotate"
+    longer = replace(how, protocol=find_protocol("vico@1+epochs=1"))
+    (other,) = evaluate(None, digits, longer, Store(store), Machine(threads=1), Session())
+    assert other.augment == "dsa:color_crop_cutout_flip_scale_rotate"
+
+
+def test_real_images_of_an_earlier_evaluation_are_removed(bench, store, tmp_path):
+    out = tmp_path / "out"
+    made(bench, store, out)
+    how = replace(asked("convnet1-w4"), baselines=False, seeds=1)
+    args = (Store(store), Machine(threads=1), Session(), out / "records.jsonl")
+    evaluate(out, bench, how, *args)
+    assert (out / "exhibits" / "neighbours.safetensors").is_file()
+    evaluate(out, bench, replace(how, real_images=False), *args)
+    assert not (out / "exhibits" / "neighbours.safetensors").exists()
+
+
+def test_baselines_are_made_alike_whatever_students_compute_in(bench, store, tmp_path):
+    """Their key says float32, so another number's bytes must not lie under it."""
+    from stillroom.run.rows import Maker
+    from stillroom.runtime import Runtime
+
+    digests = set()
+    for name, numerics in (("a", "float32"), ("b", "float64")):
+        rt = Runtime(device=torch.device("cpu"), numerics=numerics)
+        (tmp_path / name).mkdir()
+        maker = Maker(bench, Store(store), Machine(store=store), rt, resolve("convnet1-w4"), "none")
+        folder = maker.folder("class-mean", 2, 0)
+        digests.add(set_digest(folder))
+        for path in store.glob("distilled-*"):
+            path.rename(tmp_path / name / path.name)
+    assert len(digests) == 1
 
 
 def test_the_sets_own_data_read_otherwise_are_refused(store, tmp_path):

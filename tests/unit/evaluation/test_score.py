@@ -47,6 +47,7 @@ def stage(bench: Benchmark, store: Path, folder: Path | None = None, **changes: 
         "seeds": (0,),
         "numerics": "float32",
         "students": "loop",
+        "augment": "none",
         "set_folder": folder,
         "store": store,
     }
