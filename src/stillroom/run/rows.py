@@ -94,13 +94,15 @@ class Maker:
 def baseline_rows(maker: Maker, ipc: int) -> list[Row]:
     """Random (five draws), class-mean and k-means with as many images.
 
-    A coreset that the data cannot give (too few distinct images) is left out, and said so.
+    One that the data cannot give (a class has too few distinct images) is left out, and said so.
     """
-    draws = range(RANDOM_DRAWS)
-    rows = [row_of("random", maker.folder("random", ipc, d), ipc, None, d) for d in draws]
-    for rule in CORESETS:
+    rows: list[Row] = []
+    for rule in ("random", *CORESETS):
+        drawn = rule == "random"
         try:
-            rows.append(row_of(rule, maker.folder(rule, ipc, 0), ipc))
+            for d in range(RANDOM_DRAWS if drawn else 1):
+                draw = d if drawn else None
+                rows.append(row_of(rule, maker.folder(rule, ipc, d), ipc, None, draw))
         except StillroomError as error:
             maker.rt.session.say(f"no {rule} row: {error}")
     return rows

@@ -212,11 +212,11 @@ def test_the_searched_rate_is_chosen_on_validation_images(store, tmp_path, monke
     assert next(r for r in found if r.metric == "accuracy").value == pytest.approx(0.1)
 
 
-def large(bench, store, tmp_path: Path) -> None:
-    """Sixteen copies of the images: a set so large that many JPEGs have as many bytes."""
+def large(bench, store, tmp_path: Path, copies: int = 16) -> None:
+    """Copies of the images: a set so large that many JPEGs have as many bytes."""
     made(bench, store, tmp_path / "out")
     big = load(tmp_path / "out")
-    many = [t.repeat_interleave(16, 0) for t in (big.images, big.labels, big.of_class)]
+    many = [t.repeat_interleave(copies, 0) for t in (big.images, big.labels, big.of_class)]
     replace(big, images=many[0], labels=many[1], of_class=many[2]).save(tmp_path / "big")
 
 
@@ -239,7 +239,7 @@ def test_the_bytes_that_jpegs_fill_are_the_sets_own(bench, store, tmp_path, monk
     """Also where baselines of other sizes stand between."""
     from stillroom.run import judge
 
-    large(bench, store, tmp_path)
+    large(bench, store, tmp_path, copies=5)
     budgets = []
     monkeypatch.setattr(judge, "real_jpeg_rows", lambda maker, ipc, n: budgets.append(n) or [])
     for baselines in (False, True):
