@@ -53,7 +53,8 @@ def _reproduce(**values: Any) -> None:
     say(f"{cell.name} under {cell.protocol}: {_interval(made.summary)}")
     paper = cell.reported()
     if paper is not None:
-        say(f"reported: {percent(paper.value)} %, {paper.note}: {cell.verdict(made.summary.mean)}")
+        verdict = cell.verdict(made.summary.mean, made.summary.std)
+        say(f"reported: {percent(paper.value)} %, {paper.note}: {verdict}")
     if made.recorded is None:
         say("nothing is recorded of it yet")
         return

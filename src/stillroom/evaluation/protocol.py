@@ -144,7 +144,7 @@ PROTOCOLS: dict[str, Protocol] = {
                 "augment": DSA,
                 "labels": "any",
                 "papers": ("guo2024datm",),
-                "why": "How DATM, PAD and EDF are judged: as mtt, with batches of 128 and soft "
+                "why": "How DATM and PAD are judged: as mtt, with batches of 128 and soft "
                 "labels where the set learned them. The papers quote the best of the checkpoints "
                 "of a distillation, chosen on the test images; here a checkpoint is what it is.",
             }

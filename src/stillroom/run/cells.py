@@ -17,6 +17,7 @@ from stillroom.types import Record
 
 TOLERANCE = {1: 0.025}  # of a mean, by images a class; the specification's, section 10
 USUAL_TOLERANCE = 0.015
+SPREAD = 0.015  # the largest deviation of students that a reproduction may have; likewise
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,8 @@ class Cell:
                 found[line.numerics] = line
         return list(found.values())
 
-    def verdict(self, mean: float) -> str:
-        """Whether a mean is the paper's, in a word."""
+    def verdict(self, mean: float, std: float = 0.0) -> str:
+        """Whether a mean is the paper's, in a word; `std` is that of the students behind it."""
         paper = self.reported()
         if paper is None:
             return "nothing reported"
@@ -98,6 +99,8 @@ class Cell:
         if self.steps:
             return "fewer steps"
         near = abs(mean - paper.value) <= TOLERANCE.get(self.ipc, USUAL_TOLERANCE)
+        if near and std > SPREAD:
+            return "students too far apart"
         return "reproduced" if near else "not reproduced"
 
 

@@ -71,6 +71,8 @@ def test_verdicts() -> None:
     random = CELLS["random/cifar10-ipc10"]  # reported 31.0
     assert random.verdict(0.324) == "reproduced"
     assert random.verdict(0.326) == "not reproduced"
+    assert random.verdict(0.324, std=0.015) == "reproduced"
+    assert random.verdict(0.324, std=0.016) == "students too far apart"
     assert CELLS["random/cifar10-ipc1"].verdict(0.178) == "reproduced"  # 15.4, 1 image a class
     assert CELLS["dm/cifar10-ipc10@300"].verdict(0.489) == "fewer steps"
     assert Cell("dm", "cifar10", 10, protocol="vico@1+epochs=9").verdict(0.489) == "fewer epochs"
@@ -97,7 +99,7 @@ def test_table_and_summary_of_a_ledger() -> None:
     told = "| `random/cifar10-ipc10` | vico@1 | 31.0 ± 0.5 | 31.0 (28.5 to 33.5) | 3 draws | +0.0 "
     assert row.startswith(told + "| - | reproduced |")
     assert "| `dm/cifar10-ipc10` | vico@1 | 48.9 ± 0.6 | - | - | - | - | not measured | - |" in text
-    assert "| 45.0 | 1 seeds | -3.9 | +14.0 | fewer steps | float32" in text
+    assert "| 45.0 | 1 seeds | -3.9 | +14.0 | fewer steps by one student | float32" in text
     assert "| ... at step 100 | vico@1 |  | 40.0 (27.3 to 52.7) | 2 seeds |  | +9.0 |" in text
     assert '"float32": [\n   0.45\n  ]' in measured_json(records)
 
