@@ -21,7 +21,9 @@ from stillroom.files import canonical, write_atomic, write_json
 from stillroom.report import write_report
 from stillroom.types import Preprocess, Record
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+sync_api = pytest.importorskip(
+    "playwright.sync_api", reason="the page's tests need a browser: make browser"
+)
 CHROMIUM = os.environ.get("STILLROOM_CHROMIUM") or shutil.which("chromium")
 ARGUMENTS = [
     "--headless",
@@ -37,10 +39,9 @@ NAMES = (
     "n" * 300,
     "日本語",
 )
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not CHROMIUM, reason="there is no chromium; set STILLROOM_CHROMIUM"),
-]
+pytestmark = pytest.mark.skipif(
+    not CHROMIUM, reason="the page's tests need a browser: no chromium; set STILLROOM_CHROMIUM"
+)
 
 
 @pytest.fixture(scope="module")
@@ -112,20 +113,20 @@ def _set(folder: Path, ipc: int) -> Path:
 def _exhibits(folder: Path, conditions: dict[str, Any], ipc: int) -> None:
     """Students of the set and of random images, and the set's own images as its neighbours."""
     data, c = load(folder), len(NAMES)
-    for row, step, key in (("dm@30", 30, set_digest(folder)), ("random", None, None)):
+    for name, step, key in (("dm@30", 30, set_digest(folder)), ("random", None, None)):
         confusion = [[(50 if a == b else 7 * a + b) for b in range(c)] for a in range(c)]
         content = {
             **conditions,
-            "row": row,
+            "row": name,
             "step": step,
             "set_key": key,
             "ipc": ipc,
             "classes": NAMES,
             "students": [{}],
-            "per_class": [i / c for i in range(c)],
+            "per_class": [row[a] / sum(row) for a, row in enumerate(confusion)],
             "confusion": confusion,
         }
-        write_json(folder / "exhibits" / f"students-{row}.json", content)
+        write_json(folder / "exhibits" / f"students-{name}.json", content)
     images = (data.pixels() * 255).round().to(torch.uint8)
     tensors = {
         "rows": torch.arange(len(data)),
