@@ -22,15 +22,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from stillroom.evaluation.protocol import find_protocol
 from stillroom.evaluation.statistics import Summary
 from stillroom.records import read_records
-from stillroom.tables import lines, percent
+from stillroom.tables import Line, lines, percent
 from stillroom.types import Record
 
 TRUTH = "vico@1"
-CANDIDATES = tuple(
-    "quick@1" if epochs == 100 else f"quick@1+epochs={epochs}" for epochs in (25, 50, 100, 200)
-)
+EPOCHS = (25, 50, 100, 200)
 ROWS = ("random", "class-mean", "k-means", "dm@100", "dm@300")
 WITHIN = 0.02  # of the gap under vico@1
 Rows = Mapping[str, Summary]
@@ -56,19 +55,21 @@ class Candidate:
 
 def calibration(records: Sequence[Record]) -> list[Candidate]:
     """Every candidate of which the ledger holds all rows, cheapest first, then vico@1 itself."""
-    found: dict[str, dict[str, Summary]] = {}
-    seconds: dict[str, list[float]] = {}
+    found: dict[str, dict[str, Line]] = {}
     for line in lines(records):
         known = (line.conditions.benchmark, line.conditions.ipc, line.arch, line.numerics)
         if known == ("cifar10", 10, "convnet3", "float32") and line.row in ROWS:
-            found.setdefault(line.protocol, {})[line.row] = line.summary
-            seconds.setdefault(line.protocol, []).append(line.seconds)
-    truth = found[TRUTH]
-    return [
-        _candidate(name, found[name], truth, sum(seconds[name]) / len(seconds[name]))
-        for name in (*CANDIDATES, TRUTH)
-        if set(found.get(name, ())) == set(ROWS)
-    ]
+            found.setdefault(line.conditions.protocol_hash, {})[line.row] = line
+    wanted = [find_protocol(f"quick@1+epochs={n}") for n in EPOCHS] + [find_protocol(TRUTH)]
+    truth = {name: line.summary for name, line in found[wanted[-1].digest()].items()}
+    made = []
+    for protocol in wanted:
+        rows = found.get(protocol.digest(), {})
+        if set(rows) == set(ROWS):
+            seconds = sum(line.seconds for line in rows.values()) / len(rows)
+            summaries = {name: line.summary for name, line in rows.items()}
+            made.append(_candidate(protocol.id, summaries, truth, seconds))
+    return made
 
 
 def chosen(candidates: Sequence[Candidate]) -> str:
