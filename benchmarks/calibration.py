@@ -29,7 +29,7 @@ from stillroom.tables import Line, lines, percent
 from stillroom.types import Record
 
 TRUTH = "vico@1"
-EPOCHS = (25, 50, 100, 200)
+EPOCHS = (25, 50, 100)
 ROWS = ("random", "class-mean", "k-means", "dm@100", "dm@300")
 WITHIN = 0.02  # of the gap under vico@1
 Rows = Mapping[str, Summary]
