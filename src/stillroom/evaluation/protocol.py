@@ -88,7 +88,7 @@ PROTOCOLS: dict[str, Protocol] = {
         Protocol(
             name="quick",
             version=1,
-            epochs=50,  # chosen by benchmarks/calibration.py, and frozen since
+            epochs=100,  # chosen by benchmarks/calibration.py, and frozen since
             batch=256,
             lr=0.02,
             schedule="cosine",

@@ -10,6 +10,7 @@ from stillroom.evaluation.protocol import PROTOCOLS, QUIRKS, find_protocol
 
 # A number in the ledger quotes these: a protocol that changes gets another version.
 FROZEN = {
+    "quick@1": "75e39eaf2c5c",
     "vico@1": "67f57f6ea6d0",
     "vico-plain@1": "8eccdde0446e",
     "mtt@1": "7a46801437b0",
