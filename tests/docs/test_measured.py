@@ -16,16 +16,21 @@ DATA = {
     "CIFAR-10 (JPEG)": "cifar10",
     "ten classes of Tiny-ImageNet, a folder of JPEGs": "ten classes",
 }
-ROW = re.compile(r"^\| ([^|]+) \| (\d+) \| ([^|]+) \| ([\d.]+ \([^|]+\)) \| ([^|]+) \|")
+ROW = re.compile(  # data, images a class, set, accuracy, n, reported, protocol, numerics
+    r"^\| ([^|]+) \| (\d+) \| ([^|]+) \| ([\d.]+ \([^|]+\)) \| ([^|]+) \| [^|]+ \| "
+    r"`([^`]+)`([^|]*) \|"
+)
 TOLD = [
     found.groups() for x in (ROOT / "README.md").read_text().splitlines() if (found := ROW.match(x))
 ]
 
 
-def ledger() -> dict[tuple[str, str, str], Line]:
+def ledger() -> dict[tuple[str, ...], Line]:
     found = lines(read_records(ROOT / "results" / "records.jsonl"))
-    quick = [x for x in found if x.protocol == "quick@1"]
-    return {(x.conditions.benchmark, str(x.conditions.ipc), x.row): x for x in quick}
+    return {
+        (x.conditions.benchmark, str(x.conditions.ipc), x.row, x.protocol, x.numerics): x
+        for x in found
+    }
 
 
 def test_the_table_was_found() -> None:
@@ -34,10 +39,10 @@ def test_the_table_was_found() -> None:
 
 @pytest.mark.parametrize("row", TOLD, ids=lambda row: f"{row[0][:8]}-{row[1]}-{row[2][:10]}")
 def test_a_number_of_the_readme_is_a_line_of_the_ledger(row: tuple[str, ...]) -> None:
-    data, ipc, name, told, n = row
+    data, ipc, name, told, n, protocol, more = row
     named = re.sub(r", (\d+) steps", r"@\1", name)
-    line = ledger()[DATA[data], ipc, named]
+    numerics = "bf16" if more.startswith(", bf16") else "float32"
+    line = ledger()[DATA[data], ipc, named, protocol, numerics]
     s = line.summary
     assert told == f"{percent(s.mean)} ({percent(s.low)} to {percent(s.high)})"
     assert n == f"{s.n} {line.counts}"
-    assert f"`{line.protocol}`" in (ROOT / "README.md").read_text()
