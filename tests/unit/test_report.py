@@ -796,7 +796,7 @@ def test_a_papers_number_of_another_network_or_protocol_shares_no_row(
     assert row.cells[3].text == "–"
     text = page(folder, out=tmp_path / "page.html")
     assert "dm (paper)" in text
-    assert "Rows “(paper)” were judged otherwise" in text
+    assert "Rows “(paper)” have nothing beside them here" in text
 
 
 @pytest.mark.parametrize(

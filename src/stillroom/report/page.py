@@ -158,7 +158,7 @@ def _dots(shown: Shown, line: Line, beside: Sequence[Line], prefix: str) -> dict
     if shown.reported:
         caption.append("Hollow: a paper’s number, not measured here.")
     if papers:
-        caption.append("Rows “(paper)” were judged otherwise: they share no scale with ours.")
+        caption.append("Rows “(paper)” have nothing beside them here that was judged alike.")
     if (left := len(dots) - figures.MAX_DOTS) > 0:
         caption.append(f"{left} more rows are in the tables only.")
     mean = shown.random.summary.mean if shown.random else None
