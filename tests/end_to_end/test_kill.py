@@ -152,7 +152,8 @@ def judge(folder: Path, *more: str) -> list[str]:
 
 def records(folder: Path) -> list[dict[str, object]]:
     lines = (folder / "records.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(x).items() if k != "seconds"} for x in lines]
+    machine = ("seconds", "memory", "versions")  # of who trained the student
+    return [{k: v for k, v in json.loads(x).items() if k not in machine} for x in lines]
 
 
 def seen(store: Path, pattern: str) -> list[Path]:
