@@ -37,16 +37,10 @@ class DistributionMatching(Method):
 
     def start(self, ctx: Context, rows: Tensor) -> Synth:
         """Real images of each class (the paper's choice), or Gaussian noise in network space."""
-        import torch
+        from stillroom.methods.starts import start_images
 
-        of_class = rows // ctx.ipc
-        if self.init == "real":
-            images = ctx.real_images(rows)
-        else:
-            shape = (ctx.bench.channels, ctx.bench.size, ctx.bench.size)
-            noise = [torch.randn(shape, generator=ctx.rng("noise", r)) for r in rows.tolist()]
-            images = torch.stack(noise).to(ctx.device, ctx.rt.dtype)
-        return Synth(images.requires_grad_(), of_class.to(ctx.device), of_class.to(ctx.device))
+        of_class = (rows // ctx.ipc).to(ctx.device)
+        return Synth(start_images(ctx, rows, self.init).requires_grad_(), of_class, of_class)
 
     def loss(self, ctx: Context, synth: Synth, it: int) -> Iterator[Tensor]:
         """One term a group of classes; a group shares one forward on either side."""
