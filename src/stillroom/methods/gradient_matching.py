@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # Images a class -> matches of one network, epochs that it is trained between two of them.
 PUBLISHED = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
+NORM_IMAGES = 16  # real images a class that give BatchNorm its statistics
 LONGEST = 50  # matches; beyond that the authors advise to keep them
 
 
@@ -52,6 +53,11 @@ class GradientMatching(Method):
     net_lr: float = Field(0.01, gt=0, description="its step size, of SGD without momentum")
     net_batch: int = Field(256, ge=1, strict=True, description="its batch")
     augment: str = Field("none", description="Siamese augmentation, also used to train students")
+    batchnorm: Literal["intended", "released"] = Field(
+        "intended",
+        description="statistics of BatchNorm layers while gradients are taken: those of 16 real "
+        "images a class, or, as released, a tenth of them and nine tenths of the old ones",
+    )
     init: Literal["real", "noise"] = Field("real", description="first images: real or noise")
     papers: ClassVar[tuple[str, ...]] = ("zhao2021dc", "zhao2021dsa")
 
@@ -93,6 +99,8 @@ class GradientMatching(Method):
         if match:
             _recall(nets, synth)
             self._advance(ctx, nets, synth, it, epochs)
+        if nets.nets.has_batchnorm():
+            self._freeze(ctx, nets, it)
         _remember(nets, synth, keep=match + 1 < matches)
         strategy = parse(self.augment)
         for c in ctx.share(len(ctx.bench.classes)):
@@ -103,6 +111,14 @@ class GradientMatching(Method):
             rows = (synth.of_class == c).nonzero().squeeze(1)
             images = apply(synth.images[rows], drawn)
             yield nets.match(images, synth.labels[rows], target, DISTANCES[self.distance])
+
+    def _freeze(self, ctx: Context, nets: Ensemble, it: int) -> None:
+        """A class alone has no statistics that a network could use, so all classes give them."""
+        import torch
+
+        classes = range(len(ctx.bench.classes))
+        batch = torch.cat([ctx.real(c, NORM_IMAGES, "norm", it, c) for c in classes])
+        nets.freeze_norms(batch, None if self.batchnorm == "intended" else 0.1)
 
     def _advance(self, ctx: Context, nets: Ensemble, synth: Synth, it: int, epochs: int) -> None:
         """Train the network on the images as they are now, before it matches again."""
@@ -123,6 +139,7 @@ class GradientMatching(Method):
             augment=parse(self.augment),
         )
         seed = int(torch.randint(2**62, (), generator=ctx.rng("inner", it)))
+        nets.frozen = False  # BatchNorm then moves with the synthetic batches, as in the reference
         train(nets, data, training, [seed])
 
 

@@ -66,7 +66,7 @@ class Nets:
         """Whether statistics are taken over a batch, which then cannot be split."""
         if "skeleton" not in self._cache:
             self._cache["skeleton"] = self.build(0, "probe")
-        return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.skeleton.modules())
+        return bool(_batchnorms(self.skeleton))
 
     def function(
         self, name: Hashable, make: Callable[[], Callable[..., Any]]
@@ -125,6 +125,7 @@ class Ensemble:
     def __init__(self, nets: Nets, modules: Sequence[nn.Module]) -> None:
         self.nets = nets
         self.k = len(modules)
+        self.frozen = False  # BatchNorm layers as in evaluation while the rest is trained
         self.stacked = nets.backend == "vmap" and self.k > 1
         if self.stacked:
             params, buffers = stack_module_state(list(modules))
@@ -144,6 +145,31 @@ class Ensemble:
             return self.params[i], self.buffers[i]
         params = {n: p[i] for n, p in self.params[0].items()}
         return params, {n: b[i] for n, b in self.buffers[0].items()}
+
+    @torch.no_grad()
+    def freeze_norms(self, x: Tensor, momentum: float | None) -> None:
+        """Take statistics of x [B,ch,H,W] in BatchNorm layers, and train with them from now on.
+
+        `momentum` None: exactly those of x. A number: so much of x is mixed into what was there.
+        """
+        layers = _batchnorms(self.nets.skeleton)
+        usual = [layer.momentum for layer in layers]
+        self.frozen = False
+        try:
+            for layer in layers:
+                layer.momentum = momentum
+            for i in range(self.k):
+                params, buffers = self.member(i)
+                if momentum is None:
+                    for name, value in buffers.items():
+                        if name.endswith("num_batches_tracked"):
+                            value.zero_()  # the first batch then counts alone
+                self._mode(train=True)
+                functional_call(self.nets.skeleton, (params, buffers), (x,))
+        finally:
+            for layer, old in zip(layers, usual, strict=True):
+                layer.momentum = old
+        self.frozen = True
 
     def features(self, x: Tensor, train: bool = False) -> Tensor:
         """x float [B,ch,H,W] (shared) or [K,B,ch,H,W] -> float32 features [K,B,D]."""
@@ -182,7 +208,7 @@ class Ensemble:
 
         # Second order stays in float32 whatever the numerics: bf16 changes this gradient by 8 %.
         self._mode(train=True)
-        compute = self.nets.function(("match", distance), make)
+        compute = self.nets.function(("match", distance, self.frozen), make)
         terms = []
         for i in range(self.k):
             slope, value = compute(*self.member(i), x.detach(), y, target[i])
@@ -240,12 +266,17 @@ class Ensemble:
         return torch.cat(parts)[: len(x)]
 
     def _mode(self, train: bool) -> None:
-        if self.nets.skeleton.training != train:
-            self.nets.skeleton.train(train)
+        skeleton = self.nets.skeleton
+        if skeleton.training != train or self.nets.has_batchnorm():
+            skeleton.train(train)
+        if train and self.frozen:
+            for layer in _batchnorms(skeleton):
+                layer.eval()
 
     def _function(self, what: str, train: bool) -> Callable[..., Any]:
         self._mode(train)
-        return self.nets.function(f"{what}:{train}", lambda: self._plain(what))
+        mode = "frozen" if train and self.frozen else str(train)
+        return self.nets.function(f"{what}:{mode}", lambda: self._plain(what))
 
     def _mapped(self, what: str, train: bool, own: bool) -> Callable[..., Tensor]:
         """All networks as one call, never compiled.
@@ -273,6 +304,10 @@ class Ensemble:
             return F.cross_entropy(functional_call(skeleton, (p, b), (x,)).to(x.dtype), y)
 
         return grad(loss)
+
+
+def _batchnorms(net: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    return [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
 
 class _Features(nn.Module):

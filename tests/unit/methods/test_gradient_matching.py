@@ -218,3 +218,36 @@ def test_rows_that_count(arch: str, rows: int) -> None:
     ones = {n: torch.ones_like(p) for n, p in net.named_parameters()}
     value = DISTANCES["layerwise"]({n: -v for n, v in ones.items()}, ones)
     assert float(value) / 2 == pytest.approx(rows, rel=1e-6)
+
+
+@pytest.mark.parametrize("way", ["intended", "released"])
+def test_batchnorm_takes_its_statistics_from_sixteen_real_images_a_class(
+    bench: Benchmark, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a class's gradient does not depend on its own statistics: no update while matching."""
+    ctx = context(bench, "convnet1-w4-bn")
+    method = GradientMatching(batch_real=8, matches=2, net_epochs=1, batchnorm=way)
+    synth = method.start(ctx, torch.arange(4))
+    list(method.loss(ctx, synth, 0))
+    batch = torch.cat([ctx.real(c, 16, "norm", 0, c) for c in (0, 1)])
+    net = ctx.networks.build(ctx.seed, "distil", ctx.chunk, "net", 0, 0)
+    outputs = net.features[0](batch)
+    mean, var = outputs.mean((0, 2, 3)), outputs.var((0, 2, 3))
+    share = 1.0 if way == "intended" else 0.1
+    held = {k.rpartition(".")[2]: v for k, v in synth.memory.items() if "running" in k}
+    torch.testing.assert_close(held["running_mean"], share * mean.detach())
+    torch.testing.assert_close(held["running_var"], (share * var + 1 - share).detach())
+
+
+def test_a_frozen_batchnorm_is_that_of_evaluation(bench: Benchmark) -> None:
+    ctx = context(bench, "convnet1-w4-bn")
+    nets = ctx.nets(1, "net", 0)
+    x = ctx.real(0, 8, 0)
+    nets.freeze_norms(ctx.real(1, 16, 1), None)
+    before = {k: v.clone() for k, v in nets.member(0)[1].items()}
+    frozen = nets.logits(x, train=True)
+    torch.testing.assert_close(frozen, nets.logits(x, train=False))
+    nets.grads(x, torch.zeros(8, dtype=torch.int64))
+    assert all(torch.equal(v, before[k]) for k, v in nets.member(0)[1].items())
+    other = ctx.nets(1, "net", 0)  # shares the skeleton, not the mode
+    assert not torch.allclose(other.logits(x, train=True), frozen)
