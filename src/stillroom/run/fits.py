@@ -31,7 +31,8 @@ def student_of(data: Distilled, bench: Benchmark) -> str:
 
 def usual_arch(bench: Benchmark) -> str:
     """The network of the packaged rows of a known benchmark, else "auto": by image size."""
-    return str(_usual(bench).get("arch", "auto"))
+    found = _usual(bench)
+    return str(found[0].get("arch", "auto")) if found else "auto"
 
 
 def full_row(bench: Benchmark) -> Row:
@@ -39,13 +40,13 @@ def full_row(bench: Benchmark) -> Row:
 
     So that they stand beside sets of it: digits are not mirrored.
     """
-    method = _usual(bench).get("method", {})
-    return Row(FULL, augment=str(method.get("augment", DSA)))
+    named = [row.get("method", {}).get("augment") for row in _usual(bench)]
+    return Row(FULL, augment=next(filter(None, named), DSA))
 
 
-def _usual(bench: Benchmark) -> dict[str, Any]:
+def _usual(bench: Benchmark) -> list[dict[str, Any]]:
     rows = [r for r in packaged() if r.name.partition("/")[2].rpartition("-")[0] == bench.known]
-    return dict(read_yaml(rows[0].path)) if rows else {}
+    return [dict(read_yaml(row.path)) for row in rows]
 
 
 def check_row(row: Row, bench: Benchmark, protocol: Protocol) -> None:
