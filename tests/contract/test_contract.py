@@ -10,6 +10,7 @@ import torch
 
 from contract.toys import Chunked, Unrolled
 from stillroom.artefacts.executor import Job, Processes, Serial, run_job
+from stillroom.artefacts.snapshot import SNAPSHOT
 from stillroom.artefacts.store import Store, obtain
 from stillroom.config import DSA
 from stillroom.distilled import load
@@ -19,7 +20,7 @@ from stillroom.methods.context import RunContext
 from stillroom.methods.distil import Distil
 from stillroom.methods.distribution_matching import DistributionMatching
 from stillroom.methods.gradient_matching import GradientMatching
-from stillroom.methods.outer import SNAPSHOT, outer_loop
+from stillroom.methods.outer import outer_loop
 from stillroom.methods.selection import Selection
 from stillroom.nets.ensemble import Nets
 from stillroom.nets.zoo import resolve

@@ -20,10 +20,10 @@ from safetensors import safe_open
 
 # Snapshots are due by time; far more often than every 30 s, so that a kill finds some.
 QUICK = """
-import sys, stillroom.methods.outer as outer
+import sys, stillroom.artefacts.snapshot as snapshot
 from stillroom.cli import main
 if __name__ == "__main__":
-    outer.SNAPSHOT_SECONDS = 0.1
+    snapshot.SECONDS = 0.1
     main(sys.argv[1:])
 """
 # Importing torch takes seconds: one process does it, and forks a process of its own for each run.
@@ -31,9 +31,9 @@ NURSERY = """
 import json, os, sys
 import sklearn.datasets, torch._dynamo, torch.utils.flop_counter, scipy.stats
 import stillroom.api, stillroom.cli.distill, stillroom.cli.evaluate
-import stillroom.methods.outer as outer
+import stillroom.artefacts.snapshot as snapshot
 from stillroom.cli import main
-outer.SNAPSHOT_SECONDS = 0.03
+snapshot.SECONDS = 0.03
 for line in sys.stdin:
     order = json.loads(line)
     if "wait" in order:

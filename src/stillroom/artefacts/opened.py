@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from stillroom.data.benchmarks import Benchmark, reopen
+from stillroom.data.source import ImageSource
 from stillroom.errors import StillroomError
 from stillroom.nets.ensemble import Backend, Nets
+from stillroom.nets.train import Images
 from stillroom.nets.zoo import Arch
 from stillroom.runtime import Runtime, available_memory
+from stillroom.types import Preprocess
 
 COPIES = 3  # of all weights, that training holds: themselves, their gradients, their momentum
 
@@ -45,6 +49,15 @@ def nets_for(arch: Arch, bench: Benchmark, rt: Runtime, backend: Backend = "loop
     nets = cache[name]
     assert isinstance(nets, Nets)
     return nets
+
+
+def real_images(source: ImageSource, preprocess: Preprocess, size: int, rt: Runtime) -> Images:
+    """Real images in a network space: that of a set which is judged, or of the benchmark."""
+
+    def take(rows: Tensor) -> Tensor:
+        return preprocess.apply(source.take(rows, rt.device)).to(rt.dtype)
+
+    return Images(take, source.labels.to(rt.device), size)
 
 
 def _refuse_if_too_large(arch: Arch, bench: Benchmark, rt: Runtime) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 import stillroom
-from stillroom.artefacts.opened import nets_for, open_bench
+from stillroom.artefacts.opened import nets_for, open_bench, real_images
 from stillroom.artefacts.stage import COMMON, Stage
 from stillroom.data.augment import parse
 from stillroom.data.benchmarks import Benchmark
@@ -315,12 +315,3 @@ def _rates(protocol: Protocol, learned: float | None) -> tuple[float, ...]:
     if protocol.lr == "set":
         return (protocol.rates[0] if learned is None else learned,)
     return (protocol.lr,)
-
-
-def real_images(source: ImageSource, preprocess: Preprocess, size: int, rt: Runtime) -> Images:
-    """Real images in the network space of the set that is judged, not of the benchmark."""
-
-    def take(rows: Tensor) -> Tensor:
-        return preprocess.apply(source.take(rows, rt.device)).to(rt.dtype)
-
-    return Images(take, source.labels.to(rt.device), size)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from stillroom.artefacts.opened import nets_for, open_bench
+from stillroom.artefacts.snapshot import SNAPSHOT
 from stillroom.artefacts.stage import COMMON, Stage
 from stillroom.code import digest
 from stillroom.data.benchmarks import reopen
@@ -20,7 +21,7 @@ from stillroom.distilled import Distilled, Storage, load
 from stillroom.files import canonical, write_atomic, write_json
 from stillroom.methods.base import Method, Outer, Synth
 from stillroom.methods.context import RunContext
-from stillroom.methods.outer import SNAPSHOT, outer_loop
+from stillroom.methods.outer import outer_loop
 from stillroom.nets.zoo import Arch
 from stillroom.runtime import Numerics, Runtime
 
@@ -37,6 +38,7 @@ class Distil(Stage):
     version: ClassVar[int] = 1
     sources: ClassVar[tuple[str, ...]] = (
         *COMMON,
+        "artefacts/snapshot.py",
         "methods",
     )
 

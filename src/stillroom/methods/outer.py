@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
+from stillroom.artefacts import snapshot
+from stillroom.artefacts.snapshot import read_snapshot, save_snapshot
 from stillroom.errors import StillroomError
-from stillroom.files import canonical, sha256, write_atomic
 from stillroom.methods.base import Method, Optim, Outer, Synth
 from stillroom.methods.context import RunContext
 from stillroom.rng import global_rng
 from stillroom.session import Interrupted
 
-SNAPSHOT = "snapshot.safetensors"
-SNAPSHOT_SECONDS = 30.0  # when to save never changes what is computed
 LOG_POINTS = 400
 
 
@@ -93,7 +88,7 @@ class _Loop:
             if session.stop.is_set():
                 self.snapshot()
                 raise Interrupted
-            if time.monotonic() - saved > SNAPSHOT_SECONDS:
+            if time.monotonic() - saved > snapshot.SECONDS:
                 self.snapshot()
                 saved = time.monotonic()
         session.end()
@@ -179,28 +174,18 @@ class _Loop:
             for slot, value in optimiser.state_dict()["state"].get(0, {}).items():
                 if isinstance(value, Tensor):
                     tensors[f"optimiser.{name}.{slot}"] = value
-        stored = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-        header = {
-            "step": self.step,
-            "numbers": numbers,
-            "metrics": self.metrics,
-            "conditions": self.ctx.rt.conditions(),
-        }
-        header["digest"] = _digest(stored, header)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        blob = save(stored, metadata={"stillroom": canonical(header)})
-        write_atomic(self.folder / SNAPSHOT, blob)
+        header = {"step": self.step, "numbers": numbers, "metrics": self.metrics}
+        save_snapshot(self.folder, tensors, header, self.ctx.rt)
 
     def restore(self) -> None:
         """Go on from the snapshot, if there is one.
 
         Raises: StillroomError if it was made on another device, torch or thread count.
         """
-        path = self.folder / SNAPSHOT
-        if not path.is_file():
+        found = read_snapshot(self.folder, self.ctx.rt)
+        if found is None:
             return
-        header, tensors = _read_snapshot(path)
-        self._check_conditions(header["conditions"], path)
+        header, tensors = found
         self.step, self.metrics = int(header["step"]), list(header["metrics"])
         with torch.no_grad():
             for name, value in _fields(self.synth).items():
@@ -224,19 +209,6 @@ class _Loop:
             if slots:
                 groups = optimiser.state_dict()["param_groups"]
                 optimiser.load_state_dict({"state": {0: slots}, "param_groups": groups})
-
-    def _check_conditions(self, before: dict[str, Any], path: Path) -> None:
-        now = self.ctx.rt.conditions()
-        changed = [f"{k} {before.get(k)} -> {now[k]}" for k in now if before.get(k) != now[k]]
-        if changed and not self.ctx.rt.allow_drift:
-            raise StillroomError(
-                f"the snapshot of unfinished {path.parent.parent.name} was made under other "
-                f"conditions ({'; '.join(changed)}); restore them, or go on with --allow-drift "
-                "(then the bytes differ from an unbroken run)"
-            )
-        if changed:
-            self.ctx.rt.session.say(f"resuming under other conditions: {'; '.join(changed)}")
-            (self.folder / "drift").write_text("; ".join(changed) + "\n", encoding="utf-8")
 
     def _frozen(self) -> Synth:
         self._guard_images()
@@ -269,23 +241,3 @@ def _optimiser(settings: Optim, tensor: Tensor) -> torch.optim.Optimizer:
         "adam": lambda p: torch.optim.Adam(p, lr=settings.lr, betas=(settings.momentum, 0.999)),
     }
     return make[settings.kind]([tensor])
-
-
-def _digest(tensors: dict[str, Tensor], header: dict[str, Any]) -> str:
-    parts: list[Any] = [
-        [name, sha256(t.flatten().view(torch.uint8).numpy().tobytes())]
-        for name, t in sorted(tensors.items())
-    ]
-    return sha256(canonical([*parts, header]))
-
-
-def _read_snapshot(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    try:
-        with safe_open(path, framework="pt") as archive:
-            header: dict[str, Any] = json.loads((archive.metadata() or {})["stillroom"])
-            tensors = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118
-        if header.pop("digest") == _digest(tensors, header):
-            return header, tensors
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError):
-        pass
-    raise StillroomError(f"{path}: damaged; remove the unfinished run with: stillroom store gc")

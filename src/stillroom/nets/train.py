@@ -1,4 +1,4 @@
-"""The only classifier training loop: students now; teachers, experts and originals later.
+"""The only classifier training loop: students, originals, the networks of gradient matching.
 
 K networks are trained at once (see `Ensemble`); network i draws from its own keyed generators, so
 its weights do not depend on how many others train beside it: under "loop" to the bit, under "vmap"
@@ -23,7 +23,7 @@ from stillroom.nets.ensemble import Ensemble
 from stillroom.rng import global_rng, rng
 from stillroom.types import LabelKind
 
-Schedule = Literal["constant", "cosine", "drop"]
+Schedule = Literal["constant", "cosine", "drop", "steps"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class Training:
 
     `epochs` is the nominal number E that schedules refer to; `one_extra_epoch` makes it E + 1
     passes. Schedule "drop" is a tenth of the rate once, after the epoch of index E // 2 + 1;
-    `reset_at_drop` does it as a new optimiser does, with momentum that starts at zero.
+    `reset_at_drop` does it as a new optimiser does, with momentum that starts at zero. Schedule
+    "steps" is a tenth of the rate from each of `milestones` (epochs, 0-based) on.
     """
 
     epochs: int
@@ -45,6 +46,7 @@ class Training:
     labels: LabelKind = "hard"
     one_extra_epoch: bool = False
     reset_at_drop: bool = False
+    milestones: tuple[int, ...] = ()
 
     @property
     def passes(self) -> int:
@@ -74,6 +76,8 @@ def rate(training: Training, epoch: int) -> float:
         return training.lr * 0.5 * (1 + math.cos(math.pi * epoch / training.epochs))
     if training.schedule == "drop" and epoch >= first_after_drop(training):
         return training.lr * 0.1
+    if training.schedule == "steps":
+        return training.lr * 0.1 ** sum(epoch >= m for m in training.milestones)
     return training.lr
 
 
@@ -90,24 +94,38 @@ def loss_of(logits: Tensor, labels: Tensor, kind: LabelKind) -> Tensor:
     return F.cross_entropy(logits, labels.softmax(1) if kind == "logits" else labels)
 
 
+@dataclass(frozen=True)
+class Progress:
+    """Where a training is, beside the weights: epochs done, and the momentum of every leaf."""
+
+    epochs: int = 0
+    momenta: tuple[Tensor, ...] = ()
+
+
 def train(
     nets: Ensemble,
     data: Images,
     training: Training,
     seeds: Sequence[int],
     on_epoch: Callable[[int, float], None] | None = None,
+    since: Progress | None = None,
+    keep: Callable[[Progress], None] | None = None,
 ) -> None:
     """Train all networks in place by SGD; seeds[i] keys every draw of net i.
 
     Where networks are stacked ("vmap", several), seeds[0] keys the dropout of all.
     on_epoch(epochs done, mean loss over networks of the last batch) is called after every epoch;
-    it may test the networks.
+    it may test the networks. keep(progress) is called before it: with the weights of that moment,
+    `since` goes on from there, to the same weights as an unbroken training.
     """
     leaves = nets.leaves()
     optimiser = _sgd(leaves, training)
+    since = since or Progress()
+    for leaf, momentum in zip(leaves, since.momenta, strict=False):
+        optimiser.state[leaf]["momentum_buffer"] = momentum
     parts = [nets] if nets.stacked else _one_by_one(nets)
     last = torch.zeros(())
-    for epoch in range(training.passes):
+    for epoch in range(since.epochs, training.passes):
         if training.reset_at_drop and epoch == first_after_drop(training):
             optimiser = _sgd(leaves, training)
         for group in optimiser.param_groups:
@@ -128,6 +146,9 @@ def train(
             torch.stack(losses).sum().backward()
             optimiser.step()
             last = torch.stack([loss.detach() for loss in losses]).mean()
+        if keep is not None:
+            held = (optimiser.state[leaf].get("momentum_buffer") for leaf in leaves)
+            keep(Progress(epoch + 1, tuple(m for m in held if m is not None)))
         if on_epoch is not None:
             on_epoch(epoch + 1, float(last))
     for leaf in leaves:

@@ -1,0 +1,269 @@
+"""`Original`: the stage that trains one network on the original data, an "original model".
+
+Source: "Which Assessment Should be Prioritized in Dataset Distillation?" (a seed of the project),
+whose distillation is guided, and judged, by models of the original data.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from stillroom.artefacts import snapshot
+from stillroom.artefacts.opened import nets_for, open_bench, real_images
+from stillroom.artefacts.snapshot import read_snapshot, save_snapshot
+from stillroom.artefacts.stage import COMMON, Stage
+from stillroom.config import Model
+from stillroom.data.augment import parse
+from stillroom.data.benchmarks import Benchmark
+from stillroom.errors import StillroomError
+from stillroom.files import read_json, write_atomic, write_json
+from stillroom.nets.ensemble import Ensemble
+from stillroom.nets.train import Progress, Training, predict, train
+from stillroom.nets.zoo import Arch
+from stillroom.runtime import Numerics, Runtime
+from stillroom.types import Preprocess
+
+WEIGHTS = "weights.safetensors"
+
+
+class Schooling(Model):
+    """How an original model is trained; the fields are those of the trainer."""
+
+    epochs: int = Field(30, ge=1, le=10**5, strict=True, description="passes over the data")
+    batch: int = Field(256, ge=1, strict=True, description="images a step")
+    lr: float = Field(0.02, gt=0, description="step size of SGD")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
+    weight_decay: float = Field(5e-4, ge=0, description="of SGD")
+    schedule: Literal["constant", "cosine", "steps"] = Field("cosine", description="of the rate")
+    milestones: tuple[int, ...] = Field(
+        (), description="epochs of schedule steps: a tenth from each"
+    )
+    augment: str = Field("none", description="augmentation")
+    normalise: bool = Field(True, description="images in network space, else pixels in [0, 1]")
+    select: Literal["last", "best"] = Field(
+        "last", description="weights that are kept: the last, or those best on the test images"
+    )
+
+
+# The seed's recipe, as released: raw pixels, ten times the usual weight decay, best test epoch.
+SCHOOLINGS = {
+    "default": Schooling(),
+    "clom": Schooling(
+        epochs=150,
+        lr=0.01,
+        weight_decay=5e-3,
+        schedule="steps",
+        milestones=(50, 100),
+        normalise=False,
+        select="best",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class OriginalModel:
+    """A trained network: weights and buffers by name; accuracy on the real test images.
+
+    `raw`: it takes pixels in [0, 1], not images in network space. `curve`: (epochs, accuracy).
+    """
+
+    arch: Arch
+    weights: dict[str, Tensor]
+    raw: bool
+    accuracy: float
+    curve: tuple[tuple[int, float], ...]
+    seconds: float
+
+    def put_into(self, nets: Ensemble) -> None:
+        """Give an ensemble of one network of this architecture these weights."""
+        for part in nets.member(0):
+            for name, tensor in part.items():
+                tensor.copy_(self.weights[name])
+
+
+@dataclass(frozen=True)
+class Original(Stage):
+    """One original model: number `index` of its architecture and schooling on a benchmark."""
+
+    kind: ClassVar[str] = "original"
+    sources: ClassVar[tuple[str, ...]] = (
+        *COMMON,
+        "nets/train.py",
+        "artefacts/originals.py",
+    )
+
+    schooling: Schooling
+    bench: dict[str, Any]
+    arch: Arch
+    index: int
+    numerics: Numerics
+    store: Path = field(compare=False)
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that determines the weights."""
+        return {
+            "schooling": self.schooling.model_dump(mode="json"),
+            "data": self.bench["digest"],
+            "arch": self.arch.name,
+            "index": self.index,
+            "numerics": self.numerics,
+        }
+
+    def about(self) -> str:
+        """What it is, for a listing."""
+        return (
+            f"{self.arch.name} {self.index} of {self.bench['name']}, {self.schooling.epochs} epochs"
+        )
+
+    def make(self, shard: int, out: Path, rt: Runtime) -> None:
+        """Train the network, from the snapshot of a killed run if there is one.
+
+        Raises: StillroomError if it diverges.
+        """
+        work = _Work(self, out, rt)
+        work.restore()
+        work.run()
+
+    def load(self, folder: Path) -> OriginalModel:
+        """The trained network."""
+        part = folder / "0000"
+        told = read_json(part / "original.json")
+        return OriginalModel(
+            arch=self.arch,
+            weights=load_file(part / WEIGHTS),
+            raw=not self.schooling.normalise,
+            accuracy=float(told["accuracy"]),
+            curve=tuple((int(epoch), float(value)) for epoch, value in told["curve"]),
+            seconds=float(read_json(part / "timing.json")["seconds"]),
+        )
+
+
+class _Work:
+    """One original model in training; a snapshot holds all of it."""
+
+    def __init__(self, stage: Original, out: Path, rt: Runtime) -> None:
+        self.stage, self.out, self.rt = stage, out, rt
+        bench = open_bench(stage.bench, stage.store, rt)
+        space = bench.preprocess if stage.schooling.normalise else pixels(bench)
+        self.data = real_images(bench.train, space, bench.size, rt)
+        self.tests = real_images(bench.test, space, bench.size, rt)
+        self.nets = nets_for(stage.arch, bench, rt).make(1, stage.index, "original")
+        self.progress = Progress()
+        self.curve: list[tuple[int, float]] = []
+        self.best: dict[str, Tensor] = {}
+        self.seconds = 0.0
+
+    def run(self) -> None:
+        """Train to the end and write what is kept."""
+        schooling, session = self.stage.schooling, self.rt.session
+        began = saved = time.monotonic()
+        session.begin(f"original {self.stage.arch.name}", schooling.epochs, self.progress.epochs)
+
+        def keep(progress: Progress) -> None:
+            self.progress = progress
+
+        def on_epoch(done: int, loss: float) -> None:
+            nonlocal saved
+            if loss != loss:
+                raise StillroomError(
+                    f"{self.stage.about()}: its loss is NaN by epoch {done}; lower --lr, now "
+                    f"{schooling.lr:g}"
+                )
+            if schooling.select == "best" or done == schooling.epochs:
+                self._test(done)
+            session.update(done, loss=loss)
+            if session.stop.is_set() or time.monotonic() - saved > snapshot.SECONDS:
+                self.save(time.monotonic() - began)
+                saved = time.monotonic()
+            session.check()
+
+        train(
+            self.nets,
+            self.data,
+            self._training(),
+            [self.stage.index],
+            on_epoch,
+            self.progress,
+            keep,
+        )
+        session.end()
+        self._write(self.seconds + time.monotonic() - began)
+
+    def save(self, spent: float) -> None:
+        """Write everything that the next epoch depends on."""
+        tensors = {f"now.{k}": v for k, v in self._now().items()}
+        tensors |= {f"best.{k}": v for k, v in self.best.items()}
+        tensors |= {f"momentum.{i:04d}": m for i, m in enumerate(self.progress.momenta)}
+        header = {
+            "epochs": self.progress.epochs,
+            "curve": [list(point) for point in self.curve],
+            "seconds": self.seconds + spent,
+        }
+        save_snapshot(self.out, tensors, header, self.rt)
+
+    def restore(self) -> None:
+        """Go on from the snapshot, if there is one."""
+        found = read_snapshot(self.out, self.rt)
+        if found is None:
+            return
+        header, tensors = found
+        here = {k: v.to(self.rt.device) for k, v in tensors.items()}
+        for name, tensor in self._now().items():
+            tensor.copy_(here[f"now.{name}"])
+        self.best = _under("best.", here)
+        momenta = _under("momentum.", here)
+        self.progress = Progress(int(header["epochs"]), tuple(momenta[k] for k in sorted(momenta)))
+        self.curve = [(int(epoch), float(value)) for epoch, value in header["curve"]]
+        self.seconds = float(header["seconds"])
+
+    def _training(self) -> Training:
+        s = self.stage.schooling
+        return Training(
+            epochs=s.epochs,
+            batch=s.batch,
+            lr=s.lr,
+            momentum=s.momentum,
+            weight_decay=s.weight_decay,
+            schedule=s.schedule,
+            augment=parse(s.augment),
+            milestones=s.milestones,
+        )
+
+    def _now(self) -> dict[str, Tensor]:
+        params, buffers = self.nets.member(0)
+        return {name: t.detach() for name, t in {**params, **buffers}.items()}
+
+    def _test(self, done: int) -> None:
+        """Test the network; of equal accuracies the earlier weights are the best."""
+        right = predict(self.nets, self.tests)[0] == self.tests.labels.cpu()
+        accuracy = float(right.double().mean())
+        if not self.curve or accuracy > max(value for _, value in self.curve):
+            self.best = {name: t.clone() for name, t in self._now().items()}
+        self.curve.append((done, accuracy))
+
+    def _write(self, seconds: float) -> None:
+        best = self.stage.schooling.select == "best"
+        weights = self.best if best else self._now()
+        values = [value for _, value in self.curve]
+        stored = {name: t.cpu().contiguous() for name, t in weights.items()}
+        write_atomic(self.out / WEIGHTS, save(stored))
+        told = {"accuracy": max(values) if best else values[-1], "curve": self.curve}
+        write_json(self.out / "original.json", told)
+        write_json(self.out / "timing.json", {"seconds": seconds})
+        (self.out / snapshot.SNAPSHOT).unlink(missing_ok=True)
+
+
+def pixels(bench: Benchmark) -> Preprocess:
+    """Pixels in [0, 1] as they are."""
+    return Preprocess("none", (0.0,) * bench.channels, (1.0,) * bench.channels)
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -1,0 +1,129 @@
+"""Original models: trained by the one trainer, kept by key, resumed to the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+
+from stillroom.artefacts.executor import Serial
+from stillroom.artefacts.opened import nets_for
+from stillroom.artefacts.originals import SCHOOLINGS, WEIGHTS, Original, Schooling
+from stillroom.artefacts.snapshot import SNAPSHOT
+from stillroom.artefacts.store import Store, obtain
+from stillroom.data.augment import parse
+from stillroom.data.benchmarks import Benchmark
+from stillroom.nets.train import Training, predict, rate
+from stillroom.nets.zoo import resolve
+from stillroom.runtime import Runtime
+from stillroom.session import Interrupted, Session
+
+QUICK = {"epochs": 6, "batch": 8, "lr": 0.05}
+
+
+def stage(bench: Benchmark, store: Path, index: int = 0, arch: str = "convnet1-w4", **more):
+    schooling = Schooling(**{**QUICK, **more})
+    return Original(schooling, bench.describe(), resolve(arch), index, "float32", store)
+
+
+def runtime(**changes) -> Runtime:
+    return Runtime(device=torch.device("cpu"), threads=1, **changes)
+
+
+class StopAt(Session):
+    """Presses Ctrl-C at an epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__()
+        self.at = epoch
+
+    def update(self, done: int, **metrics: float) -> None:
+        if done == self.at:
+            self.stop.set()
+
+
+def digest(folder: Path) -> str:
+    return hashlib.sha256((folder / "0000" / WEIGHTS).read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("select", ["last", "best"])
+@pytest.mark.parametrize("arch", ["convnet1-w4", "convnet1-w4-bn"])
+def test_a_stopped_training_goes_on_to_the_same_bytes(
+    bench: Benchmark, store: Path, tmp_path: Path, arch: str, select: str
+) -> None:
+    one = stage(bench, store, arch=arch, select=select, schedule="steps", milestones=(2, 4))
+    straight, broken = Store(tmp_path / "straight"), Store(tmp_path / "broken")
+    whole = obtain(straight, one, Serial(), runtime())
+    for epoch in (2, 5):
+        with pytest.raises(Interrupted):
+            obtain(broken, one, Serial(), runtime(session=StopAt(epoch)))
+        assert (broken.part(one.key()) / "0000" / SNAPSHOT).is_file()
+    again = obtain(broken, one, Serial(), runtime())
+    assert digest(broken.folder(one.key())) == digest(straight.folder(one.key()))
+    assert (again.accuracy, again.curve) == (whole.accuracy, whole.curve)
+    assert not list(broken.folder(one.key()).rglob(SNAPSHOT))
+
+
+def test_it_learns_and_says_how_well(bench: Benchmark, store: Path, tmp_path: Path) -> None:
+    found = obtain(Store(tmp_path), stage(bench, store, epochs=20), Serial(), runtime())
+    nets = nets_for(found.arch, bench, runtime()).make(1, 99, "other")
+    found.put_into(nets)
+    from stillroom.artefacts.opened import real_images
+
+    tests = real_images(bench.test, bench.preprocess, bench.size, runtime())
+    right = (predict(nets, tests)[0] == bench.test.labels).double().mean()
+    assert found.accuracy == float(right) > 0.7
+    assert found.curve == ((20, found.accuracy),)
+
+
+def test_the_best_is_the_earliest_of_the_best(
+    bench: Benchmark, store: Path, tmp_path: Path
+) -> None:
+    found = obtain(Store(tmp_path), stage(bench, store, select="best"), Serial(), runtime())
+    values = [value for _, value in found.curve]
+    assert len(values) == 6
+    assert found.accuracy == max(values)
+    flat = {"schedule": "constant"}
+    whole = obtain(Store(tmp_path), stage(bench, store, select="best", **flat), Serial(), runtime())
+    until = next(epoch for epoch, value in whole.curve if value == whole.accuracy)
+    short = obtain(Store(tmp_path), stage(bench, store, epochs=until, **flat), Serial(), runtime())
+    for name, value in short.weights.items():
+        assert torch.equal(value, whole.weights[name])
+
+
+def test_raw_pixels_are_what_the_released_recipe_trains_on(
+    bench: Benchmark, store: Path, tmp_path: Path
+) -> None:
+    from stillroom.artefacts import originals
+
+    seen = []
+    for normalise in (True, False):
+        work = originals._Work(stage(bench, store, normalise=normalise), tmp_path, runtime())
+        seen.append(work.data.take(torch.arange(len(bench.train))))
+    pixels = bench.train.take(torch.arange(len(bench.train))).float() / 255
+    torch.testing.assert_close(seen[0], bench.preprocess.apply(pixels))
+    torch.testing.assert_close(seen[1], pixels)
+
+
+def test_every_model_of_a_pool_is_its_own(bench: Benchmark, store: Path, tmp_path: Path) -> None:
+    opened = Store(tmp_path)
+    pool = [stage(bench, store, index=i) for i in range(3)]
+    assert len({s.key() for s in pool}) == 3
+    found = [obtain(opened, s, Serial(), runtime()) for s in pool]
+    first = [m.weights["features.0.weight"] for m in found]
+    assert not torch.equal(first[0], first[1])
+    assert stage(bench, store, lr=0.1).key() != pool[0].key()
+
+
+def test_the_released_schedule() -> None:
+    """A tenth from epoch 50 on, a hundredth from epoch 100 on; weight decay 0.005."""
+    s = SCHOOLINGS["clom"]
+    training = Training(
+        s.epochs, s.batch, s.lr, s.momentum, s.weight_decay, s.schedule, parse(s.augment),
+        milestones=s.milestones,
+    )  # fmt: skip
+    rates = [rate(training, epoch) for epoch in range(s.epochs)]
+    assert rates == pytest.approx([0.01] * 50 + [0.001] * 50 + [0.0001] * 50)
+    assert (s.weight_decay, s.normalise, s.select) == (0.005, False, "best")
