@@ -16,6 +16,7 @@ from stillroom.errors import StillroomError, suggest
 from stillroom.files import read_limited
 from stillroom.methods import METHODS, PRESETS
 from stillroom.methods.base import Method, Outer
+from stillroom.methods.regularisers import REGULARISERS, Regulariser
 
 MAX_RECIPE_BYTES = 2**20
 
@@ -45,6 +46,7 @@ class Recipe(Model):
         "auto", description="how images are kept: auto is uint8 for chosen ones, else float32"
     )
     outer: Outer = Field(Outer(), description="outer loop")
+    regularisers: tuple[Regulariser, ...] = Field((), description="terms added to the method's")
     evaluate: tuple[EvaluateSpec, ...] = Field((), description="evaluations to run afterwards")
 
     @field_validator("method", mode="before")
@@ -58,6 +60,13 @@ class Recipe(Model):
         own = ":" in value["kind"]  # an import path is no field of the class that it names
         return family(**{k: v for k, v in value.items() if not (own and k == "kind")})
 
+    @field_validator("regularisers", mode="before")
+    @classmethod
+    def _each_by_kind(cls, value: Any) -> Any:
+        if not isinstance(value, (list, tuple)):
+            raise ValueError("must be a list, such as [{kind: clom, weights: [1000]}]")
+        return tuple(_regulariser(one) for one in value)
+
     @property
     def stored_as(self) -> Literal["float32", "float16", "uint8", "jpeg"]:
         """The storage that "auto" stands for: whole pixels only where images are real ones."""
@@ -65,6 +74,15 @@ class Recipe(Model):
             return self.storage
         chosen = getattr(self.method, "rule", None) in ("random", "herding", "k-center", "k-means")
         return "uint8" if chosen and not getattr(self.method, "centroids", False) else "float32"
+
+
+def _regulariser(value: Any) -> Regulariser:
+    if isinstance(value, Regulariser):
+        return value
+    if not isinstance(value, dict) or value.get("kind") not in REGULARISERS:
+        kind = value.get("kind") if isinstance(value, dict) else value
+        raise ValueError(f"kind {str(kind)[:40]!r} is none of: {', '.join(REGULARISERS)}")
+    return REGULARISERS[value["kind"]](**value)
 
 
 def method_class(kind: str) -> type[Method]:

@@ -10,7 +10,8 @@ import torch
 
 from stillroom.artefacts.executor import Serial
 from stillroom.artefacts.opened import nets_for
-from stillroom.artefacts.originals import SCHOOLINGS, WEIGHTS, Original, Schooling
+from stillroom.artefacts.originals import WEIGHTS, Original
+from stillroom.artefacts.schooling import SCHOOLINGS, Schooling
 from stillroom.artefacts.snapshot import SNAPSHOT
 from stillroom.artefacts.store import Store, obtain
 from stillroom.data.augment import parse
@@ -99,8 +100,8 @@ def test_raw_pixels_are_what_the_released_recipe_trains_on(
     from stillroom.artefacts import originals
 
     seen = []
-    for normalise in (True, False):
-        work = originals._Work(stage(bench, store, normalise=normalise), tmp_path, runtime())
+    for raw in (False, True):
+        work = originals._Work(stage(bench, store, raw=raw), tmp_path, runtime())
         seen.append(work.data.take(torch.arange(len(bench.train))))
     pixels = bench.train.take(torch.arange(len(bench.train))).float() / 255
     torch.testing.assert_close(seen[0], bench.preprocess.apply(pixels))
@@ -126,4 +127,4 @@ def test_the_released_schedule() -> None:
     )  # fmt: skip
     rates = [rate(training, epoch) for epoch in range(s.epochs)]
     assert rates == pytest.approx([0.01] * 50 + [0.001] * 50 + [0.0001] * 50)
-    assert (s.weight_decay, s.normalise, s.select) == (0.005, False, "best")
+    assert (s.weight_decay, s.raw, s.select) == (0.005, True, "best")

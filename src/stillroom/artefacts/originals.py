@@ -9,17 +9,16 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-from pydantic import Field
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from stillroom.artefacts import snapshot
 from stillroom.artefacts.opened import nets_for, open_bench, real_images
+from stillroom.artefacts.schooling import Schooling
 from stillroom.artefacts.snapshot import read_snapshot, save_snapshot
 from stillroom.artefacts.stage import COMMON, Stage
-from stillroom.config import Model
 from stillroom.data.augment import parse
 from stillroom.data.benchmarks import Benchmark
 from stillroom.errors import StillroomError
@@ -31,40 +30,6 @@ from stillroom.runtime import Numerics, Runtime
 from stillroom.types import Preprocess
 
 WEIGHTS = "weights.safetensors"
-
-
-class Schooling(Model):
-    """How an original model is trained; the fields are those of the trainer."""
-
-    epochs: int = Field(30, ge=1, le=10**5, strict=True, description="passes over the data")
-    batch: int = Field(256, ge=1, strict=True, description="images a step")
-    lr: float = Field(0.02, gt=0, description="step size of SGD")
-    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
-    weight_decay: float = Field(5e-4, ge=0, description="of SGD")
-    schedule: Literal["constant", "cosine", "steps"] = Field("cosine", description="of the rate")
-    milestones: tuple[int, ...] = Field(
-        (), description="epochs of schedule steps: a tenth from each"
-    )
-    augment: str = Field("none", description="augmentation")
-    normalise: bool = Field(True, description="images in network space, else pixels in [0, 1]")
-    select: Literal["last", "best"] = Field(
-        "last", description="weights that are kept: the last, or those best on the test images"
-    )
-
-
-# The seed's recipe, as released: raw pixels, ten times the usual weight decay, best test epoch.
-SCHOOLINGS = {
-    "default": Schooling(),
-    "clom": Schooling(
-        epochs=150,
-        lr=0.01,
-        weight_decay=5e-3,
-        schedule="steps",
-        milestones=(50, 100),
-        normalise=False,
-        select="best",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -97,6 +62,7 @@ class Original(Stage):
         *COMMON,
         "nets/train.py",
         "artefacts/originals.py",
+        "artefacts/schooling.py",
     )
 
     schooling: Schooling
@@ -138,7 +104,7 @@ class Original(Stage):
         return OriginalModel(
             arch=self.arch,
             weights=load_file(part / WEIGHTS),
-            raw=not self.schooling.normalise,
+            raw=self.schooling.raw,
             accuracy=float(told["accuracy"]),
             curve=tuple((int(epoch), float(value)) for epoch, value in told["curve"]),
             seconds=float(read_json(part / "timing.json")["seconds"]),
@@ -151,7 +117,7 @@ class _Work:
     def __init__(self, stage: Original, out: Path, rt: Runtime) -> None:
         self.stage, self.out, self.rt = stage, out, rt
         bench = open_bench(stage.bench, stage.store, rt)
-        space = bench.preprocess if stage.schooling.normalise else pixels(bench)
+        space = pixels(bench) if stage.schooling.raw else bench.preprocess
         self.data = real_images(bench.train, space, bench.size, rt)
         self.tests = real_images(bench.test, space, bench.size, rt)
         self.nets = nets_for(stage.arch, bench, rt).make(1, stage.index, "original")

@@ -6,10 +6,11 @@ import inspect
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
+from stillroom.artefacts.schooling import SCHOOLINGS
 from stillroom.cli import flags
 from stillroom.config import Model
 from stillroom.errors import StillroomError
@@ -34,6 +35,52 @@ RUN_FLAGS = [
     flags.keyword("plan", flags.flag(bool, "show the cost and stop", switch=True), False),
     flags.keyword("force", flags.flag(bool, "overwrite another run in --out", switch=True), False),
     flags.keyword("quiet", flags.flag(bool, "no progress, no notes", switch=True), False),
+]
+_SEVERAL: dict[str, Any] = {
+    "consume_multiple": True,
+    "negative": "",
+    "group": flags.PANELS["Regulariser"],
+}
+CLOM_FLAGS = [  # named as in the paper's command line
+    flags.keyword(
+        "alphas",
+        Annotated[
+            list[float] | None,
+            Parameter(
+                help="add CLOM, the loss of original models on the images: its weight, one for all "
+                "architectures of the pool or one each",
+                **_SEVERAL,
+            ),
+        ],
+    ),
+    flags.keyword(
+        "models_pool",
+        Annotated[
+            list[str] | None,
+            Parameter(help="their architectures [default: the distiller's]", **_SEVERAL),
+        ],
+    ),
+    flags.keyword(
+        "model_num",
+        Annotated[
+            int | None,
+            Parameter(
+                help="models of each [default: 5]",
+                group=flags.PANELS["Regulariser"],
+                converter=flags.whole,
+            ),
+        ],
+    ),
+    flags.keyword(
+        "originals",
+        Annotated[
+            Literal["default", "clom"] | None,
+            Parameter(
+                help="how they are trained; clom: as the paper's code does [default: default]",
+                group=flags.PANELS["Regulariser"],
+            ),
+        ],
+    ),
 ]
 COMMON_FLAGS = [
     *flags.of_model(DataOptions, "options", "Data"),
@@ -82,6 +129,7 @@ def _command(name: str, preset: Preset) -> Callable[..., None]:
             if iterates
             else ()
         ),
+        *(CLOM_FLAGS if iterates else ()),
         *flags.of_model(Recipe, "recipe", "Recipe", skip=skip),
         *COMMON_FLAGS,
     ]
@@ -161,6 +209,8 @@ def distil_preset(name: str, values: dict[str, Any]) -> None:
     given = flags.chosen(values, "recipe")
     for slot in ("method", "outer"):
         given[slot] = flags.chosen(values, slot)
+    if clom := _clom(values):
+        given["regularisers"] = [clom]
     from_preset(name, data, ipc, given)  # what is wrong is said before the data are read
 
     def settle(bench: Benchmark) -> tuple[Recipe, str | None]:
@@ -171,6 +221,19 @@ def distil_preset(name: str, values: dict[str, Any]) -> None:
         return made, row
 
     _run(settle, _started(values, data))
+
+
+def _clom(values: dict[str, Any]) -> dict[str, Any]:
+    """The regulariser that the flags describe, if any does."""
+    names = {"alphas": "weights", "models_pool": "pool", "model_num": "num"}
+    found = {new: values[old] for old, new in names.items() if values.get(old) is not None}
+    schooling = values.get("originals")
+    if "weights" not in found:
+        unread = [*found, *(["originals"] if schooling else [])]
+        if unread:
+            raise StillroomError("--models-pool, --model-num and --originals belong to --alphas")
+        return {}
+    return {"kind": "clom", **found, "schooling": SCHOOLINGS[schooling or "default"]}
 
 
 def _run(settle: Callable[[Benchmark], tuple[Recipe, str | None]], how: Started) -> None:

@@ -22,7 +22,9 @@ M = TypeVar("M", bound=BaseModel)
 
 PANELS = {
     name: Group.create_ordered(name, sort_key=i)
-    for i, name in enumerate(("Run", "Method", "Outer loop", "Recipe", "Data", "Machine"))
+    for i, name in enumerate(
+        ("Run", "Method", "Outer loop", "Regulariser", "Recipe", "Data", "Machine")
+    )
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +16,7 @@ from torch import Tensor
 from stillroom.artefacts.opened import nets_for, open_bench
 from stillroom.artefacts.snapshot import SNAPSHOT
 from stillroom.artefacts.stage import COMMON, Stage
+from stillroom.artefacts.store import Store
 from stillroom.code import digest
 from stillroom.data.benchmarks import reopen
 from stillroom.distilled import Distilled, Storage, load
@@ -22,6 +24,7 @@ from stillroom.files import canonical, write_atomic, write_json
 from stillroom.methods.base import Method, Outer, Synth
 from stillroom.methods.context import RunContext
 from stillroom.methods.outer import outer_loop
+from stillroom.methods.regularisers import Regulariser
 from stillroom.nets.zoo import Arch
 from stillroom.runtime import Numerics, Runtime
 
@@ -53,6 +56,7 @@ class Distil(Stage):
     store: Path = field(compare=False)
     start: Path | None = field(default=None, compare=False)
     start_key: str = ""
+    regularisers: tuple[Regulariser, ...] = ()
 
     def identity(self) -> dict[str, Any]:
         """Everything that determines the pixels."""
@@ -67,7 +71,23 @@ class Distil(Stage):
             "numerics": self.numerics,
             "storage": self.storage,
             "start": self.start_key,
+            **self._added(),
         }
+
+    def _added(self) -> dict[str, Any]:
+        """What regularisers add to the identity: their fields, and the keys of what they want."""
+        if not self.regularisers:
+            return {}
+        fields = [r.model_dump(mode="json") for r in self.regularisers]
+        wants = {name: stage.key() for name, stage in self.wants().items()}
+        return {"regularisers": fields, "wants": wants}
+
+    def wants(self) -> dict[str, Stage]:
+        """The artefacts that must be in the store before this one is made."""
+        found: dict[str, Stage] = {}
+        for regulariser in self.regularisers:
+            found |= regulariser.stages(self.bench, self.arch, self.store)
+        return found
 
     def about(self) -> str:
         """What it makes, for a listing."""
@@ -97,10 +117,11 @@ class Distil(Stage):
         """Run the chunk's outer loop; write its images, labels and curve."""
         bench = open_bench(self.bench, self.store, rt)
         networks = nets_for(self.arch, bench, rt)
-        ctx = RunContext(bench, self.ipc, self.seed, rt, networks, chunk=shard)
+        wanted = _Wanted(self.wants(), self.store, rt)
+        ctx = RunContext(bench, self.ipc, self.seed, rt, networks, shard, wanted)
         rows = self.rows()[shard]
         initial = None if self.start is None else load_file(self.start)["images"][rows]
-        outcome = outer_loop(self.method, ctx, self.outer, rows, out, initial)
+        outcome = outer_loop(self.method, ctx, self.outer, rows, out, initial, self.regularisers)
         last = self.method.steps(self.outer)
         for step, synth in [*outcome.kept.items(), (last, outcome.synth)]:
             tensors = {"rows": rows, **_tensors(synth)}
@@ -155,6 +176,26 @@ class Distil(Stage):
 
     def _preprocess(self) -> Any:
         return reopen(self.bench, self.store).preprocess
+
+
+class _Wanted(Mapping[str, Any]):
+    """Artefacts by name, each read when it is first asked for and kept by the session."""
+
+    def __init__(self, stages: dict[str, Stage], store: Path, rt: Runtime) -> None:
+        self.stages, self.store, self.rt = stages, Store(store), rt
+
+    def __getitem__(self, name: str) -> Any:
+        stage, cache = self.stages[name], self.rt.session.cache
+        key = ("artefact", stage.key())
+        if key not in cache:
+            cache[key] = stage.load(self.store.folder(key[1]))
+        return cache[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.stages)
+
+    def __len__(self) -> int:
+        return len(self.stages)
 
 
 def _foreign_code(method: Method) -> dict[str, str]:

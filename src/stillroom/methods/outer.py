@@ -15,6 +15,7 @@ from stillroom.artefacts.snapshot import read_snapshot, save_snapshot
 from stillroom.errors import StillroomError
 from stillroom.methods.base import Method, Optim, Outer, Synth
 from stillroom.methods.context import RunContext
+from stillroom.methods.regularisers import Regulariser
 from stillroom.rng import global_rng
 from stillroom.session import Interrupted
 
@@ -37,12 +38,13 @@ def outer_loop(
     rows: Tensor,
     folder: Path,
     initial: Tensor | None = None,
+    regularisers: Sequence[Regulariser] = (),
 ) -> Outcome:
     """Run (or go on with) the outer loop of one chunk.
 
     rows int64 [N] index the whole set. `folder` holds the snapshot. `initial` float32 [N,ch,H,W]
-    replaces the images that the method would start from. Exactly `outer.steps` updates are made,
-    and what is returned is what came after the last of them.
+    replaces the images that the method would start from; `regularisers` add their terms. Exactly
+    `outer.steps` updates are made, and what is returned is what came after the last of them.
     Raises: StillroomError on NaN, or on a snapshot made under other conditions; Interrupted on
     Ctrl-C, after a snapshot.
     """
@@ -55,7 +57,7 @@ def outer_loop(
             )
         with torch.no_grad():
             synth.images.copy_(initial)
-    loop = _Loop(method, ctx, outer, synth, folder)
+    loop = _Loop(method, ctx, outer, synth, folder, regularisers)
     loop.restore()
     return loop.run()
 
@@ -64,8 +66,15 @@ class _Loop:
     """One chunk in progress; a snapshot holds all of it."""
 
     def __init__(
-        self, method: Method, ctx: RunContext, outer: Outer, synth: Synth, folder: Path
+        self,
+        method: Method,
+        ctx: RunContext,
+        outer: Outer,
+        synth: Synth,
+        folder: Path,
+        regularisers: Sequence[Regulariser],
     ) -> None:
+        self.regularisers = regularisers if ctx.rt.rank == 0 else ()  # ranks are summed
         self.method, self.ctx, self.outer, self.synth = method, ctx, outer, synth
         self.folder = folder
         self.step = 0
@@ -109,6 +118,11 @@ class _Loop:
                     "images with requires_grad_(), and loss use them outside of no_grad?"
                 )
             yield term
+        for regulariser in self.regularisers:
+            added = regulariser.term(self.ctx, self.synth, it)
+            if added is not None:
+                self.ctx.log(**{type(regulariser).__name__.lower(): added.detach()})
+                yield added
 
     def _step(self) -> None:
         it = self.step

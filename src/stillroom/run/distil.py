@@ -12,7 +12,7 @@ from typing import Any
 
 from stillroom.artefacts.opened import nets_for
 from stillroom.artefacts.starts import keep_start
-from stillroom.artefacts.store import Store, obtain
+from stillroom.artefacts.store import Store, obtain, obtain_all
 from stillroom.data.benchmarks import Benchmark
 from stillroom.distilled import Distilled, load
 from stillroom.errors import StillroomError
@@ -76,6 +76,7 @@ def plan(
         store=store.root,
         start=start,
         start_key=start_key,
+        regularisers=recipe.regularisers,
     )
     bare = machines.runtime(machine, recipe.numerics, 0, session)
     nets = nets_for(arch, bench, dataclasses.replace(bare, session=Session()))
@@ -92,6 +93,9 @@ def distil(planned: Plan, machine: Machine) -> Distilled:
     began = time.perf_counter()
     key = planned.stage.key()
     cached = planned.store.complete(key)
+    if not cached and (wanted := list(planned.stage.wants().values())):
+        exact = dataclasses.replace(planned.rt, numerics="float32")  # as their keys say
+        obtain_all(planned.store, wanted, machines.executor(machine), exact)
     data: Distilled = obtain(planned.store, planned.stage, machines.executor(machine), planned.rt)
     if planned.out is not None and (planned.force or owner_key(planned.out) != key):
         run = {

@@ -1,0 +1,54 @@
+"""What an original model says of synthetic images, as scalars that are differentiated."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stillroom.artefacts.opened import nets_for
+from stillroom.artefacts.originals import OriginalModel
+from stillroom.methods.base import Context, Synth
+from stillroom.nets.ensemble import Ensemble
+
+
+def cross_entropy(ctx: Context, model: OriginalModel, images: Tensor, labels: Tensor) -> Tensor:
+    """Mean over images [N,ch,H,W] in network space; labels int64 [N] or logits [N,C]."""
+    logits = _network(ctx, model).logits(_space(ctx, model, images))[0]
+    return F.cross_entropy(logits, labels.softmax(1) if labels.is_floating_point() else labels)
+
+
+def contrast(ctx: Context, model: OriginalModel, synth: Synth, batch: int, it: int) -> Tensor:
+    """sum(M D) / sum(D) of synthetic images against real ones drawn with replacement."""
+    source = ctx.bench.train
+    rows = torch.randint(len(source), (batch,), generator=ctx.rng("clom real", it))
+    real = ctx.bench.preprocess.apply(source.take(rows, ctx.device)).to(ctx.rt.dtype)
+    nets = _network(ctx, model)
+    with torch.no_grad():
+        theirs = nets.features(_space(ctx, model, real))[0]
+    mine = nets.features(_space(ctx, model, synth.images))[0]
+    return ratio(mine, theirs, synth.of_class, source.labels[rows].to(ctx.device))
+
+
+def ratio(mine: Tensor, theirs: Tensor, of_mine: Tensor, of_theirs: Tensor) -> Tensor:
+    """sum(M D) / sum(D): D [N,B] = 1 - cosine of features [N,D] and [B,D], M where labels agree."""
+    apart = 1 - F.normalize(mine, dim=1) @ F.normalize(theirs, dim=1).T
+    same = (of_mine[:, None] == of_theirs[None, :]).to(apart.dtype)
+    return (same * apart).sum() / apart.sum()
+
+
+def _network(ctx: Context, model: OriginalModel) -> Ensemble:
+    """The model as an ensemble of one, kept by the session: only its weights change."""
+    name = ("original", model.arch.name, id(ctx.bench))
+    cache = ctx.rt.session.cache
+    if name not in cache:
+        cache[name] = nets_for(model.arch, ctx.bench, ctx.rt).make(1, 0, "original")
+    nets = cache[name]
+    assert isinstance(nets, Ensemble)
+    model.put_into(nets)
+    return nets
+
+
+def _space(ctx: Context, model: OriginalModel, images: Tensor) -> Tensor:
+    """Images in the space that the model was trained in."""
+    return ctx.bench.preprocess.invert(images).to(images.dtype) if model.raw else images

@@ -1,0 +1,101 @@
+"""Terms that the outer loop adds to any method. No torch at import: recipes are made from here."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from stillroom.artefacts.schooling import Schooling
+from stillroom.config import Model
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from stillroom.artefacts.stage import Stage
+    from stillroom.methods.base import Context, Synth
+    from stillroom.nets.zoo import Arch
+
+
+class Regulariser(Model, ABC):
+    """One scalar term a step, beside those of the method; the loop runs backward on it too."""
+
+    papers: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def stages(self, bench: dict[str, Any], arch: Arch, store: Path) -> dict[str, Stage]:
+        """Return the artefacts that the term wants, by the names under which `term` finds them."""
+
+    @abstractmethod
+    def term(self, ctx: Context, synth: Synth, it: int) -> Tensor | None:
+        """Return the scalar term of step `it`, or None if there is nothing to add."""
+
+
+class Clom(Regulariser):
+    """Classification loss of an original model on the synthetic images ("CLOM").
+
+    weight · CE(f(S), y), the mean over all images of the chunk, un-augmented, f one frozen model in
+    evaluation mode, drawn by key at every step: an architecture of the pool, each as likely, then
+    one of its `num` models. Source: the seed of CLOM, first generation; `distance` "cos" is the
+    contrastive form of its later generations: weight · sum(M D) / sum(D) over pairs of a synthetic
+    and a real image, D = 1 - cosine of features, M = 1 where the labels agree.
+    """
+
+    kind: Literal["clom"] = "clom"
+    weights: tuple[float, ...] = Field(
+        description="alpha: one for all architectures of the pool, or one each"
+    )
+    pool: tuple[str, ...] = Field(("auto",), description="architectures; auto: the distiller's")
+    num: int = Field(5, ge=1, le=1000, strict=True, description="models of each")
+    schooling: Schooling = Field(Schooling(), description="how they are trained")
+    distance: Literal["ce", "cos"] = Field("ce", description="cross-entropy, or contrastive cosine")
+    batch_real: int = Field(8196, ge=1, strict=True, description="real images of cos, a step")
+
+    @model_validator(mode="after")
+    def _fit(self) -> Clom:
+        if not self.pool:
+            raise ValueError("pool names no architecture")
+        if len(self.weights) not in (1, len(self.pool)):
+            raise ValueError(
+                f"{len(self.weights)} weights for {len(self.pool)} architectures; give one, or one "
+                "each"
+            )
+        return self
+
+    def stages(self, bench: dict[str, Any], arch: Arch, store: Path) -> dict[str, Stage]:
+        """Every model of the pool."""
+        from stillroom.artefacts.originals import Original
+        from stillroom.nets.zoo import resolve
+
+        pool = [arch if name == "auto" else resolve(name) for name in self.pool]
+        return {
+            f"clom/{a}/{i}": Original(self.schooling, bench, one, i, "float32", store)
+            for a, one in enumerate(pool)
+            for i in range(self.num)
+        }
+
+    def drawn(self, ctx: Context, it: int) -> tuple[int, int]:
+        """Architecture and number of the model of a step."""
+        import torch
+
+        gen = ctx.rng("clom", it)
+        arch = int(torch.randint(len(self.pool), (), generator=gen))
+        return arch, int(torch.randint(self.num, (), generator=gen))
+
+    def term(self, ctx: Context, synth: Synth, it: int) -> Tensor | None:
+        """See the class."""
+        from stillroom.methods.original_loss import contrast, cross_entropy
+
+        arch, index = self.drawn(ctx, it)
+        weight = self.weights[arch if len(self.weights) > 1 else 0]
+        if weight == 0:
+            return None
+        model = ctx.artefacts[f"clom/{arch}/{index}"]
+        if self.distance == "ce":
+            return weight * cross_entropy(ctx, model, synth.images, synth.labels)
+        return weight * contrast(ctx, model, synth, self.batch_real, it)
+
+
+REGULARISERS: dict[str, type[Regulariser]] = {"clom": Clom}

@@ -1,0 +1,160 @@
+"""CLOM: a term that is added, its draws, its gradient; the original models that it needs."""
+
+from __future__ import annotations
+
+import collections
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from pydantic import ValidationError
+from torch.func import functional_call
+
+from stillroom.artefacts.originals import OriginalModel
+from stillroom.artefacts.schooling import Schooling
+from stillroom.artefacts.store import Store
+from stillroom.data.benchmarks import Benchmark
+from stillroom.errors import StillroomError
+from stillroom.methods.base import Synth
+from stillroom.methods.context import RunContext
+from stillroom.methods.regularisers import Clom
+from stillroom.nets.ensemble import Nets
+from stillroom.nets.zoo import resolve
+from stillroom.recipe import from_preset, validate
+from stillroom.run.distil import distil, plan
+from stillroom.run.options import Machine
+from stillroom.runtime import Runtime
+from stillroom.session import Session
+
+QUICK = Schooling(epochs=2, batch=8)
+
+
+def model(seed: int, arch: str = "convnet1-w4-bn", raw: bool = False) -> OriginalModel:
+    one = resolve(arch)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = one.build(2, 3, 8).double()
+    held = {**dict(net.named_parameters()), **dict(net.named_buffers())}
+    return OriginalModel(one, {k: v.detach() for k, v in held.items()}, raw, 0.5, ((1, 0.5),), 0.0)
+
+
+def context(bench: Benchmark, models: dict[str, OriginalModel]) -> RunContext:
+    rt = Runtime(device=torch.device("cpu"), numerics="float64")
+    nets = Nets(resolve("convnet1-w4"), 2, 3, 8, rt)
+    return RunContext(bench, 2, 0, rt, nets, artefacts=models)
+
+
+def synth(bench: Benchmark) -> Synth:
+    gen = torch.Generator().manual_seed(3)
+    images = torch.randn(4, 3, 8, 8, generator=gen, dtype=torch.float64)
+    of_class = torch.tensor([0, 0, 1, 1])
+    return Synth(images.requires_grad_(), of_class, of_class)
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_the_gradient_is_alpha_times_that_of_the_cross_entropy(bench: Benchmark, raw: bool) -> None:
+    """By hand, in evaluation mode; weights, statistics and mode of the model stay as they are."""
+    original = model(1, raw=raw)
+    ctx, made = context(bench, {"clom/0/0": original}), synth(bench)
+    before = {k: v.clone() for k, v in original.weights.items()}
+    term = Clom(weights=(300.0,), num=1).term(ctx, made, 5)
+    term.backward()
+    found, made.images.grad = made.images.grad, None
+    net = original.arch.build(2, 3, 8).double().eval()
+    x = made.images
+    if raw:
+        mean, std = (torch.tensor(v).double().view(1, -1, 1, 1) for v in
+                     (bench.preprocess.mean, bench.preprocess.std))  # fmt: skip
+        x = x * std + mean
+    loss = 300 * F.cross_entropy(functional_call(net, original.weights, (x,)), made.labels)
+    loss.backward()
+    torch.testing.assert_close(term, loss, rtol=1e-6, atol=0)
+    torch.testing.assert_close(found, made.images.grad, rtol=1e-5, atol=1e-12)
+    assert all(torch.equal(v, before[k]) for k, v in original.weights.items())
+
+
+def test_one_weight_for_all_or_one_each(bench: Benchmark) -> None:
+    models = {"clom/0/0": model(1), "clom/1/0": model(1)}  # the same model twice
+    ctx, made = context(bench, models), synth(bench)
+    one, each = (Clom(weights=w, pool=("a", "b"), num=1) for w in ((2.0,), (2.0, 6.0)))
+    for it in range(8):
+        arch, _ = each.drawn(ctx, it)
+        a, b = (float(c.term(ctx, made, it).detach()) for c in (one, each))
+        assert b == pytest.approx(a * (3.0 if arch else 1.0))
+    with pytest.raises(ValidationError, match="2 weights for 3 architectures"):
+        Clom(weights=(1.0, 2.0), pool=("a", "b", "c"))
+    with pytest.raises(ValidationError, match="names no architecture"):
+        Clom(weights=(1.0,), pool=())
+
+
+def test_architectures_and_models_are_drawn_evenly(bench: Benchmark) -> None:
+    ctx = context(bench, {})
+    clom = Clom(weights=(1.0, 5.0, 9.0), pool=("a", "b", "c"), num=4)
+    drawn = collections.Counter(clom.drawn(ctx, it) for it in range(6000))
+    assert len(drawn) == 12
+    expected = 500
+    chi = sum((n - expected) ** 2 / expected for n in drawn.values())
+    assert chi < 31.3  # 0.1 % of chi-square with 11 degrees of freedom
+    assert [clom.drawn(ctx, it) for it in range(9)] == [clom.drawn(ctx, it) for it in range(9)]
+
+
+def run(bench: Benchmark, store: Path, out: Path, **clom):
+    given = {"outer": {"steps": 3, "images": {"lr": 0.1}}, "arch": "convnet1-w4"}
+    if clom:
+        given["regularisers"] = [{"kind": "clom", "num": 2, "schooling": QUICK, **clom}]
+    recipe, _ = from_preset("dm", "toy", 2, given)
+    machine = Machine(threads=1)
+    return distil(plan(recipe, bench, machine, Session(), store=Store(store), out=out), machine)
+
+
+def test_a_weight_of_zero_changes_no_byte(bench: Benchmark, store: Path, tmp_path: Path) -> None:
+    plain = run(bench, store, tmp_path / "plain")
+    none = run(bench, store, tmp_path / "none", weights=[0.0])
+    some = run(bench, store, tmp_path / "some", weights=[100.0])
+    assert torch.equal(plain.images, none.images)
+    assert not torch.equal(plain.images, some.images)
+
+
+def test_originals_are_made_first_and_once(bench: Benchmark, store: Path, tmp_path: Path) -> None:
+    run(bench, store, tmp_path / "a", weights=[1.0], pool=["convnet1-w4", "mlp"])
+    first = {p.name: (p / "stage.json").stat().st_mtime_ns for p in store.glob("original-*")}
+    assert len(first) == 4
+    run(bench, store, tmp_path / "b", weights=[2.0], pool=["mlp"])
+    again = {p.name: (p / "stage.json").stat().st_mtime_ns for p in store.glob("original-*")}
+    assert again == first
+
+
+def test_a_recipe_names_its_regularisers() -> None:
+    base = {"benchmark": "digits", "ipc": 1, "method": {"kind": "distribution_matching"}}
+    made = validate({**base, "regularisers": [{"kind": "clom", "weights": [1000]}]}, "r.yaml")
+    assert made.regularisers[0].weights == (1000.0,)
+    for wrong, told in (
+        ([{"kind": "clam", "weights": [1]}], "kind 'clam' is none of: clom"),
+        ([{"kind": "clom"}], "weights"),
+        ({"kind": "clom"}, "must be a list"),
+        ([{"kind": "clom", "weights": [1], "numb": 3}], "numb"),
+    ):
+        with pytest.raises(StillroomError, match=told):
+            validate({**base, "regularisers": wrong}, "r.yaml")
+
+
+def test_flags_of_the_command(bench: Benchmark, tmp_path: Path) -> None:
+    from stillroom.cli import run as command
+    from stillroom.distilled import load
+
+    line = ["distill", "dm", "--data", "digits", "--ipc", "1", "--steps", "1", "--quiet"]
+    line += ["--arch", "convnet1-w4", "--store", f"{tmp_path}/store", "--threads", "1"]
+    assert command([*line, "--models-pool", "mlp"]) == 2
+    clom = ["--alphas", "10", "20", "--models-pool", "convnet1-w4", "mlp", "--model-num", "1"]
+    assert command([*line, *clom, "--plan"]) == 0
+    recipe = tmp_path / "quick.yaml"
+    recipe.write_text(
+        "benchmark: digits\nipc: 1\narch: convnet1-w4\nmethod: {kind: distribution_matching}\n"
+        "outer: {steps: 1}\nregularisers: [{kind: clom, weights: [10, 20], num: 1, "
+        "pool: [convnet1-w4, mlp], schooling: {epochs: 1}}]\n"
+    )
+    rest = ["--out", f"{tmp_path}/out", "--store", f"{tmp_path}/store", "--threads", "1"]
+    assert command(["distill", str(recipe), *rest]) == 0
+    told = load(tmp_path / "out").provenance["recipe"]["regularisers"]
+    assert told[0]["weights"] == [10.0, 20.0]
