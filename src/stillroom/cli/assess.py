@@ -1,0 +1,80 @@
+"""`stillroom assess SET`: quality without training students."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from stillroom.artefacts.schooling import SCHOOLINGS
+from stillroom.cli import flags
+from stillroom.files import user_path
+from stillroom.run.options import DataOptions, Machine
+
+
+def _assess(**values: Any) -> None:
+    from stillroom.cli.show import say
+    from stillroom.distilled import load
+    from stillroom.progress import Shown
+    from stillroom.run import fits
+    from stillroom.run import machine as machines
+    from stillroom.run.assess import assess as run
+    from stillroom.run.prepare import originals
+
+    machine = flags.settle(Machine, values, "machine")
+    store, shown = machines.store(machine), Shown(values["quiet"])
+    folder = user_path(values["source"], "SET")
+    made = load(folder)
+    options = flags.settle(DataOptions, values, "options")
+    with shown.interruptible(machine.minutes):
+        bench = (
+            fits.bench_of_set(made, folder, store)
+            if values["data"] is None
+            else machines.benchmark(values["data"], options, store)
+        )
+        pool = values["models_pool"] or [fits.student_of(made, bench)]
+        schooling = SCHOOLINGS[values["originals"]]
+        stages = originals(bench, pool, values["model_num"], schooling, store)
+        found = run(folder, bench, stages, store, machine, shown, folder / "records.jsonl")
+    for m in found:
+        on = "" if m.arch == "none" else f" on {m.arch}"
+        own = " (its own network)" if m.arch == made.arch != "none" else ""
+        say(f"{m.name}{on}{own}: {m.value:.4g}{f' {m.unit}' if m.unit else ''}")
+    say(f"records in {folder / 'records.jsonl'}; what they mean: docs/assessments.md")
+
+
+assess = flags.with_signature(
+    _assess,
+    [
+        inspect.Parameter(
+            "source",
+            inspect.Parameter.POSITIONAL_ONLY,
+            annotation=Annotated[Path, Parameter(name="SET", help="a set's folder")],
+        ),
+        flags.keyword("data", flags.flag(str | None, "real data, if not in the store any more")),
+        flags.keyword(
+            "models_pool",
+            Annotated[
+                list[str] | None,
+                Parameter(
+                    consume_multiple=True,
+                    help="networks of the original models [default: the set's]",
+                    group=flags.PANELS["Run"],
+                    negative="",
+                ),
+            ],
+        ),
+        flags.keyword("model_num", flags.flag(int, "models of each"), 3),
+        flags.keyword(
+            "originals",
+            flags.flag(Literal["default", "clom"], "how they are trained"),
+            "default",
+        ),
+        flags.keyword("quiet", flags.flag(bool, "no progress, no notes", switch=True), False),
+        *flags.of_model(DataOptions, "options", "Data"),
+        *flags.of_model(Machine, "machine", "Machine"),
+    ],
+    "Measure a set without training a student on it; adds to SET/records.jsonl.",
+)

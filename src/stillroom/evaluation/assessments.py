@@ -1,0 +1,93 @@
+"""Measures of a set that train no student, as plain functions of tensors.
+
+Definitions are in docs/assessments.md; the list is that of "Which Assessment Should be Prioritized
+in Dataset Distillation?", a seed of the project, and of what the field uses beside it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BINS = 15
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Share of images [N,C] whose largest logit is their label int64 [N]."""
+    return float((logits.argmax(1) == labels).double().mean())
+
+
+def loss(logits: Tensor, labels: Tensor) -> float:
+    """Mean cross-entropy in nats."""
+    return float(F.cross_entropy(logits.double(), labels))
+
+
+def calibration_error(logits: Tensor, labels: Tensor) -> float:
+    """Expected calibration error: |confidence - accuracy| by 15 equal bins of confidence.
+
+    Guo et al. 2017, arXiv:1706.04599, eq. 3.
+    """
+    confidence, taken = logits.double().softmax(1).max(1)
+    right = (taken == labels).double()
+    bins = (confidence * BINS).long().clamp_max(BINS - 1)
+    gaps = torch.zeros(BINS, dtype=torch.float64, device=logits.device)
+    gaps.index_add_(0, bins, confidence - right)
+    return float(gaps.abs().sum() / len(labels))
+
+
+def frechet(a: Tensor, b: Tensor) -> float:
+    """Frechet distance of Gaussians fitted to features [N,D] and [M,D].
+
+    |mean a - mean b|^2 + tr(A + B - 2 (A B)^(1/2)); the last trace is the sum of the singular
+    values of the centred product, so no D x D root is taken. Biased upwards where N or M is small.
+    """
+    a, b = a.double(), b.double()
+    mine, theirs = a - a.mean(0), b - b.mean(0)
+    n, m = max(1, len(a) - 1), max(1, len(b) - 1)
+    spread = mine.square().sum() / n + theirs.square().sum() / m
+    both = torch.linalg.svdvals(mine @ theirs.T).sum() / math.sqrt(n * m)
+    return float((a.mean(0) - b.mean(0)).square().sum() + spread - 2 * both)
+
+
+def kernel_distance(a: Tensor, b: Tensor) -> float:
+    """Unbiased squared maximum mean discrepancy, kernel (x y / D + 1)^3.
+
+    Binkowski et al. 2018, arXiv:1801.01401. May be negative; needs two images on either side.
+    """
+    a, b = a.double(), b.double()
+
+    def kernel(x: Tensor, y: Tensor) -> Tensor:
+        return (x @ y.T / x.shape[1] + 1) ** 3
+
+    def within(x: Tensor) -> Tensor:
+        k, n = kernel(x, x), len(x)
+        return (k.sum() - k.diagonal().sum()) / (n * (n - 1))
+
+    return float(within(a) + within(b) - 2 * kernel(a, b).mean())
+
+
+def effective_rank(features: Tensor) -> float:
+    """exp of the entropy of the normalised singular values of centred features [N,D].
+
+    Roy and Vetterli 2007. 1 where all differ along one line only, at most min(N - 1, D).
+    """
+    values = torch.linalg.svdvals((features - features.mean(0)).double())
+    total = values.sum()
+    if total <= 0:
+        return 0.0
+    share = values / total
+    share = share[share > 0]
+    return float(torch.exp(-(share * share.log()).sum()))
+
+
+def distance_within(features: Tensor, of_class: Tensor) -> float:
+    """Mean Euclidean distance of two images of one class; classes of one image are left out."""
+    means = []
+    for c in of_class.unique().tolist():
+        some = features[of_class == c].double()
+        if len(some) > 1:
+            means.append(float(torch.pdist(some).mean()))
+    return sum(means) / len(means) if means else 0.0

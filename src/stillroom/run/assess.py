@@ -1,0 +1,211 @@
+"""`stillroom assess`: what can be said of a set without training a student on it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import stillroom
+from stillroom.artefacts.opened import nets_for
+from stillroom.artefacts.originals import Original, OriginalModel, pixels
+from stillroom.artefacts.stage import code_digest
+from stillroom.artefacts.store import Store
+from stillroom.data.benchmarks import Benchmark
+from stillroom.distilled import Distilled, load, set_bytes, set_digest
+from stillroom.evaluation import assessments as measures
+from stillroom.methods.distribution_matching import class_means, mean_feature_distance
+from stillroom.methods.gradient_distance import layerwise
+from stillroom.nets.ensemble import Ensemble
+from stillroom.nets.zoo import Arch
+from stillroom.records import add_records
+from stillroom.rng import rng
+from stillroom.run.fits import check_fits, check_read_alike
+from stillroom.run.options import Machine
+from stillroom.run.prepare import cost_of_originals, obtain_originals
+from stillroom.runtime import Runtime
+from stillroom.session import Session
+from stillroom.types import Record
+
+REAL = 100  # real images a class that features are compared with
+RANDOM_NETS = 3  # fresh networks that matching losses are averaged over
+VERSION = "assess@1"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One number of a set: on which network, and in which unit."""
+
+    name: str
+    arch: str
+    value: float
+    unit: str
+
+
+def assess(
+    folder: Path,
+    bench: Benchmark,
+    stages: Sequence[Original],
+    store: Store,
+    machine: Machine,
+    session: Session,
+    ledger: Path | None = None,
+) -> list[Measured]:
+    """Every measure of a set; the pool of `stages` is trained now where it is not in the store.
+
+    The numbers are added to `ledger` as records, if one is given.
+    """
+    made = load(folder)
+    check_fits(made, bench, folder.name)
+    check_read_alike(made, bench, folder.name)
+    cost = cost_of_originals(stages, bench, machine, session, store)
+    if cost.left:
+        session.say(f"original models: {cost.in_words()}")
+    pool = obtain_originals(stages, machine, store, cost)
+    rt = dataclasses.replace(cost.rt, compile=False)
+    with rt.activate():
+        found = list(_measures(made, bench, pool, rt))
+    if ledger is not None:
+        key, size = set_digest(folder), set_bytes(folder)
+        add_records(ledger, [_record(m, made, bench, folder, key, size, rt) for m in found])
+    return found
+
+
+def _measures(
+    made: Distilled, bench: Benchmark, pool: dict[str, list[OriginalModel]], rt: Runtime
+) -> Iterator[Measured]:
+    real_rows = _real_rows(bench)
+    yield from _of_pixels(made, bench)
+    for arch, models in pool.items():
+        yield from _of_originals(arch, models, made, bench, rt)
+        yield from _of_features(arch, models[0], made, bench, real_rows, rt)
+        yield from _of_matching(models[0].arch, made, bench, real_rows, rt)
+
+
+def _of_originals(
+    arch: str, models: Sequence[OriginalModel], made: Distilled, bench: Benchmark, rt: Runtime
+) -> Iterator[Measured]:
+    """Means over the pool of what its models say of the set, with its own classes as labels."""
+    logits = [_opened(m, bench, rt).logits(_space(m, made, bench, rt))[0] for m in models]
+    labels = made.of_class.to(rt.device)
+    for name, measure, unit in (
+        ("original-model-accuracy", measures.accuracy, "fraction"),
+        ("original-model-loss", measures.loss, "nats"),
+        ("original-model-calibration-error", measures.calibration_error, "fraction"),
+    ):
+        values = [measure(some, labels) for some in logits]
+        yield Measured(name, arch, sum(values) / len(values), unit)
+
+
+def _of_features(
+    arch: str, model: OriginalModel, made: Distilled, bench: Benchmark, rows: Tensor, rt: Runtime
+) -> Iterator[Measured]:
+    """Distances of features to those of real images, and how far the set's own lie apart."""
+    nets = _opened(model, bench, rt)
+    real = bench.train.take(rows, rt.device).float() / 255
+    space = pixels(bench) if model.raw else bench.preprocess
+    theirs = nets.features(space.apply(real).to(rt.dtype))[0].cpu()
+    mine = nets.features(_space(model, made, bench, rt))[0].cpu()
+    if len(mine) > 1:
+        yield Measured("kernel-distance", arch, measures.kernel_distance(mine, theirs), "")
+    yield Measured("frechet-distance", arch, measures.frechet(mine, theirs), "")
+    yield Measured("effective-rank", arch, measures.effective_rank(mine), "directions")
+    yield Measured("distance-within-class", arch, measures.distance_within(mine, made.of_class), "")
+
+
+def _of_matching(
+    arch: Arch, made: Distilled, bench: Benchmark, rows: Tensor, rt: Runtime
+) -> Iterator[Measured]:
+    """Losses of distribution and gradient matching on fresh networks that no method saw."""
+    images, of_class = made.images.to(rt.device, rt.dtype), made.of_class.to(rt.device)
+    labels = bench.train.labels[rows].to(rt.device)
+    features, slopes = 0.0, 0.0
+    for i in range(RANDOM_NETS):
+        nets = nets_for(arch, bench, rt).make(1, i, "assess")
+        for c in range(len(bench.classes)):
+            real = bench.preprocess.apply(bench.train.take(rows[(labels == c).cpu()], rt.device))
+            real, mine = real.to(rt.dtype), images[of_class == c]
+            if not len(mine):
+                continue
+            with torch.no_grad():
+                a, b = (nets.features(x, train=True) for x in (mine, real))
+                gap = mean_feature_distance(
+                    class_means(a, [len(mine)]), class_means(b, [len(real)])
+                )
+            features += float(gap)
+            if not nets.nets.has_batchnorm():  # a class alone has no statistics
+                (made_, real_) = (
+                    nets.grads(x, torch.full((len(x),), c, device=rt.device))[0]
+                    for x in (mine, real)
+                )
+                slopes += float(layerwise(made_, real_))
+    yield Measured("feature-matching-loss", arch.name, features / RANDOM_NETS, "")
+    if not nets_for(arch, bench, rt).has_batchnorm():
+        yield Measured("gradient-matching-loss", arch.name, slopes / RANDOM_NETS, "")
+
+
+def _of_pixels(made: Distilled, bench: Benchmark) -> Iterator[Measured]:
+    """The median distance to the nearest real image, root mean square of pixels in [0, 1]."""
+    mine = made.pixels().flatten(1)
+    best = torch.full((len(mine),), torch.inf)
+    for rows in torch.arange(len(bench.train)).split(4096):
+        real = bench.train.take(rows).flatten(1).float().cpu() / 255
+        best = torch.minimum(best, torch.cdist(mine, real).min(1).values)
+    gap = best / mine.shape[1] ** 0.5
+    yield Measured("nearest-real-distance", "none", float(gap.median()), "")
+
+
+def _real_rows(bench: Benchmark) -> Tensor:
+    """Up to `REAL` real training images a class, drawn by key."""
+    picked = []
+    for c in range(len(bench.classes)):
+        rows = bench.train.rows_of(c)
+        picked.append(rows[torch.randperm(len(rows), generator=rng(0, "assess", c))[:REAL]])
+    return torch.cat(picked)
+
+
+def _opened(model: OriginalModel, bench: Benchmark, rt: Runtime) -> Ensemble:
+    nets = nets_for(model.arch, bench, rt).make(1, 0, "original")
+    model.put_into(nets)
+    return nets
+
+
+def _space(model: OriginalModel, made: Distilled, bench: Benchmark, rt: Runtime) -> Tensor:
+    images = made.preprocess.invert(made.images)
+    space = pixels(bench) if model.raw else bench.preprocess
+    return space.apply(images).to(rt.device, rt.dtype)
+
+
+def _record(
+    m: Measured, made: Distilled, bench: Benchmark, folder: Path, key: str, size: int, rt: Runtime
+) -> Record:
+    step = made.provenance.get("step")
+    return Record(
+        benchmark=bench.name,
+        data_digest=bench.digest,
+        ipc=made.ipc,
+        row=str(made.provenance.get("label") or folder.name)[:80],
+        set_key=key,
+        step=step if isinstance(step, int) and not isinstance(step, bool) else 0,
+        draw=None,
+        protocol=VERSION,
+        protocol_hash=VERSION,
+        arch=m.arch,
+        seed=0,
+        metric=m.name,
+        value=m.value,
+        unit=m.unit,
+        selection="last",
+        source="measured",
+        bytes=size,
+        seconds=0.0,
+        device=rt.device.type,
+        numerics="float32",
+        code=code_digest(("evaluation/assessments.py", "run/assess.py")),
+        split=bench.split,
+        versions={"stillroom": stillroom.__version__, "torch": torch.__version__},
+    )

@@ -1,0 +1,81 @@
+"""`assess` on sets whose numbers are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from stillroom.artefacts.schooling import Schooling
+from stillroom.artefacts.store import Store
+from stillroom.data.benchmarks import Benchmark
+from stillroom.nets.zoo import resolve
+from stillroom.recipe import from_preset
+from stillroom.records import read_records
+from stillroom.run.assess import REAL, assess
+from stillroom.run.distil import distil, plan
+from stillroom.run.options import Machine
+from stillroom.run.prepare import originals
+from stillroom.session import Session
+
+MACHINE = Machine(threads=1)
+
+
+def measured(bench: Benchmark, store: Path, folder: Path, preset: str, **more):
+    recipe, _ = from_preset(preset, "toy", 2, {"arch": "convnet1-w4", **more})
+    distil(plan(recipe, bench, MACHINE, Session(), store=Store(store), out=folder), MACHINE)
+    stages = originals(
+        bench, ["convnet1-w4", "mlp"], 2, Schooling(epochs=20, batch=8), Store(store)
+    )
+    ledger = folder / "records.jsonl"
+    found = assess(folder, bench, stages, Store(store), MACHINE, Session(), ledger)
+    return {(m.name, m.arch): m.value for m in found}
+
+
+def test_real_images_are_what_originals_know(bench: Benchmark, store: Path, tmp_path: Path) -> None:
+    found = measured(bench, store, tmp_path / "random", "random")
+    assert found["nearest-real-distance", "none"] == pytest.approx(0, abs=1e-3)
+    for arch in ("convnet1-w4", "mlp"):
+        assert found["original-model-accuracy", arch] > 0.7
+        assert found["original-model-loss", arch] > 0
+        assert 0 <= found["original-model-calibration-error", arch] <= 1
+        assert 1 <= found["effective-rank", arch] <= 3 + 1e-9
+        assert found["distance-within-class", arch] > 0
+    written = {(r.metric, r.arch): r.value for r in read_records(tmp_path / "random/records.jsonl")}
+    assert written == found
+
+
+def test_noise_is_worse_on_every_count(bench: Benchmark, store: Path, tmp_path: Path) -> None:
+    noise = {"method": {"init": "noise"}, "outer": {"steps": 1, "images": {"lr": 1e-9}}}
+    bad = measured(bench, store, tmp_path / "noise", "dm", **noise)
+    good = measured(bench, store, tmp_path / "random", "random")
+    for name in ("feature-matching-loss", "gradient-matching-loss", "original-model-loss",
+                 "frechet-distance"):  # fmt: skip
+        assert bad[name, "convnet1-w4"] > good[name, "convnet1-w4"], name
+    assert bad["nearest-real-distance", "none"] > 0.1
+
+
+def test_matching_losses_are_zero_of_the_real_images_themselves(
+    bench: Benchmark, store: Path
+) -> None:
+    """Where the set holds just the real images that it is compared with."""
+    from stillroom.distilled import Distilled
+    from stillroom.run.assess import _of_matching, _real_rows
+    from stillroom.runtime import Runtime
+
+    rows = _real_rows(bench)
+    assert len(rows) <= REAL * len(bench.classes)
+    labels = bench.train.labels[rows]
+    made = Distilled(
+        images=bench.preprocess.apply(bench.train.take(rows)),
+        labels=labels,
+        label_kind="hard",
+        of_class=labels,
+        classes=bench.classes,
+        preprocess=bench.preprocess,
+    )
+    rt = Runtime(device=torch.device("cpu"))
+    found = {m.name: m.value for m in _of_matching(resolve("convnet1-w4"), made, bench, rows, rt)}
+    assert found["feature-matching-loss"] == pytest.approx(0, abs=1e-6)
+    assert found["gradient-matching-loss"] < 0.5  # 1e-6 is added to the norms

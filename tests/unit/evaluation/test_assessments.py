@@ -1,0 +1,91 @@
+"""Assessments on constructed sets, against closed forms and naive loops."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from scipy import linalg
+
+from stillroom.evaluation.assessments import (
+    accuracy,
+    calibration_error,
+    distance_within,
+    effective_rank,
+    frechet,
+    kernel_distance,
+    loss,
+)
+
+
+def draws(n: int, d: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_accuracy_loss_and_calibration_of_known_predictions() -> None:
+    labels = torch.tensor([0, 0, 1, 1])
+    sure = torch.tensor([[9.0, 0], [9, 0], [0, 9], [9, 0]])  # three of four right, very sure
+    assert accuracy(sure, labels) == 0.75
+    p = 1 / (1 + math.exp(-9))
+    assert loss(sure, labels) == pytest.approx((-3 * math.log(p) - math.log(1 - p)) / 4)
+    assert calibration_error(sure, labels) == pytest.approx(p - 0.75)
+    unsure = torch.zeros(4, 2)  # half sure, half right: calibrated
+    assert calibration_error(unsure, torch.tensor([0, 1, 0, 1])) == pytest.approx(0)
+
+
+def test_calibration_against_a_naive_loop() -> None:
+    logits, labels = 3 * draws(200, 5), torch.arange(200) % 5
+    p = logits.softmax(1)
+    total = 0.0
+    for b in range(15):
+        rows = [i for i in range(200) if min(14, int(float(p[i].max()) * 15)) == b]
+        if rows:
+            confidence = sum(float(p[i].max()) for i in rows) / len(rows)
+            right = sum(int(p[i].argmax() == labels[i]) for i in rows) / len(rows)
+            total += len(rows) / 200 * abs(confidence - right)
+    assert calibration_error(logits, labels) == pytest.approx(total)
+
+
+def test_frechet_against_a_matrix_root() -> None:
+    a, b = draws(50, 6), 2 * draws(40, 6, 1) + 1
+    ca, cb = (torch.cov(x.T).numpy() for x in (a, b))
+    root = linalg.sqrtm(ca @ cb).real
+    gap = float((a.mean(0) - b.mean(0)).square().sum())
+    expected = gap + ca.trace() + cb.trace() - 2 * root.trace()
+    assert frechet(a, b) == pytest.approx(expected)
+    assert frechet(a, a) == pytest.approx(0, abs=1e-9)
+    assert frechet(a, a + 3) == pytest.approx(6 * 9)
+    few = draws(3, 60)  # fewer images than features
+    assert frechet(few, few + 1) == pytest.approx(60)
+
+
+def test_kernel_distance_against_a_naive_loop() -> None:
+    a, b = draws(7, 3), draws(5, 3, 1) + 0.5
+
+    def k(x: torch.Tensor, y: torch.Tensor) -> float:
+        return (float(x @ y) / 3 + 1) ** 3
+
+    aa = sum(k(a[i], a[j]) for i, j in itertools.permutations(range(7), 2)) / 42
+    bb = sum(k(b[i], b[j]) for i, j in itertools.permutations(range(5), 2)) / 20
+    ab = sum(k(x, y) for x in a for y in b) / 35
+    assert kernel_distance(a, b) == pytest.approx(aa + bb - 2 * ab)
+    same = [kernel_distance(draws(40, 3, 2 * i), draws(40, 3, 2 * i + 1)) for i in range(40)]
+    assert abs(sum(same) / 40) < 0.05, "unbiased"
+
+
+def test_effective_rank_counts_directions() -> None:
+    eye = torch.eye(4, dtype=torch.float64)
+    spread = torch.cat([eye, -eye])  # four equal directions
+    assert effective_rank(spread) == pytest.approx(4)
+    line = torch.tensor([[0.0, 0], [1, 1], [2, 2]])
+    assert effective_rank(line) == pytest.approx(1)
+    assert effective_rank(torch.ones(5, 3)) == 0
+    assert effective_rank(draws(10, 50)) <= 9 + 1e-9
+
+
+def test_distance_within_classes() -> None:
+    points = torch.tensor([[0.0, 0], [3, 4], [0, 0], [0, 2], [7, 7]])
+    assert distance_within(points, torch.tensor([0, 0, 1, 1, 2])) == pytest.approx((5 + 2) / 2)
+    assert distance_within(points, torch.arange(5)) == 0
