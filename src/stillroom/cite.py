@@ -40,6 +40,13 @@ PAPERS = {
   year      = {2024},
   note      = {arXiv:2310.05773}
 }""",
+    "lu2023pretrained": """@misc{lu2023pretrained,
+  title  = {Can Pre-trained Models Assist in Dataset Distillation?},
+  author = {Lu, Yao and Chen, Xuguang and Zhang, Yuchen and Gu, Jianyang and Zhang, Tianle
+            and Zhang, Yifan and Yang, Xiaoniu and Xuan, Qi and Wang, Kai and You, Yang},
+  year   = {2023},
+  note   = {arXiv:2310.03295}
+}""",
     "welling2009herding": """@inproceedings{welling2009herding,
   title     = {Herding Dynamical Weights to Learn},
   author    = {Welling, Max},

@@ -11,12 +11,14 @@ from stillroom.config import DSA, Model
 from stillroom.errors import StillroomError, suggest
 from stillroom.files import canonical, sha256
 
-Quirk = Literal["one_extra_epoch", "optim_reset_at_drop"]
+Quirk = Literal["one_extra_epoch", "optim_reset_at_drop", "never_decays", "best_on_test"]
 Selection = Literal["last", "best", "val"]
 SELECTIONS: tuple[Selection, ...] = ("last", "best", "val")
 QUIRKS: dict[Quirk, str] = {
     "one_extra_epoch": "the loop runs over 0..E inclusive, E + 1 epochs",
     "optim_reset_at_drop": "the rate drops by a new optimiser, whose momentum starts at zero",
+    "never_decays": "the epochs at which the rate should drop are read as text and never met",
+    "best_on_test": "the headline is the best of the checks on the test images",
 }
 MAX_EPOCHS = 100_000
 
@@ -24,7 +26,8 @@ MAX_EPOCHS = 100_000
 class Protocol(Model):
     """One way to judge a set. Two numbers of different hashes never share a column unmarked.
 
-    `schedule` "drop": a tenth of the rate once, after the epoch of index E // 2 + 1.
+    `schedule` "drop": a tenth of the rate once, after the epoch of index E // 2 + 1; "steps": a
+    tenth from each of `milestones` (epochs, 0-based) on.
     """
 
     name: str
@@ -39,7 +42,8 @@ class Protocol(Model):
     )
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    schedule: Literal["constant", "cosine", "drop"]
+    schedule: Literal["constant", "cosine", "drop", "steps"]
+    milestones: tuple[int, ...] = ()
     augment: str = Field(description="a strategy, or 'set': the one that the set names")
     labels: Literal["any", "hard"] = Field(
         "any", description="kinds of labels that it takes; soft ones by cross-entropy"
@@ -69,7 +73,10 @@ class Protocol(Model):
 
     def digest(self) -> str:
         """Twelve hex digits over every field that changes a number."""
-        return sha256(canonical(self.model_dump(mode="json")))[:12]
+        fields = self.model_dump(mode="json")
+        if not self.milestones:  # a field that came later; without it a protocol is what it was
+            del fields["milestones"]
+        return sha256(canonical(fields))[:12]
 
 
 _VICO = {
@@ -81,6 +88,16 @@ _VICO = {
     "checks": 5,
     "seeds": 5,
     "quirks": ("one_extra_epoch", "optim_reset_at_drop"),
+}
+_CLOM = {
+    "version": 1,
+    "epochs": 1000,
+    "batch": 256,
+    "lr": 0.01,
+    "augment": DSA,
+    "labels": "hard",
+    "checks": 20,
+    "papers": ("lu2023pretrained",),
 }
 PROTOCOLS: dict[str, Protocol] = {
     f"{p.name}@{p.version}": p
@@ -147,6 +164,30 @@ PROTOCOLS: dict[str, Protocol] = {
                 "why": "How DATM and PAD are judged: as mtt, with batches of 128 and soft "
                 "labels where the set learned them. The papers quote the best of the checkpoints "
                 "of a distillation, chosen on the test images; here a checkpoint is what it is.",
+            }
+        ),
+        Protocol.model_validate(
+            {
+                **_CLOM,
+                "name": "clom",
+                "schedule": "steps",
+                "milestones": (500,),
+                "seeds": 5,
+                "why": "How CLOM validates a set, as intended: 1,000 epochs with one kind of "
+                "augmentation drawn a batch, a tenth of the rate from epoch 500 on, last epoch.",
+            }
+        ),
+        Protocol.model_validate(
+            {
+                **_CLOM,
+                "name": "clom-released",
+                "schedule": "constant",
+                "select": "best",
+                "seeds": 1,
+                "quirks": ("never_decays", "best_on_test"),
+                "why": "How the released code of CLOM validates a set: the rate never drops, and "
+                "the best of its twenty tests on the test images is quoted, of one student. Its "
+                "numbers flatter every row; compare them with each other only.",
             }
         ),
         Protocol(

@@ -250,6 +250,7 @@ def training_of(
         labels=labels,
         one_extra_epoch="one_extra_epoch" in protocol.quirks,
         reset_at_drop="optim_reset_at_drop" in protocol.quirks,
+        milestones=protocol.milestones,
     )
 
 

@@ -170,7 +170,7 @@ class Distil(Stage):
                 "label": self.method.name(),
                 "key": self.key(),
                 "step": step,
-                "papers": list(self.method.papers),
+                "papers": [*self.method.papers, *(p for r in self.regularisers for p in r.papers)],
             },
         )
 

@@ -43,6 +43,7 @@ class Clom(Regulariser):
     and a real image, D = 1 - cosine of features, M = 1 where the labels agree.
     """
 
+    papers: ClassVar[tuple[str, ...]] = ("lu2023pretrained",)
     kind: Literal["clom"] = "clom"
     weights: tuple[float, ...] = Field(
         description="alpha: one for all architectures of the pool, or one each"

@@ -24,6 +24,20 @@ def test_a_published_protocol_does_not_change(name: str) -> None:
     assert PROTOCOLS[name].digest() == FROZEN[name]
 
 
+def test_the_rates_of_clom() -> None:
+    """As intended a tenth after 500 epochs; as released, where "500" is text, never."""
+    from stillroom.evaluation.score import training_of
+    from stillroom.nets.train import rate
+
+    for name, last in (("clom@1", 0.001), ("clom-released@1", 0.01)):
+        training = training_of(PROTOCOLS[name], 0.01)
+        assert [rate(training, e) for e in (0, 499, 500, 999)] == pytest.approx(
+            [0.01, 0.01, last, last]
+        )
+    assert PROTOCOLS["clom-released@1"].select == "best"
+    assert PROTOCOLS["clom-released@1"].check_epochs() == list(range(50, 1001, 50))
+
+
 @pytest.mark.filterwarnings("ignore:Pydantic serializer")
 def test_the_hash_covers_what_changes_a_number_and_nothing_else() -> None:
     vico = PROTOCOLS["vico@1"]
