@@ -101,7 +101,7 @@ def test_raw_pixels_are_what_the_released_recipe_trains_on(
 
     seen = []
     for raw in (False, True):
-        work = originals._Work(stage(bench, store, raw=raw), tmp_path, runtime())
+        work = originals._Work(stage(bench, store, raw_pixels=raw), tmp_path, runtime())
         seen.append(work.data.take(torch.arange(len(bench.train))))
     pixels = bench.train.take(torch.arange(len(bench.train))).float() / 255
     torch.testing.assert_close(seen[0], bench.preprocess.apply(pixels))
@@ -127,4 +127,4 @@ def test_the_released_schedule() -> None:
     )  # fmt: skip
     rates = [rate(training, epoch) for epoch in range(s.epochs)]
     assert rates == pytest.approx([0.01] * 50 + [0.001] * 50 + [0.0001] * 50)
-    assert (s.weight_decay, s.raw, s.select) == (0.005, True, "best")
+    assert (s.weight_decay, s.raw_pixels, s.select) == (0.005, True, "best")

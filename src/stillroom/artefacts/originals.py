@@ -104,7 +104,7 @@ class Original(Stage):
         return OriginalModel(
             arch=self.arch,
             weights=load_file(part / WEIGHTS),
-            raw=self.schooling.raw,
+            raw=self.schooling.raw_pixels,
             accuracy=float(told["accuracy"]),
             curve=tuple((int(epoch), float(value)) for epoch, value in told["curve"]),
             seconds=float(read_json(part / "timing.json")["seconds"]),
@@ -117,7 +117,7 @@ class _Work:
     def __init__(self, stage: Original, out: Path, rt: Runtime) -> None:
         self.stage, self.out, self.rt = stage, out, rt
         bench = open_bench(stage.bench, stage.store, rt)
-        space = pixels(bench) if stage.schooling.raw else bench.preprocess
+        space = pixels(bench) if stage.schooling.raw_pixels else bench.preprocess
         self.data = real_images(bench.train, space, bench.size, rt)
         self.tests = real_images(bench.test, space, bench.size, rt)
         self.nets = nets_for(stage.arch, bench, rt).make(1, stage.index, "original")

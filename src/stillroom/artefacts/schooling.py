@@ -20,7 +20,9 @@ class Schooling(Model):
     schedule: Literal["constant", "cosine", "steps"] = Field("cosine", description="of the rate")
     milestones: tuple[int, ...] = Field((), description="of steps: a tenth from each epoch on")
     augment: str = Field("none", description="augmentation")
-    raw: bool = Field(False, description="pixels in [0, 1] as they are, not in network space")
+    raw_pixels: bool = Field(
+        False, description="pixels in [0, 1] as they are, not in network space"
+    )
     select: Literal["last", "best"] = Field(
         "last", description="weights that are kept: the last, or those best on the test images"
     )
@@ -36,7 +38,7 @@ SCHOOLINGS = {
         weight_decay=5e-3,
         schedule="steps",
         milestones=(50, 100),
-        raw=True,
+        raw_pixels=True,
         select="best",
     ),
 }
