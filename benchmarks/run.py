@@ -1,6 +1,6 @@
 """Time the fast paths against plain twins in the same run: `make bench`, or one by name.
 
-    python benchmarks/run.py [dm-step] [student-epoch] [students-vmap] [test-pass] [--json FILE]
+    python benchmarks/run.py [dm-step] [dc-step] [student-epoch] [students-vmap] [test-pass] [--json FILE]
 
 Every line is a ratio to the plain twin: eager float32, one class or one batch at a time, PyTorch's
 default allocator. "floor" is the time of the same multiply-adds at the rate of a large matrix
@@ -28,6 +28,8 @@ from stillroom.data.augment import apply, draw, parse
 from stillroom.data.benchmarks import Benchmark, from_arrays
 from stillroom.methods.context import RunContext
 from stillroom.methods.distribution_matching import DistributionMatching
+from stillroom.methods.gradient_distance import layerwise
+from stillroom.methods.gradient_matching import GradientMatching
 from stillroom.nets.ensemble import Backend, Nets
 from stillroom.nets.train import Images, Training, predict, train
 from stillroom.nets.zoo import feature_function, resolve
@@ -35,7 +37,7 @@ from stillroom.rng import rng
 from stillroom.runtime import Numerics, Runtime, can_compile, default_threads
 
 CLASSES, IPC, REAL, SIZE = 10, 10, 256, 32
-NAMES = ("dm-step", "student-epoch", "students-vmap", "test-pass")
+NAMES = ("dm-step", "dc-step", "student-epoch", "students-vmap", "test-pass")
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,35 @@ def plain_dm_step(bench: Benchmark, device: torch.device) -> Callable[[], object
     return work
 
 
+def plain_dc_step(bench: Benchmark, device: torch.device) -> Callable[[], object]:
+    """One image a class; one class at a time, double backward through autograd, eager float32."""
+    synthetic = torch.randn(CLASSES, 3, SIZE, SIZE, device=device, requires_grad=True)
+    sgd = torch.optim.SGD([synthetic], lr=0.1, momentum=0.5)
+    strategy, step = parse(DSA), iter(range(10**9))
+    arch = resolve("convnet3")
+
+    def work() -> None:
+        it = next(step)
+        net = arch.build(CLASSES, 3, SIZE).to(device)
+        weights = list(net.parameters())
+        sgd.zero_grad()
+        for c in range(CLASSES):
+            rows = bench.train.rows_of(c)[torch.randperm(300)[:REAL]]
+            real = bench.preprocess.apply(bench.train.take(rows, device))
+            drawn = draw(strategy, 1, SIZE, rng(0, it, c), siamese=True)
+            one = torch.full((len(real),), c, device=device)
+            loss = F.cross_entropy(net(apply(real, drawn)), one)
+            target = torch.autograd.grad(loss, weights)
+            loss = F.cross_entropy(net(apply(synthetic[c : c + 1], drawn)), one[:1])
+            made = torch.autograd.grad(loss, weights, create_graph=True)
+            names = [str(i) for i in range(len(weights))]
+            both = (dict(zip(names, some, strict=True)) for some in (made, target))
+            layerwise(*both).backward()
+        sgd.step()
+
+    return work
+
+
 def plain_epoch(device: torch.device) -> Callable[[], object]:
     """An epoch of a student on 100 images."""
     net = resolve("convnet3").build(CLASSES, 3, SIZE).to(device)
@@ -183,6 +214,22 @@ def fast_dm_step(bench: Benchmark, rt: Runtime) -> Callable[[], object]:
     return work
 
 
+def fast_dc_step(bench: Benchmark, rt: Runtime) -> Callable[[], object]:
+    ctx = RunContext(bench, 1, 0, rt, Nets(resolve("convnet3"), CLASSES, 3, SIZE, rt))
+    method = GradientMatching(batch_real=REAL, augment=DSA)
+    synth = method.start(ctx, torch.arange(CLASSES))
+    sgd = torch.optim.SGD([synth.images], lr=0.1, momentum=0.5)
+    step = iter(range(10**9))
+
+    def work() -> None:
+        sgd.zero_grad()
+        for term in method.loss(ctx, synth, next(step)):
+            term.backward()
+        sgd.step()
+
+    return work
+
+
 def fast_epoch(rt: Runtime, backend: Backend = "loop", k: int = 1) -> Callable[[], object]:
     x = torch.randn(CLASSES * IPC, 3, SIZE, SIZE, device=rt.device)
     y = torch.arange(CLASSES, device=rt.device).repeat_interleave(IPC)
@@ -214,6 +261,11 @@ def jobs(
             plain_dm_step(bench, device),
             lambda rt: fast_dm_step(bench, rt),
             forward * (CLASSES * REAL + 2.0 * n),
+        ),
+        "dc-step": (
+            plain_dc_step(bench, device),
+            lambda rt: fast_dc_step(bench, rt),
+            forward * CLASSES * (3.0 * REAL + 9.0),
         ),
         "student-epoch": (plain_epoch(device), fast_epoch, forward * 3.0 * n),
         # Three students at once: its ratio against that of one decides `--students`.
