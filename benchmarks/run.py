@@ -1,6 +1,7 @@
 """Time the fast paths against plain twins in the same run: `make bench`, or one by name.
 
-    python benchmarks/run.py [dm-step] [dc-step] [student-epoch] [students-vmap] [test-pass] [--json FILE]
+    python benchmarks/run.py [dm-step] [dc-step] [student-epoch] [students-vmap] [test-pass]
+                             [--json FILE]
 
 Every line is a ratio to the plain twin: eager float32, one class or one batch at a time, PyTorch's
 default allocator. "floor" is the time of the same multiply-adds at the rate of a large matrix
