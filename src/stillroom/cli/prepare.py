@@ -32,14 +32,14 @@ def _originals(**values: Any) -> None:
         options = flags.settle(DataOptions, values, "options")
         bench = machines.benchmark(values["data"], options, store)
         stages = originals(bench, values["arch"] or ["auto"], values["num"], schooling, store)
-        cost = cost_of_originals(stages, bench, machine, shown, store)
+        cost, rt = cost_of_originals(stages, bench, machine, shown, store)
         if values["plan"]:
             pairs = [("schooling", str(schooling.model_dump())), ("models", cost.in_words())]
             key_values(f"originals of {bench.name} (estimates; nothing was run)", pairs)
             return
         if cost.left:
             shown.say(cost.in_words())
-        found = obtain_originals(stages, machine, store, cost)
+        found = obtain_originals(stages, machine, store, rt)
     for arch, models in found.items():
         told = ", ".join(percent(m.accuracy) for m in models[:10])
         more = f" and {len(models) - 10} more" if len(models) > 10 else ""

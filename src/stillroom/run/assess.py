@@ -62,11 +62,11 @@ def assess(
     made = load(folder)
     check_fits(made, bench, folder.name)
     check_read_alike(made, bench, folder.name)
-    cost = cost_of_originals(stages, bench, machine, session, store)
+    cost, rt = cost_of_originals(stages, bench, machine, session, store)
     if cost.left:
-        session.say(f"original models: {cost.in_words()}")
-    pool = obtain_originals(stages, machine, store, cost)
-    rt = dataclasses.replace(cost.rt, compile=False)
+        session.say(cost.in_words())
+    pool = obtain_originals(stages, machine, store, rt)
+    rt = dataclasses.replace(rt, compile=False)
     with rt.activate():
         found = list(_measures(made, bench, pool, rt))
     if ledger is not None:

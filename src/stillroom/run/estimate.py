@@ -37,6 +37,25 @@ class Estimate:
             )
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What training some networks takes: all, those not in the store, FLOPs, seconds."""
+
+    what: str
+    total: int
+    left: int
+    flops: float
+    seconds: float
+
+    def in_words(self) -> str:
+        """One line for a person."""
+        known = self.total - self.left
+        held = f" ({known} more are in the store)" if known else ""
+        long = self.seconds >= 60
+        time = f"{self.seconds / 60:.0f} min" if long else f"{self.seconds:.0f} s"
+        return f"{self.left} {self.what} to train{held}, about {time}"
+
+
 def distil_estimate(recipe: Recipe, bench: Benchmark, nets: Nets) -> Estimate:
     """Static costs of a distillation: real forwards, synthetic forwards and backwards."""
     classes = len(bench.classes)

@@ -21,7 +21,7 @@ from stillroom.nets.zoo import Arch
 from stillroom.records import add_records
 from stillroom.run import machine as machines
 from stillroom.run.distil import choose_arch
-from stillroom.run.estimate import seconds
+from stillroom.run.estimate import Cost, seconds
 from stillroom.run.exhibits import NEIGHBOURS, write_exhibit, write_neighbours
 from stillroom.run.fits import check_protocol, check_row, full_row
 from stillroom.run.options import Machine
@@ -128,24 +128,6 @@ def prepared(
     return how, rows
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What an evaluation takes: students, those to train, floating-point operations, seconds."""
-
-    students: int
-    left: int
-    flops: float
-    seconds: float
-
-    def in_words(self) -> str:
-        """One line for a person."""
-        known = self.students - self.left
-        held = f" ({known} more are in the store)" if known else ""
-        long = self.seconds >= 60
-        time = f"{self.seconds / 60:.0f} min" if long else f"{self.seconds:.0f} s"
-        return f"{self.left} students to train{held}, about {time}"
-
-
 def cost_of(how: Judging, rows: Sequence[Row]) -> Cost:
     """Count what is not in the store; the time is a rough estimate, of a half-second probe."""
     wanted = _wanted(how, rows)
@@ -157,7 +139,7 @@ def cost_of(how: Judging, rows: Sequence[Row]) -> Cost:
         flops += len(stage.seeds) * each
     students, missing = (sum(len(stage.seeds) for _, stage in some) for some in (wanted, left))
     taken = seconds(flops, how.rt) / how.machine.workers if flops > WORTH_SAYING else 0.0
-    return Cost(students, missing, flops, taken)
+    return Cost("students", students, missing, flops, taken)
 
 
 def _batches(rows: Sequence[Row], workers: int) -> list[list[Row]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from stillroom.artefacts.opened import nets_for
 from stillroom.artefacts.originals import Original, OriginalModel
@@ -13,7 +12,7 @@ from stillroom.artefacts.store import Store, obtain_all
 from stillroom.data.benchmarks import Benchmark
 from stillroom.run import machine as machines
 from stillroom.run.distil import choose_arch
-from stillroom.run.estimate import seconds
+from stillroom.run.estimate import Cost, seconds
 from stillroom.run.options import Machine
 from stillroom.runtime import Runtime
 from stillroom.session import Session
@@ -32,27 +31,10 @@ def originals(
     ]
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What a pool of models takes: models, those to train, floating-point operations, seconds."""
-
-    models: int
-    left: int
-    flops: float
-    seconds: float
-    rt: Runtime
-
-    def in_words(self) -> str:
-        """One line for a person."""
-        known = self.models - self.left
-        held = f" ({known} more are in the store)" if known else ""
-        return f"{self.left} to train{held}, about {self.seconds / 60:.1f} min"
-
-
 def cost_of_originals(
     stages: Sequence[Original], bench: Benchmark, machine: Machine, session: Session, store: Store
-) -> Cost:
-    """Count what is not in the store; the time is a rough estimate, of a half-second probe."""
+) -> tuple[Cost, Runtime]:
+    """Count what is not in the store, and how it would run; the time is a rough estimate."""
     left = [stage for stage in stages if not store.complete(stage.key())]
     bare = machines.runtime(machine, "float32", 0, session)
     probe = dataclasses.replace(bare, session=Session())
@@ -63,14 +45,15 @@ def cost_of_originals(
         images = 3.0 * s.epochs * len(bench.train) + tests
         flops += images * nets_for(stage.arch, bench, probe).forward_flops()
     rt = machines.runtime(machine, "float32", flops, session)
-    return Cost(len(stages), len(left), flops, seconds(flops, rt) / machine.workers, rt)
+    taken = seconds(flops, rt) / machine.workers
+    return Cost("original models", len(stages), len(left), flops, taken), rt
 
 
 def obtain_originals(
-    stages: Sequence[Original], machine: Machine, store: Store, cost: Cost
+    stages: Sequence[Original], machine: Machine, store: Store, rt: Runtime
 ) -> dict[str, list[OriginalModel]]:
     """The models by network, trained now where they are not in the store."""
-    found: list[OriginalModel] = obtain_all(store, stages, machines.executor(machine), cost.rt)
+    found: list[OriginalModel] = obtain_all(store, stages, machines.executor(machine), rt)
     pool: dict[str, list[OriginalModel]] = {}
     for stage, model in zip(stages, found, strict=True):
         pool.setdefault(stage.arch.name, []).append(model)

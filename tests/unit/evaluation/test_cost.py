@@ -69,10 +69,10 @@ def test_work_is_three_forwards_a_pass_and_one_a_test_image(bench, store, tmp_pa
     forward = how.forward[how.archs[0].name]
     images = 2 * len(bench.classes)
     by_hand = 3 * forward * (3 * 7 * images + 5 * len(bench.test))  # E + 1 passes, 5 checks
-    assert (cost.students, cost.left, cost.flops) == (3, 3, by_hand)
+    assert (cost.total, cost.left, cost.flops) == (3, 3, by_hand)
     judge(how, rows)
     after = cost_of(how, rows)
-    assert (after.students, after.left, after.flops) == (3, 0, 0.0)
+    assert (after.total, after.left, after.flops) == (3, 0, 0.0)
     searched = dataclasses.replace(how, protocol=find_protocol("search@1+epochs=6"))
     tests = 4 * (len(bench.test) + (len(bench.val) if bench.val else 0))
     assert cost_of(searched, rows).flops == 3 * 5 * forward * (3 * 6 * images + tests)
