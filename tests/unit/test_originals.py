@@ -128,3 +128,9 @@ def test_the_released_schedule() -> None:
     rates = [rate(training, epoch) for epoch in range(s.epochs)]
     assert rates == pytest.approx([0.01] * 50 + [0.001] * 50 + [0.0001] * 50)
     assert (s.weight_decay, s.raw_pixels, s.select) == (0.005, True, "best")
+
+
+def test_milestones_and_schedule_belong_together() -> None:
+    for wrong in ({"milestones": (3,)}, {"schedule": "steps"}):
+        with pytest.raises(ValueError, match="milestones belong to schedule steps"):
+            Schooling(**wrong)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stillroom.config import Model
 
@@ -26,6 +26,12 @@ class Schooling(Model):
     select: Literal["last", "best"] = Field(
         "last", description="weights that are kept: the last, or those best on the test images"
     )
+
+    @model_validator(mode="after")
+    def _read(self) -> Schooling:
+        if (self.schedule == "steps") != bool(self.milestones):
+            raise ValueError("milestones belong to schedule steps, which needs some")
+        return self
 
 
 # "clom" is the seed's recipe, as released: raw pixels, ten times the usual weight decay, and the

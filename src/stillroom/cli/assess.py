@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from stillroom.artefacts.schooling import SCHOOLINGS
 from stillroom.cli import flags
+from stillroom.errors import StillroomError
 from stillroom.files import user_path
 from stillroom.run.options import DataOptions, Machine
 
@@ -28,6 +29,9 @@ def _assess(**values: Any) -> None:
     folder = user_path(values["source"], "SET")
     made = load(folder)
     options = flags.settle(DataOptions, values, "options")
+    if not 1 <= values["model_num"] <= 1000:
+        raise StillroomError(f"--model-num {values['model_num']} must lie in 1..1000")
+    flags.refuse_unread_data(values)
     with shown.interruptible(machine.minutes):
         bench = (
             fits.bench_of_set(made, folder, store)
@@ -56,15 +60,7 @@ assess = flags.with_signature(
         flags.keyword("data", flags.flag(str | None, "real data, if not in the store any more")),
         flags.keyword(
             "models_pool",
-            Annotated[
-                list[str] | None,
-                Parameter(
-                    consume_multiple=True,
-                    help="networks of the original models [default: the set's]",
-                    group=flags.PANELS["Run"],
-                    negative="",
-                ),
-            ],
+            flags.several(str, "networks of the original models [default: the set's]"),
         ),
         flags.keyword("model_num", flags.flag(int, "models of each"), 3),
         flags.keyword(

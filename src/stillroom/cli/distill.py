@@ -36,29 +36,19 @@ RUN_FLAGS = [
     flags.keyword("force", flags.flag(bool, "overwrite another run in --out", switch=True), False),
     flags.keyword("quiet", flags.flag(bool, "no progress, no notes", switch=True), False),
 ]
-_SEVERAL: dict[str, Any] = {
-    "consume_multiple": True,
-    "negative": "",
-    "group": flags.PANELS["Regulariser"],
-}
 CLOM_FLAGS = [  # named as in the paper's command line
     flags.keyword(
         "alphas",
-        Annotated[
-            list[float] | None,
-            Parameter(
-                help="add CLOM, the loss of original models on the images: its weight, one for all "
-                "architectures of the pool or one each",
-                **_SEVERAL,
-            ),
-        ],
+        flags.several(
+            float,
+            "add CLOM, the loss of original models on the images: its weight, one for all "
+            "architectures of the pool or one each",
+            "Regulariser",
+        ),
     ),
     flags.keyword(
         "models_pool",
-        Annotated[
-            list[str] | None,
-            Parameter(help="their architectures [default: the distiller's]", **_SEVERAL),
-        ],
+        flags.several(str, "their architectures [default: the distiller's]", "Regulariser"),
     ),
     flags.keyword(
         "model_num",
@@ -265,7 +255,7 @@ def _run(settle: Callable[[Benchmark], tuple[Recipe, str | None]], how: Started)
         for note in bench.notes:
             shown.say(note)
         if how.plan:
-            _show_plan(planned)
+            _show_plan(planned, how.machine)
             return
         shown.say(f"row: {row}" if row else "row: none published for this data and ipc; defaults")
         if planned.estimate.flops > 1e12 and not planned.store.complete(planned.stage.key()):
@@ -325,7 +315,7 @@ def _time(planned: Any) -> str:
     return f"about {minutes:.1f} min on this {planned.rt.device}, {how} {planned.rt.numerics}"
 
 
-def _show_plan(planned: Any) -> None:
+def _show_plan(planned: Any, machine: Machine) -> None:
     from stillroom.cli.show import key_values
     from stillroom.tables import size
 
@@ -348,5 +338,18 @@ def _show_plan(planned: Any) -> None:
             ("time", _time(planned)),
             ("peak memory", f"about {size(estimate.memory)}"),
             ("disk", f"about {size(estimate.disk)}"),
+            *_originals(planned, machine),
         ],
     )
+
+
+def _originals(planned: Any, machine: Machine) -> list[tuple[str, str]]:
+    """What the original models of a regulariser cost, where one wants some."""
+    from stillroom.run.prepare import cost_of_originals
+    from stillroom.session import Session
+
+    stages = list(planned.stage.wants().values())
+    if not stages:
+        return []
+    cost, _ = cost_of_originals(stages, planned.bench, machine, Session(), planned.store)
+    return [("originals", cost.in_words())]

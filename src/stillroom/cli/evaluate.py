@@ -118,10 +118,7 @@ def _source(source: str, values: dict[str, Any], store: Any) -> tuple[Path | Non
         return None, bench, fits.usual_arch(bench)
     folder = Path(source)
     made = load(folder)
-    unread = [] if values["data"] is not None else list(flags.chosen(values, "options"))
-    if unread:
-        name = unread[0].replace("_", "-")
-        raise StillroomError(f"--{name} is about data that are read again; name them: --data")
+    flags.refuse_unread_data(values)
     if values["data"] is not None:
         bench = machines.benchmark(values["data"], options, store)
     else:
@@ -144,18 +141,7 @@ evaluate = flags.with_signature(
         ),
         flags.keyword("data", flags.flag(str | None, "real data, if not in the store any more")),
         flags.keyword("protocol", flags.flag(str, "see --protocols"), "quick@1"),
-        flags.keyword(
-            "arch",
-            Annotated[
-                list[str] | None,
-                Parameter(
-                    consume_multiple=True,
-                    help="students [default: the set's network]",
-                    group=flags.PANELS["Run"],
-                    negative="",
-                ),
-            ],
-        ),
+        flags.keyword("arch", flags.several(str, "students [default: the set's network]")),
         flags.keyword("seeds", flags.flag(int | None, "students [default: the protocol's]")),
         flags.keyword("steps", flags.flag(str, "which kept steps: last, all, or 100,300"), "last"),
         flags.keyword(
@@ -175,15 +161,7 @@ evaluate = flags.with_signature(
         ),
         flags.keyword(
             "against",
-            Annotated[
-                list[Path] | None,
-                Parameter(
-                    consume_multiple=True,
-                    help="other sets, judged alike and compared seed by seed",
-                    group=flags.PANELS["Run"],
-                    negative="",
-                ),
-            ],
+            flags.several(Path, "other sets, judged alike and compared seed by seed"),
         ),
         flags.keyword("numerics", flags.flag(Numbers, "of the students"), "float32"),
         flags.keyword(

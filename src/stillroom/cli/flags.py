@@ -91,6 +91,12 @@ def flag(kind: Any, help: str, name: str | None = None, switch: bool = False) ->
     return Annotated[kind, parameter]
 
 
+def several(kind: Any, help: str, panel: str = "Run") -> Any:
+    """An annotation for a flag of one or more values, `--arch a b c`, None unless it was given."""
+    parameter = Parameter(help=help, group=PANELS[panel], consume_multiple=True, negative="")
+    return Annotated[list[kind] | None, parameter]
+
+
 def whole(kind: Any, tokens: Sequence[Any]) -> int:
     """A whole number; cyclopts itself would round 2.5 to 2."""
     text = tokens[0].value
@@ -135,6 +141,17 @@ def chosen(values: dict[str, Any], slot: str) -> dict[str, Any]:
             level = level.setdefault(part, {})
         level[parts[-1]] = value
     return found
+
+
+def refuse_unread_data(values: dict[str, Any]) -> None:
+    """Refuse options of data that are not read again.
+
+    Raises: StillroomError naming the first.
+    """
+    unread = [] if values["data"] is not None else list(chosen(values, "options"))
+    if unread:
+        name = unread[0].replace("_", "-")
+        raise StillroomError(f"--{name} is about data that are read again; name them: --data")
 
 
 def settle(model: type[M], values: dict[str, Any], slot: str) -> M:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import App
 from pydantic import ValidationError
 
 from stillroom.artefacts.schooling import SCHOOLINGS, Schooling
@@ -66,18 +66,7 @@ app.command(
                 flags.flag(str, "digits, a named benchmark, hf:owner/name, or a folder"),
                 inspect.Parameter.empty,
             ),
-            flags.keyword(
-                "arch",
-                Annotated[
-                    list[str] | None,
-                    Parameter(
-                        consume_multiple=True,
-                        help="networks [default: by image size]",
-                        group=flags.PANELS["Run"],
-                        negative="",
-                    ),
-                ],
-            ),
+            flags.keyword("arch", flags.several(str, "networks [default: by image size]")),
             flags.keyword("num", flags.flag(int, "models of each network"), 1),
             flags.keyword(
                 "recipe",

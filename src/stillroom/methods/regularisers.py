@@ -58,6 +58,8 @@ class Clom(Regulariser):
     def _fit(self) -> Clom:
         if not self.pool:
             raise ValueError("pool names no architecture")
+        if self.distance == "ce" and "batch_real" in self.model_fields_set:
+            raise ValueError("batch_real belongs to distance cos")
         if len(self.weights) not in (1, len(self.pool)):
             raise ValueError(
                 f"{len(self.weights)} weights for {len(self.pool)} architectures; give one, or one "

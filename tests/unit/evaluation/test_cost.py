@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from stillroom.artefacts.store import Store
 from stillroom.cli import run
 from stillroom.evaluation.protocol import find_protocol
+from stillroom.records import read_records
 from stillroom.run.judge import Asked, cost_of, judge, prepared
 from stillroom.run.options import Machine
 from stillroom.session import Interrupted, Session
@@ -41,7 +43,9 @@ def evaluate(root: Path, *more: str) -> list[str]:
 
 
 def test_plan_counts_students_and_trains_none(world: Path, capsys) -> None:
-    scores = lambda: sorted((world / "store").glob("scores-*"))  # noqa: E731
+    def scores() -> list[Path]:
+        return sorted((world / "store").glob("scores-*"))
+
     assert run(evaluate(world, "--plan")) == 0
     told = capsys.readouterr().out
     assert "2 students to train, about" in told
@@ -86,6 +90,16 @@ def test_the_time_limit_stops_like_ctrl_c(world: Path, capsys) -> None:
     told = capsys.readouterr().err
     assert "stopped; go on with:\n  stillroom evaluate" in told
     assert not (world / "a.jsonl").exists()
+    short = ["--protocol", "quick@1+epochs=300"]
+    assert run(evaluate(world, *short, "--minutes", "0.003")) == 130
+    for name in "bc":
+        assert run(evaluate(world, *short, "--records", f"{world}/{name}.jsonl")) == 0
+        for path in (world / "store").glob("scores-*"):
+            shutil.rmtree(path)
+    stopped, straight = (
+        [(r.seed, r.value) for r in read_records(world / f"{name}.jsonl")] for name in "bc"
+    )
+    assert stopped == straight
 
 
 def test_a_limit_that_is_not_reached_changes_nothing() -> None:
