@@ -16,7 +16,7 @@ from stillroom.errors import StillroomError, suggest
 from stillroom.files import read_limited
 from stillroom.methods import METHODS, PRESETS
 from stillroom.methods.base import Method, Outer
-from stillroom.methods.regularisers import REGULARISERS, Regulariser
+from stillroom.methods.regularisers import REGULARISERS, Regulariser, Watch
 
 MAX_RECIPE_BYTES = 2**20
 
@@ -47,6 +47,7 @@ class Recipe(Model):
     )
     outer: Outer = Field(Outer(), description="outer loop")
     regularisers: tuple[Regulariser, ...] = Field((), description="terms added to the method's")
+    watch: Watch | None = Field(None, description="assessments that are logged while it runs")
     evaluate: tuple[EvaluateSpec, ...] = Field((), description="evaluations to run afterwards")
 
     @field_validator("method", mode="before")

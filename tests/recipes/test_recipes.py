@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import pytest
 
+from stillroom.artefacts.schooling import SCHOOLINGS
 from stillroom.cite import PAPERS
 from stillroom.data.named import NAMED
 from stillroom.evaluation.protocol import PROTOCOLS
 from stillroom.methods import METHODS, PRESETS
 from stillroom.methods.base import Outer
+from stillroom.methods.regularisers import Clom
 from stillroom.nets.zoo.names import canonical
-from stillroom.recipe import Packaged, find_row, from_preset, packaged, read_yaml, validate
+from stillroom.recipe import (
+    Packaged,
+    find_row,
+    from_preset,
+    load_recipe,
+    packaged,
+    read_yaml,
+    validate,
+)
 
 ALL = packaged()
+SETS = ("fashion-mnist", "cifar10", "cifar100")
 
 
 def test_there_are_some() -> None:
@@ -29,7 +40,9 @@ def test_packaged_recipe(row: Packaged) -> None:
     assert "arXiv:" in header[1] or header[1].startswith("# paper: none")
     assert header[2].startswith("# ours: ")
     made = validate(read_yaml(row.path), row.name)
-    preset, _, rest = row.name.partition("/")
+    family, _, rest = row.name.partition("/")
+    preset, _, _ = family.partition("-clom")
+    assert bool(made.regularisers) == family.endswith(("-clom", "-clom-pool"))
     assert rest == f"{made.benchmark}-ipc{made.ipc}"
     assert PRESETS[preset].kind == made.method.kind
     assert made.benchmark in NAMED
@@ -38,8 +51,11 @@ def test_packaged_recipe(row: Packaged) -> None:
     for spec in made.evaluate:
         assert spec.protocol in PROTOCOLS, "a recipe names the version"
     assert set(made.method.papers) <= set(PAPERS)
+    if made.regularisers:  # found by its own name only: a preset never adds a term unasked
+        return
     again, name = from_preset(preset, made.benchmark, made.ipc, {}, made.benchmark)
     assert name == row.name
+    assert again.regularisers == ()
     assert (again.method, again.outer, again.arch) == (made.method, made.outer, made.arch)
 
 
@@ -57,3 +73,31 @@ def test_rows_are_found_exactly() -> None:
     assert find_row("dm", "cifar1", 10) is None
     assert find_row("dm", "cifar10", 11) is None
     assert find_row("dm", "*", 10) is None
+
+
+@pytest.mark.parametrize(
+    ("row", "weights"),
+    [
+        *((f"dc-clom/{d}-ipc10", (w,)) for d, w in zip(SETS, (100, 1000, 10000), strict=True)),
+        *((f"dc-clom/{d}-ipc50", (w,)) for d, w in zip(SETS, (100, 5000, 1000), strict=True)),
+        *((f"dsa-clom/{d}-ipc10", (w,)) for d, w in zip(SETS, (100, 5000, 10000), strict=True)),
+        *((f"dsa-clom/{d}-ipc50", (w,)) for d, w in zip(SETS, (100, 1000, 10), strict=True)),
+        *((f"dm-clom/{d}-ipc10", (w,)) for d, w in zip(SETS, (100, 2000, 500), strict=True)),
+        *((f"dm-clom/{d}-ipc50", (w,)) for d, w in zip(SETS, (100, 1000, 1), strict=True)),
+        ("dc-clom-pool/cifar10-ipc50", (5000, 5000, 5000, 100)),
+        ("dsa-clom-pool/cifar10-ipc50", (1000, 1000, 1000, 2000)),
+        ("dm-clom-pool/cifar10-ipc50", (1000, 1000, 1000, 1000)),
+    ],
+)
+def test_the_papers_weights(row: str, weights: tuple[float, ...]) -> None:
+    """Tables recovered in spec/matching.md 7.2: of ConvNet, then ConvNet VGG11 ResNet18 AlexNet."""
+    made = validate(load_recipe(row)[0], row)
+    (clom,) = made.regularisers
+    assert isinstance(clom, Clom)
+    assert (clom.weights, clom.num, clom.schooling) == (weights, 10, SCHOOLINGS["clom"])
+    pool = ("convnet3", "vgg11", "resnet18", "alexnet")
+    assert clom.pool == pool[: len(weights)]
+    plain = find_row(row.partition("-clom")[0], made.benchmark, made.ipc)
+    if plain is not None:  # the term is all that is added to the published row
+        base = validate(read_yaml(plain.path), plain.name)
+        assert (made.method, made.outer, made.arch) == (base.method, base.outer, base.arch)

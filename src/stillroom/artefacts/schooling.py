@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from stillroom.config import Model
+from stillroom.errors import StillroomError, suggest
+
+MAX_EPOCHS = 10**5
 
 
 class Schooling(Model):
     """How an original model is trained; the fields are those of the trainer."""
 
-    epochs: int = Field(30, ge=1, le=10**5, strict=True, description="passes over the data")
+    epochs: int = Field(30, ge=1, le=MAX_EPOCHS, strict=True, description="passes over the data")
     batch: int = Field(256, ge=1, strict=True, description="images a step")
     lr: float = Field(0.02, gt=0, description="step size of SGD")
     momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
@@ -48,3 +51,36 @@ SCHOOLINGS = {
         select="best",
     ),
 }
+
+
+def find_schooling(name: str) -> Schooling:
+    """Look a schooling up by name; `name+epochs=N` is the same with N epochs, as of a protocol.
+
+    Milestones of its rate stay where they are. Raises: StillroomError with the known names.
+    """
+    base, plus, change = name.partition("+")
+    if base not in SCHOOLINGS:
+        raise StillroomError(
+            f"originals={name[:80]!r} is unknown; known: {', '.join(SCHOOLINGS)}"
+            f"{suggest(base, SCHOOLINGS)}"
+        )
+    field, _, value = change.partition("=")
+    count = int(value) if value.isascii() and value.isdigit() and len(value) < 7 else 0
+    if plus and (field != "epochs" or not 1 <= count <= MAX_EPOCHS):
+        raise StillroomError(
+            f"originals={name[:80]!r}: only +epochs=N can be changed, N in 1..{MAX_EPOCHS}"
+        )
+    return SCHOOLINGS[base].model_copy(update={"epochs": count} if plus else {})
+
+
+def _named(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return find_schooling(value)
+    except StillroomError as error:
+        raise ValueError(str(error)) from None
+
+
+NamedSchooling = Annotated[Schooling, BeforeValidator(_named)]
+"""A schooling by its fields, or by name as `find_schooling` takes it."""

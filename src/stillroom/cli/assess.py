@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from stillroom.artefacts.schooling import SCHOOLINGS
+from stillroom.artefacts.schooling import find_schooling
 from stillroom.cli import flags
 from stillroom.errors import StillroomError
 from stillroom.files import user_path
@@ -39,7 +39,7 @@ def _assess(**values: Any) -> None:
             else machines.benchmark(values["data"], options, store)
         )
         pool = values["models_pool"] or [fits.student_of(made, bench)]
-        schooling = SCHOOLINGS[values["originals"]]
+        schooling = find_schooling(values["originals"])
         stages = originals(bench, pool, values["model_num"], schooling, store)
         found = run(folder, bench, stages, store, machine, shown, folder / "records.jsonl")
     for m in found:
@@ -65,7 +65,7 @@ assess = flags.with_signature(
         flags.keyword("model_num", flags.flag(int, "models of each"), 3),
         flags.keyword(
             "originals",
-            flags.flag(Literal["default", "clom"], "how they are trained"),
+            flags.flag(str, f"how they are trained: {flags.SCHOOLED}"),
             "default",
         ),
         flags.keyword("quiet", flags.flag(bool, "no progress, no notes", switch=True), False),

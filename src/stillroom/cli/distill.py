@@ -6,17 +6,18 @@ import inspect
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
-from stillroom.artefacts.schooling import SCHOOLINGS
+from stillroom.artefacts.schooling import find_schooling
 from stillroom.cli import flags
 from stillroom.config import Model
 from stillroom.errors import StillroomError
 from stillroom.files import user_path
 from stillroom.methods import METHODS, PRESETS, Preset
 from stillroom.methods.base import Outer
+from stillroom.methods.regularisers import Watched
 from stillroom.recipe import Recipe
 from stillroom.run.options import DataOptions, Machine
 
@@ -64,14 +65,20 @@ CLOM_FLAGS = [  # named as in the paper's command line
     flags.keyword(
         "originals",
         Annotated[
-            Literal["default", "clom"] | None,
+            str | None,
             Parameter(
-                help="how they are trained; clom: as the paper's code does [default: default]",
+                help=f"how they are trained: {flags.SCHOOLED} [default: default]",
                 group=flags.PANELS["Regulariser"],
             ),
         ],
     ),
 ]
+WATCH_FLAG = flags.keyword(
+    "watch",
+    flags.several(
+        Watched, "log what an original model that no term uses says of the images", "Regulariser"
+    ),
+)
 COMMON_FLAGS = [
     *flags.of_model(DataOptions, "options", "Data"),
     *flags.of_model(Machine, "machine", "Machine"),
@@ -119,7 +126,7 @@ def _command(name: str, preset: Preset) -> Callable[..., None]:
             if iterates
             else ()
         ),
-        *(CLOM_FLAGS if iterates else ()),
+        *([*CLOM_FLAGS, WATCH_FLAG] if iterates else ()),
         *flags.of_model(Recipe, "recipe", "Recipe", skip=skip),
         *COMMON_FLAGS,
     ]
@@ -201,6 +208,9 @@ def distil_preset(name: str, values: dict[str, Any]) -> None:
         given[slot] = flags.chosen(values, slot)
     if clom := _clom(values):
         given["regularisers"] = [clom]
+    if values.get("watch"):
+        schooling = find_schooling(values.get("originals") or "default")
+        given["watch"] = {"measures": values["watch"], "schooling": schooling}
     from_preset(name, data, ipc, given)  # what is wrong is said before the data are read
 
     def settle(bench: Benchmark) -> tuple[Recipe, str | None]:
@@ -217,13 +227,14 @@ def _clom(values: dict[str, Any]) -> dict[str, Any]:
     """The regulariser that the flags describe, if any does."""
     names = {"alphas": "weights", "models_pool": "pool", "model_num": "num"}
     found = {new: values[old] for old, new in names.items() if values.get(old) is not None}
-    schooling = values.get("originals")
     if "weights" not in found:
-        unread = [*found, *(["originals"] if schooling else [])]
-        if unread:
-            raise StillroomError("--models-pool, --model-num and --originals belong to --alphas")
+        if found:
+            raise StillroomError("--models-pool and --model-num belong to --alphas")
+        if values.get("originals") and not values.get("watch"):
+            raise StillroomError("--originals belongs to --alphas or --watch")
         return {}
-    return {"kind": "clom", **found, "schooling": SCHOOLINGS[schooling or "default"]}
+    schooling = find_schooling(values.get("originals") or "default")
+    return {"kind": "clom", **found, "schooling": schooling}
 
 
 def _run(settle: Callable[[Benchmark], tuple[Recipe, str | None]], how: Started) -> None:

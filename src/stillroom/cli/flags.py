@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from stillroom.errors import StillroomError
 
 SEPARATOR = "__"
+SCHOOLED = "default, clom (as the paper's code does), or default+epochs=N"
 M = TypeVar("M", bound=BaseModel)
 
 

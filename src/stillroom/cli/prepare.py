@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, Literal
+from typing import Any
 
 from cyclopts import App
 from pydantic import ValidationError
 
-from stillroom.artefacts.schooling import SCHOOLINGS, Schooling
+from stillroom.artefacts.schooling import Schooling, find_schooling
 from stillroom.cli import flags
 from stillroom.errors import StillroomError
 from stillroom.run.options import DataOptions, Machine
@@ -48,7 +48,7 @@ def _originals(**values: Any) -> None:
 
 
 def _schooling(values: dict[str, Any]) -> Schooling:
-    base = SCHOOLINGS[values["recipe"]].model_dump()
+    base = find_schooling(values["recipe"]).model_dump()
     try:
         return Schooling(**{**base, **flags.chosen(values, "schooling")})
     except ValidationError as error:
@@ -70,7 +70,7 @@ app.command(
             flags.keyword("num", flags.flag(int, "models of each network"), 1),
             flags.keyword(
                 "recipe",
-                flags.flag(Literal["default", "clom"], "defaults; clom: those of the paper's code"),
+                flags.flag(str, f"what the flags below change: {flags.SCHOOLED}"),
                 "default",
             ),
             flags.keyword("plan", flags.flag(bool, "show the cost and stop", switch=True), False),

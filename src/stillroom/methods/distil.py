@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from stillroom.artefacts.opened import nets_for, open_bench
+from stillroom.artefacts.originals import Original
 from stillroom.artefacts.snapshot import SNAPSHOT
 from stillroom.artefacts.stage import COMMON, Stage
 from stillroom.artefacts.store import Store
@@ -24,7 +25,7 @@ from stillroom.files import canonical, write_atomic, write_json
 from stillroom.methods.base import Method, Outer, Synth
 from stillroom.methods.context import RunContext
 from stillroom.methods.outer import outer_loop
-from stillroom.methods.regularisers import Regulariser
+from stillroom.methods.regularisers import WATCH, Regulariser, Watch
 from stillroom.nets.zoo import Arch
 from stillroom.runtime import Numerics, Runtime
 
@@ -42,6 +43,8 @@ class Distil(Stage):
     sources: ClassVar[tuple[str, ...]] = (
         *COMMON,
         "artefacts/snapshot.py",
+        "nets/train.py",
+        "nets/verdicts.py",
         "methods",
     )
 
@@ -57,6 +60,7 @@ class Distil(Stage):
     start: Path | None = field(default=None, compare=False)
     start_key: str = ""
     regularisers: tuple[Regulariser, ...] = ()
+    watch: Watch | None = None
 
     def identity(self) -> dict[str, Any]:
         """Everything that determines the pixels."""
@@ -75,18 +79,28 @@ class Distil(Stage):
         }
 
     def _added(self) -> dict[str, Any]:
-        """What regularisers add to the identity: their fields, and the keys of what they want."""
-        if not self.regularisers:
+        """What regularisers and watching add to the identity: fields, and keys of what they want.
+
+        Watching changes no pixel, but the curve that is kept beside them.
+        """
+        wants = {name: stage.key() for name, stage in self.wants().items()}
+        if not wants and not self.regularisers:
             return {}
         fields = [r.model_dump(mode="json") for r in self.regularisers]
-        wants = {name: stage.key() for name, stage in self.wants().items()}
-        return {"regularisers": fields, "wants": wants}
+        watch = {"watch": self.watch.model_dump(mode="json")} if self.watch else {}
+        return {"regularisers": fields, "wants": wants, **watch}
 
     def wants(self) -> dict[str, Stage]:
         """The artefacts that must be in the store before this one is made."""
         found: dict[str, Stage] = {}
         for regulariser in self.regularisers:
             found |= regulariser.stages(self.bench, self.arch, self.store)
+        if self.watch:
+            taken = [s.index for s in found.values() if isinstance(s, Original)]
+            free = 1 + max(taken, default=-1)
+            found[WATCH] = Original(
+                self.watch.schooling, self.bench, self.arch, free, "float32", self.store
+            )
         return found
 
     def about(self) -> str:
@@ -121,7 +135,10 @@ class Distil(Stage):
         ctx = RunContext(bench, self.ipc, self.seed, rt, networks, shard, wanted)
         rows = self.rows()[shard]
         initial = None if self.start is None else load_file(self.start)["images"][rows]
-        outcome = outer_loop(self.method, ctx, self.outer, rows, out, initial, self.regularisers)
+        watch = self.watch.measures if self.watch else ()
+        outcome = outer_loop(
+            self.method, ctx, self.outer, rows, out, initial, self.regularisers, watch
+        )
         last = self.method.steps(self.outer)
         for step, synth in [*outcome.kept.items(), (last, outcome.synth)]:
             tensors = {"rows": rows, **_tensors(synth)}

@@ -1,6 +1,8 @@
-"""What an original model says of synthetic images, as scalars that are differentiated."""
+"""What an original model says of synthetic images: scalars that are differentiated or watched."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -9,13 +11,30 @@ from torch import Tensor
 from stillroom.artefacts.opened import nets_for
 from stillroom.artefacts.originals import OriginalModel
 from stillroom.methods.base import Context, Synth
+from stillroom.methods.regularisers import WATCH
 from stillroom.nets.ensemble import Ensemble
+from stillroom.nets.verdicts import accuracy, calibration_error, loss
+
+# Assessment -> measure of (logits [N,C], labels int64 [N]), unit.
+VERDICTS = {
+    "original-model-accuracy": (accuracy, "fraction"),
+    "original-model-loss": (loss, "nats"),
+    "original-model-calibration-error": (calibration_error, "fraction"),
+}
 
 
 def cross_entropy(ctx: Context, model: OriginalModel, images: Tensor, labels: Tensor) -> Tensor:
     """Mean over images [N,ch,H,W] in network space; labels int64 [N] or logits [N,C]."""
     logits = _network(ctx, model).logits(_space(ctx, model, images))[0]
     return F.cross_entropy(logits, labels.softmax(1) if labels.is_floating_point() else labels)
+
+
+def watched(ctx: Context, synth: Synth, names: Sequence[str]) -> dict[str, float]:
+    """The named assessments of the images as they are, by the model that no term may use."""
+    model = ctx.artefacts[WATCH]
+    with torch.no_grad():
+        logits = _network(ctx, model).logits(_space(ctx, model, synth.images))[0]
+    return {name: VERDICTS[name][0](logits, synth.of_class) for name in names}
 
 
 def contrast(ctx: Context, model: OriginalModel, synth: Synth, batch: int, it: int) -> Tensor:

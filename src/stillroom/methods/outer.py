@@ -15,6 +15,7 @@ from stillroom.artefacts.snapshot import read_snapshot, save_snapshot
 from stillroom.errors import StillroomError
 from stillroom.methods.base import Method, Optim, Outer, Synth
 from stillroom.methods.context import RunContext
+from stillroom.methods.original_loss import watched
 from stillroom.methods.regularisers import Regulariser
 from stillroom.rng import global_rng
 from stillroom.session import Interrupted
@@ -39,11 +40,13 @@ def outer_loop(
     folder: Path,
     initial: Tensor | None = None,
     regularisers: Sequence[Regulariser] = (),
+    watch: Sequence[str] = (),
 ) -> Outcome:
     """Run (or go on with) the outer loop of one chunk.
 
     rows int64 [N] index the whole set. `folder` holds the snapshot. `initial` float32 [N,ch,H,W]
-    replaces the images that the method would start from; `regularisers` add their terms. Exactly
+    replaces the images that the method would start from; `regularisers` add their terms; what
+    `watch` names is measured of the images after every logged step. Exactly
     `outer.steps` updates are made, and what is returned is what came after the last of them.
     Raises: StillroomError on NaN, or on a snapshot made under other conditions; Interrupted on
     Ctrl-C, after a snapshot.
@@ -57,7 +60,7 @@ def outer_loop(
             )
         with torch.no_grad():
             synth.images.copy_(initial)
-    loop = _Loop(method, ctx, outer, synth, folder, regularisers)
+    loop = _Loop(method, ctx, outer, synth, folder, regularisers, watch)
     loop.restore()
     return loop.run()
 
@@ -73,8 +76,10 @@ class _Loop:
         synth: Synth,
         folder: Path,
         regularisers: Sequence[Regulariser],
+        watch: Sequence[str],
     ) -> None:
         self.regularisers = regularisers if ctx.rt.rank == 0 else ()  # ranks are summed
+        self.watch = watch
         self.method, self.ctx, self.outer, self.synth = method, ctx, outer, synth
         self.folder = folder
         self.step = 0
@@ -144,8 +149,9 @@ class _Loop:
         self.step = it + 1
         if log and total is not None:
             extra = {k: float(v) for k, v in self.ctx.metrics.items()}
-            self.metrics.append({"step": self.step, "loss": float(total), **extra})
-            self.ctx.rt.session.update(self.step, loss=float(total))
+            seen = watched(self.ctx, self.synth, self.watch) if self.watch else {}
+            self.metrics.append({"step": self.step, "loss": float(total), **extra, **seen})
+            self.ctx.rt.session.update(self.step, loss=float(total), **seen)
         if self.step in self.outer.keep and self.step < self.total:
             self.kept[self.step] = self._frozen()
 

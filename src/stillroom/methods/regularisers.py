@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from stillroom.artefacts.schooling import Schooling
+from stillroom.artefacts.schooling import NamedSchooling, Schooling
 from stillroom.config import Model
 
 if TYPE_CHECKING:
@@ -17,6 +17,21 @@ if TYPE_CHECKING:
     from stillroom.artefacts.stage import Stage
     from stillroom.methods.base import Context, Synth
     from stillroom.nets.zoo import Arch
+
+Watched = Literal[
+    "original-model-accuracy", "original-model-loss", "original-model-calibration-error"
+]
+WATCH = "watch"  # the artefact whose verdict is logged, an original model
+
+
+class Watch(Model):
+    """Assessments that are logged during a run, by one original model of its architecture.
+
+    It is the first that no term uses: what a used one says is what is minimised.
+    """
+
+    measures: tuple[Watched, ...] = Field(description="which", min_length=1)
+    schooling: NamedSchooling = Field(Schooling(), description="how the model is trained")
 
 
 class Regulariser(Model, ABC):
@@ -50,7 +65,7 @@ class Clom(Regulariser):
     )
     pool: tuple[str, ...] = Field(("auto",), description="architectures; auto: the distiller's")
     num: int = Field(5, ge=1, le=1000, strict=True, description="models of each")
-    schooling: Schooling = Field(Schooling(), description="how they are trained")
+    schooling: NamedSchooling = Field(Schooling(), description="how they are trained")
     distance: Literal["ce", "cos"] = Field("ce", description="cross-entropy, or contrastive cosine")
     batch_real: int = Field(8196, ge=1, strict=True, description="real images of cos, a step")
 

@@ -194,9 +194,9 @@ def bytes_chart(series: Mapping[str, Sequence[Line]], own: Set[str], prefix: str
     return _svg(draw, 320, prefix, left=50, right=8, top=8, bottom=46)
 
 
-def loss_chart(points: Sequence[dict[str, float]], prefix: str) -> str:
-    """The loss of the distillation; many points are averaged, their range is a band."""
-    steps, mean, low, high = _binned([(p["step"], p["loss"]) for p in points])
+def curve_chart(points: Sequence[dict[str, float]], name: str, prefix: str) -> str:
+    """A logged number of the distillation; many points are averaged, their range is a band."""
+    steps, mean, low, high = _binned([(p["step"], p[name]) for p in points if name in p])
 
     def draw(axes: Any) -> None:
         if low != high:
@@ -217,7 +217,7 @@ def loss_chart(points: Sequence[dict[str, float]], prefix: str) -> str:
 def _binned(
     points: Sequence[tuple[float, float]],
 ) -> tuple[list[float], list[float], list[float], list[float]]:
-    """Mean, lowest and highest loss by step, or by equal ranges of steps where there are many."""
+    """Mean, lowest and highest value by step, or by equal ranges of steps where there are many."""
     first, last = min(s for s, _ in points), max(s for s, _ in points)
     many = len({s for s, _ in points}) > MAX_POINTS
     bins: dict[float, list[tuple[float, float]]] = {}

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from stillroom.data.named import known
 from stillroom.distilled import Distilled, load, set_bytes, set_digest
 from stillroom.errors import StillroomError
 from stillroom.files import read_json, read_limited
+from stillroom.methods.regularisers import Watched
 from stillroom.records import read_records
 from stillroom.report.exhibits import Exhibit, Neighbours, read_exhibits, read_neighbours
 from stillroom.reported import find
@@ -24,6 +25,7 @@ MAX_SETS = 50
 MAX_ROWS = 1000  # of the accuracies of one set
 MAX_CURVE_BYTES = 16 * 2**20
 FULL = "full"
+WATCHED: tuple[str, ...] = get_args(Watched)
 RULES = ("last", "best", "val")  # by which a student's number is selected
 
 
@@ -64,6 +66,10 @@ class Shown:
     def own(self, line: Line) -> bool:
         """Whether a line judges this set or a kept step of it, not a baseline."""
         return not line.drawn and bool(line.set_keys & self.keys)
+
+    def watched(self) -> list[str]:
+        """The assessments that were logged during the distillation."""
+        return [name for name in WATCHED if any(name in point for point in self.metrics)]
 
     @cached_property
     def main(self) -> Line | None:
@@ -262,7 +268,8 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
             raise StillroomError(f"{path}:{number}: not a line of JSON; is it cut off?") from None
         if not isinstance(value, dict) or not all(_number(value.get(k)) for k in ("step", "loss")):
             raise StillroomError(f"{path}:{number}: must hold the numbers 'step' and 'loss'")
-        found.append({name: float(value[name]) for name in ("step", "loss")})
+        names = ["step", "loss", *(n for n in WATCHED if _number(value.get(n)))]
+        found.append({name: float(value[name]) for name in names})
     return found
 
 

@@ -129,10 +129,21 @@ def _charts(shown: Shown, prefix: str) -> list[dict[str, Any]]:
     if shown.metrics:
         some = (shown.metrics[0], shown.metrics[-1])
         text = ", ".join(f"{point['loss']:.4g} at step {point['step']:g}" for point in some)
-        svg = figures.loss_chart(shown.metrics, f"{prefix}-loss")
+        svg = figures.curve_chart(shown.metrics, "loss", f"{prefix}-loss")
         caption = f"What the method minimised: {text}. It is no measure of accuracy."
         found.append(_figure("Loss of the distillation", svg, caption))
-    return found
+    return found + [_watched(shown, name, prefix) for name in shown.watched()]
+
+
+def _watched(shown: Shown, name: str, prefix: str) -> dict[str, Any]:
+    some = [point for point in shown.metrics if name in point]
+    text = ", ".join(f"{p[name]:.4g} at step {p['step']:g}" for p in (some[0], some[-1]))
+    caption = (
+        f"{text}, by a network trained on the real images that the method never used. It is no "
+        "accuracy of students."
+    )
+    heading = name.replace("-", " ").capitalize() + " over steps"
+    return _figure(heading, figures.curve_chart(some, name, f"{prefix}-{name}"), caption)
 
 
 def _figure(heading: str, svg: str, caption: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from stillroom.distilled import Distilled, load, set_bytes, set_digest
 from stillroom.evaluation import assessments as measures
 from stillroom.methods.distribution_matching import class_means, mean_feature_distance
 from stillroom.methods.gradient_distance import layerwise
+from stillroom.methods.original_loss import VERDICTS
 from stillroom.nets.ensemble import Ensemble
 from stillroom.nets.zoo import Arch
 from stillroom.records import add_records
@@ -92,11 +93,7 @@ def _of_originals(
     """Means over the pool of what its models say of the set, with its own classes as labels."""
     logits = [_opened(m, bench, rt).logits(_space(m, made, bench, rt))[0] for m in models]
     labels = made.of_class.to(rt.device)
-    for name, measure, unit in (
-        ("original-model-accuracy", measures.accuracy, "fraction"),
-        ("original-model-loss", measures.loss, "nats"),
-        ("original-model-calibration-error", measures.calibration_error, "fraction"),
-    ):
+    for name, (measure, unit) in VERDICTS.items():
         values = [measure(some, labels) for some in logits]
         yield Measured(name, arch, sum(values) / len(values), unit)
 

@@ -77,6 +77,7 @@ def plan(
         start=start,
         start_key=start_key,
         regularisers=recipe.regularisers,
+        watch=recipe.watch,
     )
     bare = machines.runtime(machine, recipe.numerics, 0, session)
     nets = nets_for(arch, bench, dataclasses.replace(bare, session=Session()))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import collections
+import json
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
+from safetensors.torch import load_file
 from torch.func import functional_call
 
 from stillroom.artefacts.originals import OriginalModel
@@ -16,6 +18,7 @@ from stillroom.artefacts.schooling import Schooling
 from stillroom.artefacts.store import Store
 from stillroom.data.benchmarks import Benchmark
 from stillroom.errors import StillroomError
+from stillroom.files import read_json
 from stillroom.methods.base import Synth
 from stillroom.methods.context import RunContext
 from stillroom.methods.regularisers import Clom
@@ -99,10 +102,12 @@ def test_architectures_and_models_are_drawn_evenly(bench: Benchmark) -> None:
     assert [clom.drawn(ctx, it) for it in range(9)] == [clom.drawn(ctx, it) for it in range(9)]
 
 
-def run(bench: Benchmark, store: Path, out: Path, **clom):
+def run(bench: Benchmark, store: Path, out: Path, watch=None, **clom):
     given = {"outer": {"steps": 3, "images": {"lr": 0.1}}, "arch": "convnet1-w4"}
     if clom:
         given["regularisers"] = [{"kind": "clom", "num": 2, "schooling": QUICK, **clom}]
+    if watch:
+        given["watch"] = watch
     recipe, _ = from_preset("dm", "toy", 2, given)
     machine = Machine(threads=1)
     return distil(plan(recipe, bench, machine, Session(), store=Store(store), out=out), machine)
@@ -158,3 +163,28 @@ def test_flags_of_the_command(bench: Benchmark, tmp_path: Path) -> None:
     assert command(["distill", str(recipe), *rest]) == 0
     told = load(tmp_path / "out").provenance["recipe"]["regularisers"]
     assert told[0]["weights"] == [10.0, 20.0]
+
+
+def test_watching_changes_no_pixel_and_logs_a_model_that_no_term_uses(
+    bench: Benchmark, store: Path, tmp_path: Path
+) -> None:
+    clom = {"weights": [5.0], "num": 2}
+    watch = {"measures": ["original-model-accuracy", "original-model-loss"], "schooling": QUICK}
+    plain = run(bench, store, tmp_path / "plain", **clom)
+    seen = run(bench, store, tmp_path / "seen", watch=watch, **clom)
+    assert torch.equal(plain.images, seen.images)
+    models = {p.name: read_json(p / "stage.json")["identity"] for p in store.glob("original-*")}
+    assert sorted(m["index"] for m in models.values()) == [0, 1, 2]
+    key = next(k for k, m in models.items() if m["index"] == 2)
+    told = [json.loads(x) for x in (tmp_path / "seen/metrics.jsonl").read_text().splitlines()]
+    assert all(0 <= line["original-model-accuracy"] <= 1 for line in told)
+    bare = [json.loads(x) for x in (tmp_path / "plain/metrics.jsonl").read_text().splitlines()]
+    assert [line["loss"] for line in told] == [line["loss"] for line in bare]
+    assert not any("original-model-accuracy" in line for line in bare)
+    # What was logged last is what the model says of the set that was published.
+    weights = load_file(store / key / "0000" / "weights.safetensors")
+    nets = Nets(resolve("convnet1-w4"), 2, 3, 8, Runtime(device=torch.device("cpu"))).make(1, 0)
+    OriginalModel(resolve("convnet1-w4"), weights, False, 0, (), 0).put_into(nets)
+    logits = nets.logits(seen.images)[0]
+    right = F.cross_entropy(logits.double(), seen.of_class)
+    assert told[-1]["original-model-loss"] == pytest.approx(float(right), rel=1e-6)
