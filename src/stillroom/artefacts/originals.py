@@ -52,6 +52,10 @@ class OriginalModel:
             for name, tensor in part.items():
                 tensor.copy_(self.weights[name])
 
+    def space(self, bench: Benchmark) -> Preprocess:
+        """From pixels in [0, 1] to what the model takes."""
+        return pixels(bench) if self.raw else bench.preprocess
+
 
 @dataclass(frozen=True)
 class Original(Stage):

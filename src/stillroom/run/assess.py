@@ -11,20 +11,20 @@ import torch
 from torch import Tensor
 
 import stillroom
+from stillroom.artefacts.features import RealFeatures, opened, real_rows
 from stillroom.artefacts.opened import nets_for
-from stillroom.artefacts.originals import Original, OriginalModel, pixels
+from stillroom.artefacts.originals import Original, OriginalModel
 from stillroom.artefacts.stage import code_digest
-from stillroom.artefacts.store import Store
+from stillroom.artefacts.store import Store, obtain_all
 from stillroom.data.benchmarks import Benchmark
 from stillroom.distilled import Distilled, load, set_bytes, set_digest
 from stillroom.evaluation import assessments as measures
 from stillroom.methods.distribution_matching import class_means, mean_feature_distance
 from stillroom.methods.gradient_distance import layerwise
 from stillroom.methods.original_loss import VERDICTS
-from stillroom.nets.ensemble import Ensemble
 from stillroom.nets.zoo import Arch
 from stillroom.records import add_records
-from stillroom.rng import rng
+from stillroom.run import machine as machines
 from stillroom.run.fits import check_fits, check_read_alike
 from stillroom.run.options import Machine
 from stillroom.run.prepare import cost_of_originals, obtain_originals
@@ -67,9 +67,12 @@ def assess(
     if cost.left:
         session.say(cost.in_words())
     pool = obtain_originals(stages, machine, store, rt)
+    first = {stage.arch.name: RealFeatures(stage, REAL) for stage in stages if stage.index == 0}
+    seen = obtain_all(store, list(first.values()), machines.executor(machine), rt)
+    real = dict(zip(first, seen, strict=True))
     rt = dataclasses.replace(rt, compile=False)
     with rt.activate():
-        found = list(_measures(made, bench, pool, rt))
+        found = list(_measures(made, bench, pool, real, rt))
     if ledger is not None:
         key, size = set_digest(folder), set_bytes(folder)
         add_records(ledger, [_record(m, made, bench, folder, key, size, rt) for m in found])
@@ -77,21 +80,25 @@ def assess(
 
 
 def _measures(
-    made: Distilled, bench: Benchmark, pool: dict[str, list[OriginalModel]], rt: Runtime
+    made: Distilled,
+    bench: Benchmark,
+    pool: dict[str, list[OriginalModel]],
+    real: dict[str, Tensor],
+    rt: Runtime,
 ) -> Iterator[Measured]:
-    real_rows = _real_rows(bench)
+    rows = real_rows(bench, REAL)
     yield from _of_pixels(made, bench)
     for arch, models in pool.items():
         yield from _of_originals(arch, models, made, bench, rt)
-        yield from _of_features(arch, models[0], made, bench, real_rows, rt)
-        yield from _of_matching(models[0].arch, made, bench, real_rows, rt)
+        yield from _of_features(models[0], made, bench, real[arch], rt)
+        yield from _of_matching(models[0].arch, made, bench, rows, rt)
 
 
 def _of_originals(
     arch: str, models: Sequence[OriginalModel], made: Distilled, bench: Benchmark, rt: Runtime
 ) -> Iterator[Measured]:
     """Means over the pool of what its models say of the set, with its own classes as labels."""
-    logits = [_opened(m, bench, rt).logits(_space(m, made, bench, rt))[0] for m in models]
+    logits = [opened(m, bench, rt).logits(_space(m, made, bench, rt))[0] for m in models]
     labels = made.of_class.to(rt.device)
     for name, (measure, unit) in VERDICTS.items():
         values = [measure(some, labels) for some in logits]
@@ -99,14 +106,11 @@ def _of_originals(
 
 
 def _of_features(
-    arch: str, model: OriginalModel, made: Distilled, bench: Benchmark, rows: Tensor, rt: Runtime
+    model: OriginalModel, made: Distilled, bench: Benchmark, theirs: Tensor, rt: Runtime
 ) -> Iterator[Measured]:
     """Distances of features to those of real images, and how far the set's own lie apart."""
-    nets = _opened(model, bench, rt)
-    real = bench.train.take(rows, rt.device).float() / 255
-    space = pixels(bench) if model.raw else bench.preprocess
-    theirs = nets.features(space.apply(real).to(rt.dtype))[0].cpu()
-    mine = nets.features(_space(model, made, bench, rt))[0].cpu()
+    arch = model.arch.name
+    mine = opened(model, bench, rt).features(_space(model, made, bench, rt))[0].cpu()
     if len(mine) > 1:
         yield Measured("kernel-distance", arch, measures.kernel_distance(mine, theirs), "")
     yield Measured("frechet-distance", arch, measures.frechet(mine, theirs), "")
@@ -156,25 +160,9 @@ def _of_pixels(made: Distilled, bench: Benchmark) -> Iterator[Measured]:
     yield Measured("nearest-real-distance", "none", float(gap.median()), "")
 
 
-def _real_rows(bench: Benchmark) -> Tensor:
-    """Up to `REAL` real training images a class, drawn by key."""
-    picked = []
-    for c in range(len(bench.classes)):
-        rows = bench.train.rows_of(c)
-        picked.append(rows[torch.randperm(len(rows), generator=rng(0, "assess", c))[:REAL]])
-    return torch.cat(picked)
-
-
-def _opened(model: OriginalModel, bench: Benchmark, rt: Runtime) -> Ensemble:
-    nets = nets_for(model.arch, bench, rt).make(1, 0, "original")
-    model.put_into(nets)
-    return nets
-
-
 def _space(model: OriginalModel, made: Distilled, bench: Benchmark, rt: Runtime) -> Tensor:
     images = made.preprocess.invert(made.images)
-    space = pixels(bench) if model.raw else bench.preprocess
-    return space.apply(images).to(rt.device, rt.dtype)
+    return model.space(bench).apply(images).to(rt.device, rt.dtype)
 
 
 def _record(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from stillroom.artefacts.features import RealFeatures, real_rows
 from stillroom.artefacts.schooling import Schooling
 from stillroom.artefacts.store import Store
 from stillroom.data.benchmarks import Benchmark
@@ -61,10 +62,10 @@ def test_matching_losses_are_zero_of_the_real_images_themselves(
 ) -> None:
     """Where the set holds just the real images that it is compared with."""
     from stillroom.distilled import Distilled
-    from stillroom.run.assess import _of_matching, _real_rows
+    from stillroom.run.assess import _of_matching
     from stillroom.runtime import Runtime
 
-    rows = _real_rows(bench)
+    rows = real_rows(bench, REAL)
     assert len(rows) <= REAL * len(bench.classes)
     labels = bench.train.labels[rows]
     made = Distilled(
@@ -79,3 +80,30 @@ def test_matching_losses_are_zero_of_the_real_images_themselves(
     found = {m.name: m.value for m in _of_matching(resolve("convnet1-w4"), made, bench, rows, rt)}
     assert found["feature-matching-loss"] == pytest.approx(0, abs=1e-6)
     assert found["gradient-matching-loss"] < 0.5  # 1e-6 is added to the norms
+
+
+def test_what_real_images_look_like_to_a_model_is_kept(
+    bench: Benchmark, store: Path, tmp_path: Path
+) -> None:
+    first = measured(bench, store, tmp_path / "random", "random")
+    kept = sorted(store.glob("features-*"))
+    assert len(kept) == 2  # one an architecture
+    again = measured(bench, store, tmp_path / "random", "random")
+    assert again == first
+    assert sorted(store.glob("features-*")) == kept
+    (stage,) = originals(bench, ["mlp"], 1, Schooling(epochs=20, batch=8), Store(store))
+    seen = RealFeatures(stage, REAL)
+    theirs = seen.load(store / seen.key())
+    weights = stage.load(store / stage.key()).weights
+    rows = real_rows(bench, REAL)
+    x = bench.preprocess.apply(bench.train.take(rows)).flatten(1)
+    layers = {}  # by what they take
+    for name, w in weights.items():
+        if name.endswith("weight"):
+            layers.setdefault(w.shape[1], []).append(
+                (w, weights[name.removesuffix("weight") + "bias"])
+            )
+    (one,), (two,) = layers[x.shape[1]], [pair for pair in layers[128] if len(pair[1]) == 128]
+    for w, b in (one, two):
+        x = (x @ w.T + b).relu()
+    torch.testing.assert_close(theirs, x)
