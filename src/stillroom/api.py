@@ -5,22 +5,21 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from stillroom import tables
 from stillroom.artefacts.store import Store
-from stillroom.config import Model
 from stillroom.data.benchmarks import Benchmark, from_arrays, from_dataset
 from stillroom.distilled import Distilled, load
 from stillroom.errors import StillroomError
 from stillroom.evaluation.protocol import find_protocol
 from stillroom.evaluation.statistics import Paired
+from stillroom.files import user_path
 from stillroom.nets.ensemble import Backend
-from stillroom.recipe import explain, from_preset
+from stillroom.recipe import from_preset, settled
 from stillroom.run import fits
 from stillroom.run import judge as judges
 from stillroom.run import machine as machines
@@ -30,7 +29,6 @@ from stillroom.runtime import Numerics
 from stillroom.session import Interrupted, Session
 from stillroom.types import Record
 
-M = TypeVar("M", bound=Model)
 Net = str | Callable[..., nn.Module]
 
 
@@ -124,7 +122,9 @@ def evaluate(
     data_options: dict[str, Any] | None = None,
     machine: dict[str, Any] | None = None,
 ) -> list[Record]:
-    """Train students on a set and test them on real images; one record a student.
+    """Train students on a set and test them on real images.
+
+    Returns a record for every student and selection rule: "accuracy" is what the protocol quotes.
 
     folder: a set on disk (`Distilled.save` or `out=`). data: as for `distill`; by default the data
     that the set was made from, if they are in the store. net: students, by default the network
@@ -134,13 +134,11 @@ def evaluate(
     Records are added to `folder/records.jsonl`; `compare` compares those of two sets.
     Raises: as `distill`.
     """
-    if seeds is not None and not 1 <= seeds <= 1000:
-        raise StillroomError(f"seeds={seeds} must lie in 1..1000")
     settings = settled(Machine, machine, "machine")
     store = machines.store(settings)
     if isinstance(folder, Distilled):
         raise StillroomError("evaluate judges a set on disk; save it, or distil with out=FOLDER")
-    path = Path(folder)
+    path = user_path(folder, "folder")
     made = load(path)
     options = settled(DataOptions, data_options, "data_options")
     bench = (
@@ -150,17 +148,18 @@ def evaluate(
     )
     wanted = fits.student_of(made, bench) if net == "auto" else net
     nets: Sequence[Net] = [wanted] if isinstance(wanted, str) or callable(wanted) else wanted
-    asked = judges.Asked(
-        find_protocol(protocol),
-        nets,
-        seeds,
-        steps,
-        baselines,
-        numerics,
-        students,
-        real_jpegs,
-        real_images,
-    )
+    fields = {
+        "protocol": find_protocol(protocol),
+        "archs": tuple(nets),
+        "seeds": seeds,
+        "steps": steps,
+        "baselines": baselines,
+        "numerics": numerics,
+        "students": students,
+        "real_jpegs": real_jpegs,
+        "real_images": real_images,
+    }
+    asked = settled(judges.Asked, fields, "evaluate")
     ledger = path / "records.jsonl"
     with _session(progress, settings) as session:
         return judges.evaluate(path, bench, asked, store, settings, session, ledger)
@@ -174,17 +173,6 @@ def compare(a: Sequence[Record], b: Sequence[Record]) -> Paired | None:
     alike.
     """
     return tables.compare(a, b)
-
-
-def settled(model: type[M], values: dict[str, Any] | None, source: str) -> M:
-    """Make a model of options.
-
-    Raises: StillroomError naming the option.
-    """
-    try:
-        return model(**(values or {}))
-    except ValidationError as error:
-        raise StillroomError(f"{source}: {explain(error)}") from None
 
 
 def as_benchmark(data: Any, test: Any, options: DataOptions, store: Store) -> Benchmark:

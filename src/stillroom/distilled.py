@@ -133,6 +133,7 @@ class Distilled:
 
 def set_bytes(folder: Path) -> int:
     """Bytes of a set as it lies on disk: its tensors and its metadata, not its pictures."""
+    folder = user_path(folder, "set")
     return sum((folder / name).stat().st_size for name in ("data.safetensors", "meta.json"))
 
 
@@ -141,7 +142,7 @@ def set_digest(folder: Path) -> str:
 
     Who made it, and with which code, is left out: the same images are the same set.
     """
-    meta = _read_meta(folder / "meta.json")
+    meta = _read_meta(user_path(folder, "set") / "meta.json")
     seen = ("label_kind", "classes", "preprocess", "augment", "lr", "tiles", "storage", "tensors")
     return sha256(canonical({name: meta[name] for name in seen}))[:16]
 

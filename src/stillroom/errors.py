@@ -13,6 +13,10 @@ class StillroomError(ValueError):
     """
 
 
+class TooFewImagesError(StillroomError):
+    """A class has fewer images than were asked for; of another number it may have enough."""
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return "; did you mean 'x'?" for the nearest of `known`, else an empty string."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)

@@ -118,7 +118,7 @@ def read_json(path: Path, limit: int = MAX_JSON_BYTES) -> Any:
     """
     try:
         text = read_limited(path, limit).decode()
-        value = json.loads(text, parse_constant=_no_constant, parse_float=finite)
+        value = json.loads(text, parse_constant=no_constant, parse_float=finite)
         refuse_deep(value)
         return value
     except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, 5000 digits, too deep
@@ -147,7 +147,8 @@ def refuse_deep(value: Any) -> None:
     raise ValueError(f"more than {MAX_JSON_DEPTH} levels deep")
 
 
-def _no_constant(name: str) -> Any:
+def no_constant(name: str) -> Any:
+    """Refuse `NaN` and `Infinity`, which are no JSON."""
     raise ValueError(f"{name} is not a number")
 
 

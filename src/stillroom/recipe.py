@@ -7,7 +7,7 @@ import inspect
 import reprlib
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -19,6 +19,7 @@ from stillroom.methods.base import Method, Outer
 from stillroom.methods.regularisers import REGULARISERS, Regulariser, Watch
 
 MAX_RECIPE_BYTES = 2**20
+M = TypeVar("M", bound=Model)
 
 
 class EvaluateSpec(Model):
@@ -124,6 +125,17 @@ def validate(value: Any, source: str) -> Recipe:
         raise StillroomError(f"{source}: " + explain(error)) from None
     except TypeError as error:
         raise StillroomError(f"{source}: {error}") from None
+
+
+def settled(model: type[M], values: dict[str, Any] | None, source: str) -> M:
+    """Make a model of options.
+
+    Raises: StillroomError naming the option.
+    """
+    try:
+        return model(**(values or {}))
+    except ValidationError as error:
+        raise StillroomError(f"{source}: {explain(error)}") from None
 
 
 def explain(error: ValidationError) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from stillroom.files import (
     canonical,
     finite,
     locked,
+    no_constant,
     read_limited,
     refuse_deep,
     remove_leftovers,
@@ -25,6 +27,7 @@ _TEXTS = (
     *("data_digest", "set_key", "protocol_hash", "unit", "device", "code", "split", "note"),
     *("augment", "family"),
 )
+_NAMES = ("benchmark", "row", "protocol", "arch", "metric", "selection", "numerics", *_TEXTS)
 _COUNTS = ("ipc", "seed", "bytes", "memory")
 MAX_TEXT = 2000
 
@@ -45,7 +48,7 @@ def _lines(path: Path) -> list[Record]:
     for number, line in enumerate(_text(path).splitlines(), 1):
         where = f"{path}:{number}"
         try:
-            value = json.loads(line, parse_float=finite)
+            value = json.loads(line, parse_float=finite, parse_constant=no_constant)
             refuse_deep(value)
         except (ValueError, RecursionError):
             raise StillroomError(f"{where}: not a line of JSON; is it cut off?") from None
@@ -56,25 +59,36 @@ def _lines(path: Path) -> list[Record]:
     return records
 
 
-def add_records(path: Path, records: Sequence[Record]) -> None:
+def add_records(path: Path, records: Sequence[Record]) -> int:
     """Add records to a ledger; one that measures the same thing again replaces the old.
 
     What other code measured of the same row goes: numbers of two codes are not averaged. Two
     processes may add to one ledger; each waits for the other.
-    Raises: StillroomError if the ledger is damaged or cannot be written.
+    Returns how many records of other code went.
+    Raises: StillroomError if the ledger is damaged or cannot be written, or a record is one that
+    nobody could read again.
     """
+    for record in records:
+        if problem := _problem(record):
+            raise StillroomError(f"{path}: {problem}; not added")
     with locked(path.with_name(f".{path.stem}.lock"), remove=True):
         remove_leftovers(path.parent, path.name)
         old = _lines(path) if path.exists() else []
         merged = _merged([*old, *records])
         write_atomic(path, "".join(canonical(r.to_dict()) + "\n" for r in merged))
+        kept = {_student(r) for r in merged}
+        return sum(_student(r) not in kept for r in old)
 
 
 def _merged(records: Sequence[Record]) -> list[Record]:
     """Everything measured once, by one code a row; papers' numbers beside it."""
     codes = {_row(r): r.code for r in records}
     same_code = [r for r in records if codes[_row(r)] == r.code]
-    return list({(*_row(r), r.seed, r.draw, r.metric): r for r in same_code}.values())
+    return list({_student(r): r for r in same_code}.values())
+
+
+def _student(r: Record) -> tuple[Any, ...]:
+    return (*_row(r), r.seed, r.draw, r.metric)
 
 
 def _row(r: Record) -> tuple[Any, ...]:
@@ -101,9 +115,11 @@ def _problem(r: Record) -> str:
     for name in _COUNTS:
         if not _is_count(getattr(r, name)):
             return f"{name} of a record must be a whole number >= 0"
-    for name in ("step", "draw"):
+    for name in ("step", "draw", "set_seed"):
         if getattr(r, name) is not None and not _is_count(getattr(r, name)):
             return f"{name} of a record must be a whole number >= 0 or null"
+    if not re.fullmatch(r"[a-z0-9/]{0,40}", r.numerics):
+        return f"numerics={r.numerics[:40]!r} of a record must be a name such as float32"
     if r.source not in ("measured", "reported"):
         return f"source={str(r.source)[:40]!r} of a record must be measured or reported"
     if not _is_finite(r.seconds) or r.seconds < 0:
@@ -112,9 +128,16 @@ def _problem(r: Record) -> str:
         return "value of a record must be a finite number"
     if r.metric.startswith("accuracy") and not 0 <= r.value <= 1:
         return f"value={r.value:g} of an accuracy must be a fraction in 0..1"
-    if not isinstance(r.versions, dict):
-        return "versions of a record must be an object"
+    if not isinstance(r.versions, dict) or not all(map(_is_text, r.versions.values())):
+        return "versions of a record must be an object of texts"
+    if not all(map(_is_text, (*r.versions, *(getattr(r, name) for name in _NAMES)))):
+        return "a record holds text that is none (half of a surrogate pair)"
     return ""
+
+
+def _is_text(value: Any) -> bool:
+    """Text that can be written: a JSON escape may name half of a surrogate pair."""
+    return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
 
 
 def _is_count(value: Any) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from stillroom.errors import StillroomError
 from stillroom.evaluation.statistics import Paired, Summary, paired, summarise
 from stillroom.types import Record
 
@@ -46,7 +47,7 @@ class Line:
 
     `counts` is what n counts: students' "seeds", "draws" of random images, or "distillations".
     `values` are the single numbers in the ledger's order; `set_keys` the images that they were
-    trained on.
+    trained on, `order` the place of its first number in the ledger.
     `gap` is to random draws, `rival` the best of the coreset baselines with the gap to it.
     """
 
@@ -58,11 +59,13 @@ class Line:
     counts: str
     bytes: int
     seconds: float
+    memory: int
     gap: float | None
     separate: bool | None
     conditions: Conditions
     values: tuple[float, ...] = ()
     step: int | None = None
+    order: int = 0
     set_keys: frozenset[str] = frozenset()
     rival: Rival | None = None
 
@@ -83,13 +86,20 @@ def lines(records: Sequence[Record]) -> list[Line]:
     Sorted by protocol and architecture, then best first. A baseline is a row of its own, even
     beside a set that has its name; the gaps are to baselines measured under the same conditions.
     Several sets of one name and step are distillations: a row each, and one over them.
+    Raises: StillroomError if a student is there twice, which would count as two.
     """
     groups: dict[Key, list[Record]] = {}
     for r in records:
         if r.metric == "accuracy":
             groups.setdefault(_key(r), []).append(r)
+    for group in groups.values():
+        if len({(r.seed, r.draw) for r in group}) < len(group):
+            raise StillroomError(f"{group[0].row}: records of one student twice; keep one of each")
     summaries = {key: summarise(_values(group)) for key, group in groups.items()}
-    whole = [_line(key, group, summaries[key], summaries) for key, group in groups.items()]
+    whole = [
+        replace(_line(key, group, summaries[key], summaries), order=i)
+        for i, (key, group) in enumerate(groups.items())
+    ]
     whole += _over_distillations(groups, summaries)
     return sorted(whole, key=lambda line: (line.protocol, line.arch, -line.summary.mean))
 
@@ -124,6 +134,7 @@ def _line(key: Key, group: Sequence[Record], own: Summary, all_: Mapping[Key, Su
         counts="draws" if drawn else "seeds",
         bytes=max(r.bytes for r in group),
         seconds=sum(r.seconds for r in group) / len(group),
+        memory=max(r.memory for r in group),
         gap=None if random is None else own.mean - random.mean,
         separate=None if random is None else own.separate_from(random),
         values=tuple(_values(group)),
@@ -139,7 +150,8 @@ def _over_distillations(
 ) -> list[Line]:
     """A row more for every set that was distilled several times: n counts distillations.
 
-    One number a distillation, the mean of its students, so that students are no distillations.
+    One number a distillation, the mean of its students, so that students are no distillations; and
+    one a seed: what a seed made again, on other threads say, is no other distillation.
     """
     same: dict[tuple[str, int, str, str, Conditions], list[Key]] = {}
     for key, group in groups.items():
@@ -150,7 +162,13 @@ def _over_distillations(
     found = []
     for (row, step, _, _, conditions), keys in same.items():
         if len(keys) > 1:
-            means = [summaries[key].mean for key in keys]
+            of_seed: dict[object, list[float]] = {}
+            for key in keys:
+                seed = groups[key][0].set_seed
+                of_seed.setdefault(key if seed is None else seed, []).append(summaries[key].mean)
+            if len(of_seed) == 1:
+                continue
+            means = [sum(some) / len(some) for some in of_seed.values()]
             students = [r for key in keys for r in groups[key]]
             whole = _line((row, step, "", conditions), students, summarise(means), summaries)
             found.append(replace(whole, counts="distillations", values=tuple(means)))
@@ -173,8 +191,6 @@ def compare(a: Sequence[Record], b: Sequence[Record]) -> Paired | None:
     Raises: StillroomError if they were measured under different conditions, which it names, or if
     either holds more than one set.
     """
-    from stillroom.errors import StillroomError
-
     mine = [r for r in a if r.metric == "accuracy"]
     other = [r for r in b if r.metric == "accuracy"]
     if any(len({r.set_key for r in side}) > 1 for side in (mine, other)):
@@ -196,6 +212,13 @@ def percent(value: float | None, sign: bool = False) -> str:
     if value is None:
         return "-"
     return f"{100 * value:+.1f}" if sign else f"{100 * value:.1f}"
+
+
+def span(s: Summary, joint: str = " to ") -> str:
+    """The ends of the interval of an accuracy in percent, none where no accuracy can be."""
+    if s.half is None:
+        return ""
+    return f"{percent(max(0.0, s.low))}{joint}{percent(min(1.0, s.high))}"
 
 
 def size(count: int) -> str:

@@ -71,7 +71,7 @@ def test_same_accuracy_in_distribution(store, tmp_path) -> None:
     recipe, _ = from_preset("random", "digits", 1, {})
     out = tmp_path / "set"
     distil(plan(recipe, bench, machine, Session(), store=Store(store), out=out), machine)
-    asked = Asked(find_protocol("vico-plain@1"), [ARCH], seeds=20)
+    asked = Asked(protocol=find_protocol("vico-plain@1"), archs=[ARCH], seeds=20)
     records = evaluate(out, bench, asked, Store(store), machine, Session())
     ours = torch.tensor([r.value for r in records if r.metric == "accuracy"])
     data = load(out)

@@ -165,3 +165,40 @@ def test_comparison_by_seed_is_a_paired_t_test() -> None:
         compare(mine + other, other)
     with pytest.raises(StillroomError, match="not judged alike: arch, numerics differ"):
         compare(mine, [record(0.5, 0, set_key="b", arch="mlp", numerics="bf16")])
+
+
+def test_a_student_counts_once() -> None:
+    with pytest.raises(StillroomError, match="records of one student twice"):
+        lines([record(0.4, 0), record(0.5, 0)])
+
+
+def test_one_seed_distilled_twice_is_one_distillation() -> None:
+    """On other threads the bytes differ; that is no other draw."""
+    same = [record(v, 0, set_key=k, family="f", set_seed=0) for k, v in (("a", 0.4), ("b", 0.5))]
+    assert [x.counts for x in lines(same)] == ["seeds", "seeds"]
+    other = record(0.6, 0, set_key="c", family="f", set_seed=1)
+    (whole,) = [x for x in lines([*same, other]) if x.counts == "distillations"]
+    assert whole.values == (pytest.approx(0.45), 0.6)
+    legacy = [record(v, 0, set_key=k, family="f") for k, v in (("a", 0.4), ("b", 0.5))]
+    assert "distillations" in [x.counts for x in lines(legacy)]
+
+
+def test_what_nobody_could_read_again_is_not_written(tmp_path: Path) -> None:
+    ledger = tmp_path / "records.jsonl"
+    for wrong in (
+        {"versions": {"torch": float("nan")}},
+        {"row": "\ud800"},
+        {"benchmark": "\udfff"},
+        {"numerics": "float32 | 99"},
+        {"seed": -1},
+    ):
+        with pytest.raises(StillroomError):
+            add_records(ledger, [record(0.5, **{"seed": 0, **wrong})])
+        assert not ledger.exists()
+
+
+def test_the_ledger_says_how_many_records_went(tmp_path: Path) -> None:
+    ledger = tmp_path / "records.jsonl"
+    assert add_records(ledger, [record(0.5, i) for i in range(5)]) == 0
+    assert add_records(ledger, [record(0.6, 0)]) == 0  # measured again
+    assert add_records(ledger, [record(0.6, 0, code="newer")]) == 4

@@ -23,9 +23,11 @@ import torch
 from safetensors.torch import save
 
 import toy
+from stillroom.cli import run
 from stillroom.distilled import Distilled, load, set_digest
 from stillroom.errors import StillroomError
 from stillroom.files import canonical, write_atomic, write_json
+from stillroom.recipe import from_preset
 from stillroom.report import write_report
 from stillroom.report.exhibits import _evenly
 from stillroom.report.exports import export
@@ -36,6 +38,7 @@ from stillroom.report.loading import plain_code, training_code
 from stillroom.report.pictures import _columns, gallery
 from stillroom.report.provenance import flat
 from stillroom.report.sentences import duration, headline, limits, of_networks
+from stillroom.standing import departure
 from stillroom.types import Preprocess, Record, Zca
 
 HOSTILE = (
@@ -380,7 +383,7 @@ def test_foreign_text_is_never_markup(tmp_path: Path) -> None:
         ),
         own(folder, 0.3, row="n" * 300, arch="$x_{$", benchmark=bad, set_key="other", step=None),
         own(folder, 7.5, metric=bad, unit=bad),
-        own(folder, 0.3, row="\ud800 \x00 日本", step=None, set_key="surrogate"),
+        own(folder, 0.3, row="\x00 日本", step=None, set_key="zero"),
     )
     write_json(folder / "run.json", {"device": bad, "torch": {"x": bad}, "drift": [bad]})
     exhibited(folder, exhibit(folder, row=bad, arch=bad, protocol_hash=bad))
@@ -793,10 +796,11 @@ def test_a_papers_number_of_another_network_or_protocol_shares_no_row(
     monkeypatch.setattr("stillroom.report.gather.find", lambda name, ipc: (paper,))
     (shown,) = gather([folder])
     (row,) = reported_grid(shown).rows
-    assert row.cells[3].text == "–"
+    told = [cell.text for cell in row.cells[3:5]]
+    assert told == (["–", "–"] if "arch" in other else ["81.0", "dm@30: other protocol"])
     text = page(folder, out=tmp_path / "page.html")
     assert "dm (paper)" in text
-    assert "Rows “(paper)” have nothing beside them here" in text
+    assert "Rows “(paper)” have nothing here" in text
 
 
 @pytest.mark.parametrize(
@@ -1004,3 +1008,67 @@ def test_small_helpers() -> None:
     assert mean[5] == pytest.approx(0.5, abs=0.05)
     assert [duration(s) for s in (7.31, 147.4, 11_100)] == ["7.3 s", "2 min 27 s", "3 h 5 min"]
     assert flat({"a": [1, 2.5, None], "b": True}) == "a 1, 2.5, -, b yes"
+
+
+def test_the_headline_is_never_chosen_by_its_accuracy(tmp_path: Path) -> None:
+    """Of several rows of the set the one that its recipe names, then the one of more students."""
+    folder = make(tmp_path / "set")
+    usual = own(folder, 0.30, 0.32)
+    for value in (0.1, 0.9):
+        other = own(folder, value, numerics="bf16")
+        (shown,) = gather([judged(folder, other, usual)])
+        assert shown.main is not None
+        assert (shown.main.numerics, shown.main.summary.n) == ("float32", 2)
+
+
+def test_a_run_that_departs_from_the_published_one_is_no_test_of_it(tmp_path: Path) -> None:
+    made, _ = from_preset("dm", "cifar10", 10, {}, "cifar10")
+    recipe = {
+        "method": made.method.model_dump(mode="json"),
+        "outer": made.outer.model_dump(mode="json"),
+    }
+    assert departure(recipe, "dm", "cifar10", 10, 20000) == ""
+    assert departure(recipe, "dm", "cifar10", 10, 300) == "fewer steps"
+    slower = {**recipe, "outer": {**recipe["outer"], "images": {"kind": "sgd", "lr": 9}}}
+    assert departure(slower, "dm", "cifar10", 10, 20000) == "other settings"
+    assert departure({**recipe, "regularisers": [1]}, "dm", "cifar10", 10, 20000) != ""
+    for foreign in (None, [], {"outer": 3}, {"method": "dm"}):
+        assert departure(foreign, "dm", "cifar10", 10, 20000) in ("", "other settings")
+    assert departure(recipe, "nobody's", "cifar10", 10, 300) == ""
+
+
+def test_sets_that_were_not_judged_alike_say_so_in_every_form(tmp_path: Path) -> None:
+    sets = [make(tmp_path / "a"), make(tmp_path / "b")]
+    judged(sets[0], own(sets[0], 0.5, 0.6))
+    judged(sets[1], own(sets[1], 0.5, 0.6, numerics="bf16"))
+    for suffix in (".md", ".tex", ".csv"):
+        text = write_report(sets, tmp_path / f"page{suffix}").read_text(encoding="utf-8")
+        assert "bf16" in text
+        assert "float32" in text
+        assert suffix == ".csv" or "not judged alike: numerics differ" in text
+    head = (tmp_path / "page.csv").read_text(encoding="utf-8").splitlines()[0]
+    for name in ("hash", "numerics", "data digest", "selection", "augmentation"):
+        assert name in head
+
+
+def test_random_images_are_counted_where_classes_are_of_unequal_size(tmp_path: Path) -> None:
+    folder = make(tmp_path / "set", ipc=3)
+    data = load(folder)
+    few = torch.tensor([0, 1, 3])  # two of the first class, one of the second
+    rows = {name: getattr(data, name)[few] for name in ("images", "labels", "of_class")}
+    replace(data, **rows).save(folder)
+    judged(folder, own(folder, 0.8, 0.81), drawn(folder, 0.3, 0.31))
+    lead, _ = headline(gather([folder])[0])
+    assert "Trained on these 3 images" in lead
+    assert "trained on 4 random images" in lead
+
+
+def test_a_home_folder_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    judged(make(tmp_path / "set"), own(tmp_path / "set", 0.5))
+    assert write_report(["~/set"], tmp_path / "page.html").is_file()
+    assert set_digest(Path("~/set")) == set_digest(tmp_path / "set")
+    for line in (["inspect", "~/set"], ["report", "~/set"],
+                 ["export", "~/set", "--to", "folder", "--out", "~/out"]):  # fmt: skip
+        assert run(line) == 0
+    assert (tmp_path / "out" / "labels.csv").is_file()

@@ -56,7 +56,7 @@ SCHOOLINGS = {
 def find_schooling(name: str) -> Schooling:
     """Look a schooling up by name; `name+epochs=N` is the same with N epochs, as of a protocol.
 
-    Milestones of its rate stay where they are. Raises: StillroomError with the known names.
+    Milestones lie at the same shares of them. Raises: StillroomError with the known names.
     """
     base, plus, change = name.partition("+")
     if base not in SCHOOLINGS:
@@ -70,7 +70,11 @@ def find_schooling(name: str) -> Schooling:
         raise StillroomError(
             f"originals={name[:80]!r}: only +epochs=N can be changed, N in 1..{MAX_EPOCHS}"
         )
-    return SCHOOLINGS[base].model_copy(update={"epochs": count} if plus else {})
+    if not plus:
+        return SCHOOLINGS[base]
+    named = SCHOOLINGS[base]
+    scaled = tuple(round(m * count / named.epochs) for m in named.milestones)
+    return named.model_copy(update={"epochs": count, "milestones": scaled})
 
 
 def _named(value: Any) -> Any:

@@ -20,6 +20,8 @@ COMMON = (
     "data",
     "nets/zoo",
     "nets/ensemble.py",
+    "artefacts/opened.py",
+    "config.py",
 )
 """Sources that every stage which runs networks depends on."""
 

@@ -23,6 +23,7 @@ from stillroom.run.options import DataOptions, Machine
 
 if TYPE_CHECKING:
     from stillroom.data.benchmarks import Benchmark
+    from stillroom.session import Session
 
 app = App(name="distill", help="Make a set: METHOD with flags, or a recipe.")
 
@@ -272,15 +273,15 @@ def _run(settle: Callable[[Benchmark], tuple[Recipe, str | None]], how: Started)
         if planned.estimate.flops > 1e12 and not planned.store.complete(planned.stage.key()):
             shown.say(f"{planned.estimate.steps} steps, {_time(planned)}")
         made = distil(planned, how.machine)
-    say(f"{len(made)} images of {len(made.classes)} classes ({planned.stage.key()})")
-    if how.out is not None:
-        judge = shlex.join(["stillroom", "evaluate", str(how.out), "--baselines"])
-        say(f"in {how.out}; judge it with: {judge}")
-    for spec in recipe.evaluate:
-        _evaluate_recipe(spec, planned, how)
+        say(f"{len(made)} images of {len(made.classes)} classes ({planned.stage.key()})")
+        if how.out is not None:
+            judge = shlex.join(["stillroom", "evaluate", str(how.out), "--baselines"])
+            say(f"in {how.out}; judge it with: {judge}")
+        for spec in recipe.evaluate:
+            _evaluate_recipe(spec, planned, how, shown)
 
 
-def _evaluate_recipe(spec: Any, planned: Any, how: Started) -> None:
+def _evaluate_recipe(spec: Any, planned: Any, how: Started, session: Session) -> None:
     from stillroom.cli.evaluate import judge_and_show
     from stillroom.evaluation.protocol import find_protocol
     from stillroom.run.fits import student_of
@@ -297,7 +298,7 @@ def _evaluate_recipe(spec: Any, planned: Any, how: Started) -> None:
     )
     # Without --out the set lies in the store, to which nothing is added once it is published.
     ledger = how.out / "records.jsonl" if how.out is not None else None
-    judge_and_show(how.out or held, planned.bench, asked, how.machine, how.quiet, ledger)
+    judge_and_show(how.out or held, planned.bench, asked, how.machine, session, ledger)
 
 
 def _keep(text: str, steps: int) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import shlex
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from stillroom.run.options import DataOptions, Machine
 
 if TYPE_CHECKING:
     from stillroom.evaluation.statistics import Paired
+    from stillroom.session import Session
     from stillroom.types import Record
 
 Numbers = Literal["float32", "tf32", "bf16", "float64"]
@@ -30,12 +30,12 @@ def _evaluate(**values: Any) -> None:
     if values["protocols"]:
         _list_protocols()
         return
-    source, seeds = values["source"], values["seeds"]
+    source = values["source"]
     if source is None:
         raise StillroomError("evaluate needs a SET folder, or full:DATA")
-    if seeds is not None and not 1 <= seeds <= 1000:
-        raise StillroomError(f"--seeds {seeds} must lie in 1..1000")
     from stillroom.evaluation.protocol import find_protocol
+    from stillroom.progress import Shown
+    from stillroom.recipe import settled
     from stillroom.records import read_records
     from stillroom.run import fits
     from stillroom.run import judge as judges
@@ -43,12 +43,10 @@ def _evaluate(**values: Any) -> None:
 
     machine = flags.settle(Machine, values, "machine")
     folder, bench, own = _source(source, values, machines.store(machine))
-    asked = judges.Asked(
-        real_images=not values["no_real_images"],
-        protocol=find_protocol(values["protocol"]),
-        archs=values["arch"] or [own],
-        **{k: values[k] for k in _ASKED},
-    )
+    fields = {k: values[k] for k in _ASKED}
+    fields["protocol"] = find_protocol(values["protocol"])
+    fields |= {"archs": values["arch"] or [own], "real_images": not values["no_real_images"]}
+    asked = settled(judges.Asked, fields, "evaluate")
     rivals = [user_path(other, "against") for other in values["against"] or ()]
     named = None if values["records"] is None else user_path(values["records"], "records")
     ledgers = {path: named or path / "records.jsonl" for path in [folder, *rivals] if path}
@@ -60,18 +58,17 @@ def _evaluate(**values: Any) -> None:
     if values["plan"]:
         _show_cost(folder, bench, asked, machine, rivals)
         return
-    ledger = ledgers[folder] if folder is not None else named
-    records = judge_and_show(folder, bench, asked, machine, values["quiet"], ledger)
-    rival = _of_rivals(asked)
-    for path in rivals:
-        found = judge_and_show(
-            path, bench, rival, machine, values["quiet"], ledgers[path], table=False
-        )
-        _show_comparison(records, found, (str(folder), str(path)))
+    ledger, shown = ledgers[folder] if folder is not None else named, Shown(values["quiet"])
+    with shown.interruptible(machine.minutes):  # of all sets together
+        records = judge_and_show(folder, bench, asked, machine, shown, ledger)
+        for path in rivals:
+            store, rival = machines.store(machine), _of_rivals(asked)
+            found = judges.evaluate(path, bench, rival, store, machine, shown, ledgers[path])
+            _show_comparison(records, found, (str(folder), str(path)))
 
 
 def _of_rivals(asked: Any) -> Any:
-    return dataclasses.replace(asked, steps="last", baselines=False, real_jpegs=False)
+    return asked.model_copy(update={"steps": "last", "baselines": False, "real_jpegs": False})
 
 
 def _show_cost(
@@ -116,7 +113,7 @@ def _source(source: str, values: dict[str, Any], store: Any) -> tuple[Path | Non
             raise StillroomError(f"{unread[0]} belongs to a set, not to full data; leave it out")
         bench = machines.benchmark(source.removeprefix("full:"), options, store)
         return None, bench, fits.usual_arch(bench)
-    folder = Path(source)
+    folder = user_path(source, "SET")
     made = load(folder)
     flags.refuse_unread_data(values)
     if values["data"] is not None:
@@ -190,24 +187,17 @@ def judge_and_show(
     bench: Any,
     asked: Any,
     machine: Machine,
-    quiet: bool = False,
+    session: Session,
     ledger: Path | None = None,
-    table: bool = True,
 ) -> list[Record]:
     """Judge a set (or the full data), store the records, print the table."""
     from stillroom.cli.show import accuracy_table, say
-    from stillroom.progress import Shown
     from stillroom.run import judge as judges
     from stillroom.run import machine as machines
     from stillroom.tables import lines
 
-    shown = Shown(quiet)
-    with shown.interruptible(machine.minutes):
-        records = judges.evaluate(
-            folder, bench, asked, machines.store(machine), machine, shown, ledger
-        )
-    if not table:
-        return records
+    store = machines.store(machine)
+    records = judges.evaluate(folder, bench, asked, store, machine, session, ledger)
     protocol = asked.protocol
     title = f"{bench.name}, {protocol.id} ({protocol.digest()}), {asked.numerics}"
     accuracy_table(lines(records), f"{title}, test: {bench.split}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import App, Parameter
 
 from stillroom.errors import StillroomError
+from stillroom.files import user_path
 
 if TYPE_CHECKING:
     from stillroom.artefacts.store import Store
@@ -24,7 +25,7 @@ def inspect(folder: Annotated[Path, Parameter(name="SET", help="a set's folder")
     from stillroom.files import canonical
     from stillroom.tables import size
 
-    data = load(folder)
+    data = load(user_path(folder, "SET"))
     pixels = data.pixels()
     shape = " x ".join(map(str, data.images.shape))
     names = ", ".join(data.classes[:12]) + (" ..." if len(data.classes) > 12 else "")
@@ -75,7 +76,7 @@ def export(
     from stillroom.files import fresh_folder
     from stillroom.run import publish
 
-    data = load(folder)
+    data, out = load(user_path(folder, "SET")), user_path(out, "out")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise StillroomError(f"--out {out} exists and is not empty; name a new folder")
     write = {

@@ -37,6 +37,6 @@ def report(
 
     if not folders:
         raise StillroomError("report needs at least one set folder")
-    target = user_path(out, "out") if out else folders[0] / "report.html"
+    target = user_path(out, "out") if out else user_path(folders[0], "set") / "report.html"
     kind = "page" if target.suffix == ".html" else "table"
     say(f"{kind}: {write_report(folders, target, not no_real_images, table)}")

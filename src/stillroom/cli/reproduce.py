@@ -20,7 +20,7 @@ FAILED = 1  # exit code of a cell that does not agree with the record
 
 def _reproduce(**values: Any) -> None:
     if values["cell"] is None and (
-        unread := [n for n in ("data", "records") if values[n] is not None]
+        unread := [n for n in ("data", "records", "numerics") if values[n] is not None]
     ):
         raise StillroomError(f"--{unread[0]} belongs to a CELL; name one")
     if values["ledger"] is not None:
@@ -35,12 +35,15 @@ def _reproduce(**values: Any) -> None:
         return
     from stillroom.cli.show import say
     from stillroom.progress import Shown
-    from stillroom.records import add_records
+    from stillroom.records import add_records, read_records
     from stillroom.run import machine as machines
     from stillroom.run.reproduce import find_cell, reproduce
     from stillroom.tables import percent
 
     cell = find_cell(values["cell"])
+    ledger = user_path(values["records"], "records") if values["records"] is not None else None
+    if ledger is not None and ledger.exists():
+        read_records(ledger)  # what cannot be added to is said before the work
     options = flags.settle(DataOptions, values, "options")
     machine = flags.settle(Machine, values, "machine")
     store = machines.store(machine)
@@ -48,25 +51,26 @@ def _reproduce(**values: Any) -> None:
     with shown.interruptible(machine.minutes):
         bench = machines.benchmark(values["data"] or cell.benchmark, options, store)
         made = reproduce(cell, bench, store, machine, shown, values["numerics"])
-    if values["records"] is not None:
-        add_records(user_path(values["records"], "records"), made.records)
     say(f"{cell.name} under {cell.protocol}: {_interval(made.summary)}")
     paper = cell.reported()
     if paper is not None:
         verdict = cell.verdict(made.summary.mean, made.summary.std)
         say(f"reported: {percent(paper.value)} %, {paper.note}: {verdict}")
+    if ledger is not None:
+        add_records(ledger, made.records)
     if made.recorded is None:
         say("nothing is recorded of it yet")
         return
-    say(f"recorded: {_interval(made.recorded)}: {'pass' if made.passed else 'FAIL'}")
+    of = f" ({made.data})" if made.data else ""
+    say(f"recorded: {_interval(made.recorded)}{of}: {'pass' if made.passed else 'FAIL'}")
     if not made.passed:
         raise SystemExit(FAILED)
 
 
 def _interval(s: Any) -> str:
-    from stillroom.tables import percent
+    from stillroom.tables import percent, span
 
-    known = f" ({percent(s.low)} .. {percent(s.high)})" if s.half is not None else ""
+    known = f" ({span(s, ' .. ')})" if s.half is not None else ""
     return f"{percent(s.mean)} %{known}, n = {s.n}"
 
 
@@ -78,7 +82,7 @@ def _list() -> None:
 
     pairs = []
     for cell in CELLS.values():
-        paper, ours = cell.reported(), recorded(cell, cell.numerics)
+        paper, (ours, _) = cell.reported(), recorded(cell, cell.numerics)
         told = f"reported {percent(paper.value)}" if paper else "nothing reported"
         known = f"measured {percent(ours.mean)}, n = {ours.n}" if ours else "not measured"
         pairs.append((cell.name, f"{cell.protocol}: {told}, {known}"))

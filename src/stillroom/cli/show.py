@@ -44,16 +44,15 @@ def accuracy_table(lines: Sequence[Line], title: str) -> None:
 
 def _cells(line: Line, beside: str | None) -> dict[str, str]:
     """One row of the accuracy table, by the headings of its columns."""
-    from stillroom.tables import percent, size
+    from stillroom.tables import percent, size, span
 
     s = line.summary
-    low, high = percent(max(0.0, s.low)), percent(min(1.0, s.high))
     cells = {
         "set": plain(line.row),
         "student": plain(line.arch),
         "accuracy %": percent(s.mean),
         "std": percent(s.std) if s.n > 1 else "-",
-        "95 % interval": "-" if s.half is None else f"{low} .. {high}",
+        "95 % interval": span(s, " .. ") or "-",
         "n": f"{s.n} {line.counts}",
         "vs random": percent(line.gap, sign=True) + (" *" if line.separate else ""),
     }

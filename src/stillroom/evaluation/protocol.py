@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stillroom.config import DSA, Model
 from stillroom.errors import StillroomError, suggest
@@ -54,6 +54,19 @@ class Protocol(Model):
     quirks: tuple[Quirk, ...] = ()
     papers: tuple[str, ...] = Field((), exclude=True)
     why: str = Field(exclude=True)
+
+    @model_validator(mode="after")
+    def _quirks_are_true(self) -> Protocol:
+        """A quirk is the name of what the fields do, so it must be what they do."""
+        if ("best_on_test" in self.quirks) != (self.select == "best"):
+            raise ValueError("quirk best_on_test is select: best")
+        if (self.schedule == "steps") != bool(self.milestones):
+            raise ValueError("milestones belong to schedule steps, which needs some")
+        if "never_decays" in self.quirks and self.schedule != "constant":
+            raise ValueError("quirk never_decays is schedule: constant")
+        if not isinstance(self.lr, float) and not self.rates:
+            raise ValueError(f"lr: {self.lr} needs rates")
+        return self
 
     @property
     def id(self) -> str:
@@ -214,9 +227,12 @@ PROTOCOLS: dict[str, Protocol] = {
 def find_protocol(name: str) -> Protocol:
     """Look a protocol up by `name@version`, or by name for the newest version.
 
-    `name@version+epochs=N` is that protocol with N epochs: another hash, and another name.
+    `name@version+epochs=N` is that protocol with N epochs, its drops at the same shares of them:
+    another hash, and another name.
     Raises: StillroomError with the known names.
     """
+    if not isinstance(name, str):
+        raise StillroomError(f"protocol={name!r} must be text, such as 'quick@1'")
     base, plus, change = name.partition("+")
     found = PROTOCOLS.get(base)
     if found is None:
@@ -237,5 +253,6 @@ def _changed(protocol: Protocol, name: str, change: str) -> Protocol:
         raise StillroomError(
             f"protocol={name[:80]!r}: only +epochs=N can be changed, N in 1..{MAX_EPOCHS}"
         )
-    checks = min(protocol.checks, count)
-    return protocol.model_copy(update={"epochs": count, "checks": checks})
+    scaled = tuple(round(m * count / protocol.epochs) for m in protocol.milestones)
+    changed = {"epochs": count, "checks": min(protocol.checks, count), "milestones": scaled}
+    return protocol.model_copy(update=changed)

@@ -26,7 +26,7 @@ from stillroom.files import read_json, write_atomic, write_json
 from stillroom.nets.ensemble import Backend, Ensemble
 from stillroom.nets.train import Images, Training, predict, train
 from stillroom.nets.zoo import Arch
-from stillroom.runtime import Numerics, Runtime, environment, peak_memory
+from stillroom.runtime import Numerics, Runtime, environment, forget_peak, peak_memory
 from stillroom.types import LabelKind, Preprocess
 
 FULL = "full"
@@ -100,8 +100,7 @@ class Score(Stage):
         diverges; where rates are searched, if it diverges at all of them.
         """
         began = time.perf_counter()
-        if rt.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(rt.device)
+        known = forget_peak(rt.device)
         bench = open_bench(self.bench, self.store, rt)
         taught = self._taught(bench, rt)
         rates = _rates(self.protocol, taught.lr)
@@ -123,7 +122,7 @@ class Score(Stage):
             "torch": torch.__version__,
             "stillroom": stillroom.__version__,
         }
-        cost = {"seconds": seconds, "memory": peak_memory(rt.device), "made": made}
+        cost = {"seconds": seconds, "memory": peak_memory(rt.device) if known else 0, "made": made}
         write_json(out / "timing.json", cost)
 
     def load(self, folder: Path) -> list[dict[str, Any]]:
@@ -133,7 +132,8 @@ class Score(Stage):
         last, best and val, the entry of the curve that each rule selects; predicted, int32 [N]
         test classes where the protocol's rule stopped; labels int64 [N]; seconds, a student's share
         of the stage's (with all rates of a search, and opening the data); memory, the peak in bytes
-        (see `peak_memory`); made, the machine side: device and its name, threads, compile, torch.
+        while they were trained (see `peak_memory`; 0: not known); made, the machine side: device
+        and its name, threads, compile, torch.
         """
         timing = read_json(folder / "0000" / "timing.json")
         tensors = load_file(folder / "0000" / "predicted.safetensors")

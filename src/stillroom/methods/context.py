@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stillroom.artefacts.opened import nets_for
 from stillroom.data.benchmarks import Benchmark
-from stillroom.errors import StillroomError
+from stillroom.errors import StillroomError, TooFewImagesError
 from stillroom.nets.ensemble import Ensemble, Nets
 from stillroom.nets.zoo import Arch, canonical
 from stillroom.rng import rng
@@ -63,7 +63,7 @@ class RunContext:
         for c in (rows // self.ipc).unique().tolist():
             candidates = self.bench.train.rows_of(c)
             if len(candidates) < self.ipc:
-                raise StillroomError(
+                raise TooFewImagesError(
                     f"ipc={self.ipc} but class {self.bench.classes[c]!r} has {len(candidates)} "
                     "training images; lower --ipc or drop the class"
                 )

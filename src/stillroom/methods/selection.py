@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from stillroom.config import DSA
-from stillroom.errors import StillroomError
+from stillroom.errors import TooFewImagesError
 from stillroom.methods.base import Context, Method, Outer, Synth
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Selection(Method):
         same = coreset.distinct(images)
         held, name = int(same.max()) + 1, ctx.bench.classes[c]
         if held < ctx.ipc:
-            raise StillroomError(
+            raise TooFewImagesError(
                 f"ipc={ctx.ipc} but class {name!r} has {held} distinct training images, too few "
                 "for k-means; lower --ipc or drop the class"
             )
@@ -105,7 +105,7 @@ class Selection(Method):
             return images[nearest.to(images.device)]
         filled = len(labels.unique())
         if filled < ctx.ipc:
-            raise StillroomError(
+            raise TooFewImagesError(
                 f"ipc={ctx.ipc} but k-means fills only {filled} clusters of class {name!r}: its "
                 f"{held} distinct training images lie too close together; lower --ipc"
             )

@@ -13,11 +13,12 @@ from typing import Any, get_args
 from stillroom.data.named import known
 from stillroom.distilled import Distilled, load, set_bytes, set_digest
 from stillroom.errors import StillroomError
-from stillroom.files import read_json, read_limited
+from stillroom.files import read_json, read_limited, user_path
 from stillroom.methods.regularisers import Watched
 from stillroom.records import read_records
 from stillroom.report.exhibits import Exhibit, Neighbours, read_exhibits, read_neighbours
 from stillroom.reported import find
+from stillroom.standing import departure, verdict
 from stillroom.tables import Conditions, Line, lines
 from stillroom.types import Record
 
@@ -84,7 +85,11 @@ class Shown:
         order = {r.protocol_hash: i for i, r in enumerate(self.records)}
         beside_random = {x.conditions for x in self.lines if x.drawn}
 
-        def rank(line: Line) -> tuple[bool, int, bool, bool, bool, int]:
+        recipe = self.data.provenance.get("recipe")
+        numerics = recipe.get("numerics") if isinstance(recipe, dict) else "float32"
+
+        # Never by the accuracy: that would choose on the test images.
+        def rank(line: Line) -> tuple[bool, int, bool, bool, bool, int, bool, int, int]:
             return (
                 self.key in line.set_keys,
                 -1 if line.step is None else line.step,
@@ -92,6 +97,9 @@ class Shown:
                 line.arch == arch,
                 line.conditions in beside_random,
                 order[line.conditions.protocol_hash],
+                line.numerics == numerics,
+                line.summary.n,
+                -line.order,
             )
 
         return max(mine, key=rank)
@@ -108,11 +116,20 @@ class Shown:
             next((x for x in self.beside(self.main) if _is_random(x)), None) if self.main else None
         )
 
-    def alike(self, paper: Record) -> Line | None:
-        """What was measured here as a paper did: the same method, network and protocol."""
+    def here(self, paper: Record) -> tuple[Line | None, str]:
+        """The row of a paper's method, as the headline was judged, and how it stands to it.
+
+        See `standing.verdict`; it is a test of the paper's number only if it is one of `TESTS`.
+        """
         some = [*self.beside(self.main), self.main] if self.main else []
-        same = [x for x in some if (x.arch, x.protocol) == (paper.arch, paper.protocol)]
-        return next((x for x in same if x.row.partition("@")[0] == paper.row), None)
+        same = [x for x in some if x.arch == paper.arch and x.row.partition("@")[0] == paper.row]
+        line = next(iter(same), None)
+        if line is None:
+            return None, ""
+        recipe = self.data.provenance.get("recipe") if self.own(line) else None
+        off = departure(recipe, paper.row, paper.benchmark, paper.ipc, line.step)
+        s = line.summary
+        return line, verdict(paper, line.protocol, s.mean, s.std, off, line.drawn)
 
     def any_size(self, row: str | None = None) -> list[Line]:
         """Baselines of any number of images, judged as the headline was; those of one row."""
@@ -197,7 +214,7 @@ def gather(folders: Sequence[Path]) -> list[Shown]:
         raise StillroomError("report needs at least one set folder")
     if len(folders) > MAX_SETS:
         raise StillroomError(f"{len(folders)} sets on one page; a page shows at most {MAX_SETS}")
-    found = [_read(Path(folder)) for folder in folders]
+    found = [_read(user_path(folder, "set")) for folder in folders]
     names = [shown.name for shown in found]
     seen: dict[str, int] = {}
     unique = []

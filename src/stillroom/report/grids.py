@@ -134,13 +134,24 @@ def accuracy_grid(shown: Shown, every: bool = False) -> Grid:
     return Grid(_caption(table, differ), columns, tuple(rows), 1 if falling else None)
 
 
-def comparison_grid(sets: Sequence[Shown]) -> Grid:
-    """The headline line of every set, side by side; a set without records has dashes."""
+def comparison_grid(sets: Sequence[Shown], every: bool = False) -> Grid:
+    """The headline line of every set, side by side; a set without records has dashes.
+
+    What they were measured under is a column if it differs, or with `every` in any case.
+    """
+    mains = [s.main for s in sets if s.main]
+    some = range(len(_CONDITIONS)) if every else _differing(mains)
+    differ = [i for i in some if _CONDITIONS[i] not in ("protocol", "data", "images a class")]
     numbers = (*_RESULT[:-1], "images", *_COST)
-    columns = _columns("set", "protocol", numbers=numbers, more=("data", "student"))
+    more = ("data", "student", *(_CONDITIONS[i] for i in differ))
+    columns = _columns("set", "protocol", numbers=numbers, more=more)
+
+    def under(line: Line) -> list[Cell]:
+        return [_text(str(line.conditions[i + 1])) for i in differ]
+
     rows = []
     for whole in distillations(sets):
-        judged = (_text(whole.conditions.benchmark), _text(whole.arch))
+        judged = (_text(whole.conditions.benchmark), _text(whole.arch), *under(whole))
         head = (_text(f"{whole.row}, all distillations"), _text(whole.protocol))
         rows.append(Row("base", (*head, *_result(whole)[:-1], _DASH, *_cost(whole), *judged)))
     for shown in sets:
@@ -150,12 +161,15 @@ def comparison_grid(sets: Sequence[Shown]) -> Grid:
             known = shown.data.data.get("name")
             data = _text(known[:80] if isinstance(known, str) else "")
             cells = (*[_DASH] * 5, images, _size(shown.bytes), _DASH, data, _DASH)
+            cells += (_DASH,) * len(differ)
         else:
-            judged = (_text(line.conditions.benchmark), _text(line.arch))
+            judged = (_text(line.conditions.benchmark), _text(line.arch), *under(line))
             cells = (_text(line.protocol), *_result(line)[:-1], images, *_cost(line), *judged)
         rows.append(Row("own", (name, *cells)))
     rows.sort(key=lambda row: float(row.cells[2].value or -1), reverse=True)
     caption = "The last step of every set, on its own network where that was measured"
+    if different := differing(mains):
+        caption += f"; not judged alike: {', '.join(different)} differ"
     return Grid(caption, columns, tuple(rows), 2)
 
 
@@ -165,7 +179,7 @@ def tables(sets: Sequence[Shown], every: bool = False) -> dict[str, Grid]:
     `every`: see `accuracy_grid`.
     """
     if len(sets) > 1:
-        some = {"accuracy": comparison_grid(sets), "networks": compared_networks(sets)}
+        some = {"accuracy": comparison_grid(sets, every), "networks": compared_networks(sets)}
         return {name: grid for name, grid in some.items() if grid is not None}
     (shown,) = sets
     own, names = shown.exhibit(shown.main), shown.data.classes
@@ -278,14 +292,16 @@ def selection_grid(shown: Shown) -> Grid | None:
 
 
 def reported_grid(shown: Shown) -> Grid | None:
-    """Numbers of papers, with what was measured here alike: method, network, protocol."""
+    """Numbers of papers, with the row of the same method here and how it stands to them."""
     rows = []
     for r in sorted(shown.reported, key=lambda r: -r.value):
-        alike = shown.alike(r)
-        here = _number(alike.summary.mean) if alike else _DASH
-        texts = map(_text, (r.arch, r.protocol, r.note))
+        line, standing = shown.here(r)
+        here = _number(line.summary.mean) if line else _DASH
+        own = f"{line.row}: {standing}" if line else ""
+        texts = map(_text, (own, r.arch, r.protocol, r.note))
         rows.append(Row("", (_text(r.row), _number(r.value), _deviation(r), here, *texts)))
-    numbers, more = ("paper %", "± std", "measured alike here %"), ("student", "protocol", "source")
+    numbers = ("paper %", "± std", "here %")
+    more = ("what is here", "student", "protocol", "source")
     columns = _columns("method", numbers=numbers, more=more)
     return Grid("A paper’s number, not measured here", columns, tuple(rows), 1) if rows else None
 

@@ -15,6 +15,7 @@ from markupsafe import Markup, escape
 from stillroom.cite import bibtex
 from stillroom.report import figures, grids, loading, pictures, provenance, sentences
 from stillroom.report.gather import Shown, unsized
+from stillroom.standing import TESTS
 from stillroom.tables import Line, percent
 
 # Control characters, text-direction overrides and lone surrogates have no place in a page.
@@ -154,8 +155,9 @@ def _dots(shown: Shown, line: Line, beside: Sequence[Line], prefix: str) -> dict
     alike: dict[str, list[float]] = {}
     papers: dict[str, list[float]] = {}
     for r in shown.reported:  # one row is shared only by what was judged alike
-        same = shown.alike(r)
-        of, name = (alike, same.row) if same else (papers, f"{r.row} (paper)")
+        same, standing = shown.here(r)
+        shared = same is not None and standing in TESTS
+        of, name = (alike, same.row) if same and shared else (papers, f"{r.row} (paper)")
         of.setdefault(name, []).append(r.value)
     rows = sorted([line, *beside], key=lambda x: -x.summary.mean)
     dots = [figures.Dot(x.row, x, x is line, alike.get(x.row, [])) for x in rows]
@@ -169,7 +171,7 @@ def _dots(shown: Shown, line: Line, beside: Sequence[Line], prefix: str) -> dict
     if shown.reported:
         caption.append("Hollow: a paper’s number, not measured here.")
     if papers:
-        caption.append("Rows “(paper)” have nothing beside them here that was judged alike.")
+        caption.append("Rows “(paper)” have nothing here that was made and judged alike.")
     if (left := len(dots) - figures.MAX_DOTS) > 0:
         caption.append(f"{left} more rows are in the tables only.")
     mean = shown.random.summary.mean if shown.random else None

@@ -8,7 +8,7 @@ from typing import Any
 
 from stillroom.report.exhibits import NEAR, Exhibit, Neighbours
 from stillroom.report.gather import Shown
-from stillroom.tables import CORESETS, Line, percent, size
+from stillroom.tables import CORESETS, Line, percent, size, span
 
 Fact = tuple[str, str, str]  # a reader's question, the answer, and why
 GIVEN = "given"
@@ -57,7 +57,9 @@ def headline(shown: Shown) -> tuple[str, list[Fact]]:
         interval = "no interval" if line.summary.half is None else f"95 % interval {ends(line)} %"
         lead = f"{lead} ({counted(line)}, {interval})."
     else:
-        lead += f"; trained on as many random images, {percent(random.summary.mean)} %."
+        drawn = shown.data.ipc * len(shown.data.classes)
+        many = "as many" if drawn == len(shown.data) else f"{drawn}"  # classes of unequal size
+        lead += f"; trained on {many} random images, {percent(random.summary.mean)} %."
         facts = [_fact("Better than random images?", line, random)]
     for other in shown.beside(line):
         if other.row in CORESETS and not other.drawn:
@@ -85,8 +87,8 @@ _CORESETS = {
 
 
 def ends(line: Line) -> str:
-    """The ends of the interval in percent, none of them where no accuracy can be."""
-    return f"{percent(max(0.0, line.summary.low))} to {percent(min(1.0, line.summary.high))}"
+    """The ends of the interval in percent."""
+    return span(line.summary)
 
 
 def _fact(question: str, line: Line, other: Line) -> Fact:
@@ -115,7 +117,9 @@ def _cost(shown: Shown) -> Fact:
     if shown.run.get("from_store") is not True and (made := making_time(shown.run)):
         why += f"; {made} to make"
     if shown.main:
-        why += f"; {duration(shown.main.seconds)} to train a network on them and to test it"
+        why += f"; {duration(shown.main.seconds)}"
+        why += f" and {size(shown.main.memory)} of memory" if shown.main.memory else ""
+        why += " to train a network on them and to test it"
     return "At what cost?", size(shown.bytes), f"{why}."
 
 

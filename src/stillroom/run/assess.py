@@ -18,7 +18,9 @@ from stillroom.artefacts.stage import code_digest
 from stillroom.artefacts.store import Store, obtain_all
 from stillroom.data.benchmarks import Benchmark
 from stillroom.distilled import Distilled, load, set_bytes, set_digest
+from stillroom.errors import StillroomError
 from stillroom.evaluation import assessments as measures
+from stillroom.files import canonical, sha256
 from stillroom.methods.distribution_matching import class_means, mean_feature_distance
 from stillroom.methods.gradient_distance import layerwise
 from stillroom.methods.original_loss import VERDICTS
@@ -73,9 +75,11 @@ def assess(
     rt = dataclasses.replace(rt, compile=False)
     with rt.activate():
         found = list(_measures(made, bench, pool, real, rt))
+    asked = [[s.schooling.model_dump(mode="json"), s.arch.name, s.index] for s in stages]
+    how = sha256(canonical([VERSION, REAL, RANDOM_NETS, asked]))[:12]
     if ledger is not None:
         key, size = set_digest(folder), set_bytes(folder)
-        add_records(ledger, [_record(m, made, bench, folder, key, size, rt) for m in found])
+        add_records(ledger, [_record(m, made, bench, (folder, key, size, how), rt) for m in found])
     return found
 
 
@@ -100,6 +104,11 @@ def _of_originals(
     """Means over the pool of what its models say of the set, with its own classes as labels."""
     logits = [opened(m, bench, rt).logits(_space(m, made, bench, rt))[0] for m in models]
     labels = made.of_class.to(rt.device)
+    if not all(bool(some.isfinite().all()) for some in logits):
+        raise StillroomError(
+            f"{arch}: an original model answers the set with NaN; it may hold extreme values (look "
+            "with: stillroom inspect)"
+        )
     for name, (measure, unit) in VERDICTS.items():
         values = [measure(some, labels) for some in logits]
         yield Measured(name, arch, sum(values) / len(values), unit)
@@ -166,8 +175,9 @@ def _space(model: OriginalModel, made: Distilled, bench: Benchmark, rt: Runtime)
 
 
 def _record(
-    m: Measured, made: Distilled, bench: Benchmark, folder: Path, key: str, size: int, rt: Runtime
+    m: Measured, made: Distilled, bench: Benchmark, of: tuple[Path, str, int, str], rt: Runtime
 ) -> Record:
+    folder, key, size, how = of
     step = made.provenance.get("step")
     return Record(
         benchmark=bench.name,
@@ -178,7 +188,7 @@ def _record(
         step=step if isinstance(step, int) and not isinstance(step, bool) else 0,
         draw=None,
         protocol=VERSION,
-        protocol_hash=VERSION,
+        protocol_hash=how,
         arch=m.arch,
         seed=0,
         metric=m.name,

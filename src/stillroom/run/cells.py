@@ -12,12 +12,9 @@ from stillroom.evaluation.statistics import Summary
 from stillroom.recipe import from_preset
 from stillroom.reported import reported
 from stillroom.runtime import Numerics
+from stillroom.standing import near, verdict
 from stillroom.tables import Line, lines
 from stillroom.types import Record
-
-TOLERANCE = {1: 0.025}  # of a mean, by images a class; the specification's, section 10
-USUAL_TOLERANCE = 0.015
-SPREAD = 0.015  # the largest deviation of students that a reproduction may have; likewise
 
 
 @dataclass(frozen=True)
@@ -64,47 +61,37 @@ class Cell:
         return None
 
     def measured(self, records: Sequence[Record], row: str | None = None) -> list[Line]:
-        """The rows of a ledger that measure this cell, one for each numerics.
+        """The rows of a ledger that measure this cell, one for each numerics and data.
 
-        `row` is one of `rows`, by default the last, which is the cell's number.
-        Raises: StillroomError if the ledger holds two different ones for one numerics.
+        `row` is one of `rows`, by default the last, which is the cell's number. Of a set that was
+        distilled several times it is the row over the distillations.
+        Raises: StillroomError if the ledger holds two different ones.
         """
         digest = find_protocol(self.protocol).digest()
         wanted = (self.benchmark, self.ipc, self.arch, digest, "measured", row or self.rows[-1])
-        found: dict[str, Line] = {}
+        found: dict[tuple[str, str], list[Line]] = {}
         for line in lines(records):
             of = line.conditions
             held = (of.benchmark, of.ipc, of.arch, of.protocol_hash, of.source, line.row)
             if held != wanted or line.drawn != (self.preset == "random"):
                 continue
-            old = found.setdefault(line.numerics, line)
-            if old.set_keys != line.set_keys or old.conditions != line.conditions:
-                raise StillroomError(
-                    f"the ledger holds two rows for {self.name} ({line.numerics}); keep one of them"
-                )
-            if line.summary.n > old.summary.n:
-                found[line.numerics] = line
-        return list(found.values())
+            found.setdefault((line.numerics, of.data_digest), []).append(line)
+        return [self._one(some) for some in found.values()]
+
+    def _one(self, some: Sequence[Line]) -> Line:
+        whole = [line for line in some if line.counts == "distillations"] or some
+        if len(whole) > 1:
+            raise StillroomError(
+                f"the ledger holds {len(whole)} rows for {self.name} ({whole[0].numerics}) that "
+                "are no distillations of one thing; keep one of them"
+            )
+        return whole[0]
 
     def verdict(self, mean: float, std: float = 0.0) -> str:
-        """Whether a mean is the paper's, in a word; `std` is that of the students behind it.
-
-        Of random images it is that of draws too, for which no limit is set.
-        """
-        paper = self.reported()
-        if paper is None:
-            return "nothing reported"
-        named, _, changed = self.protocol.partition("+")
-        if paper.protocol != named:
-            return "other protocol"
-        if changed:
-            return "fewer epochs"
-        if self.steps:
-            return "fewer steps"
-        near = abs(mean - paper.value) <= TOLERANCE.get(self.ipc, USUAL_TOLERANCE)
-        if near and std > SPREAD and self.preset != "random":
-            return "students too far apart"
-        return "reproduced" if near else "not reproduced"
+        """Whether a mean is the paper's, in a word; see `standing.verdict`."""
+        departure = "fewer steps" if self.steps else ""
+        drawn = self.preset == "random"
+        return verdict(self.reported(), self.protocol, mean, std, departure, drawn)
 
 
 HOUR = (1000, 2000, 4000, 6000)  # as many as an hour of two CPU cores allows in bf16
@@ -132,5 +119,4 @@ def agrees(new: Summary, old: Summary, ipc: int) -> bool:
 
     Its mean lies within the cell's tolerance, and the 95 % intervals, where there are two, touch.
     """
-    near = abs(new.mean - old.mean) <= TOLERANCE.get(ipc, USUAL_TOLERANCE)
-    return near and not new.separate_from(old)
+    return near(new.mean, old.mean, ipc) and not new.separate_from(old)

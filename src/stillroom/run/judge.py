@@ -1,4 +1,4 @@
-"""`stillroom evaluate`: students on a set, baselines beside it, one record a student."""
+"""`stillroom evaluate`: students on a set, baselines beside it, a record a student and rule."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from stillroom.artefacts.opened import nets_for
 from stillroom.artefacts.stage import code_digest
 from stillroom.artefacts.store import Store, obtain_all
+from stillroom.config import Model
 from stillroom.data.benchmarks import Benchmark
 from stillroom.distilled import load
 from stillroom.evaluation.protocol import SELECTIONS, Protocol, Selection
@@ -52,13 +55,12 @@ class Judging:
     machine: Machine
 
 
-@dataclass(frozen=True)
-class Asked:
+class Asked(Model):
     """What a user asks of an evaluation, beside the set."""
 
     protocol: Protocol
-    archs: Sequence[str | Callable[..., Any]]
-    seeds: int | None = None
+    archs: tuple[str | Callable[..., Any], ...] = Field(min_length=1)
+    seeds: int | None = Field(None, ge=1, le=1000, strict=True)
     steps: str = "last"
     baselines: bool = False
     numerics: Numerics = "float32"
@@ -87,10 +89,11 @@ def evaluate(
         session.say(cost.in_words())
     own = folder / EXHIBITS if folder is not None and ledger == folder / LEDGER else None
     if own is not None and folder is not None:
-        if asked.real_images:
-            write_neighbours(own, load(folder), bench, session)
-        else:  # of an earlier evaluation too
+        made = load(folder)
+        if not asked.real_images:  # of an earlier evaluation too
             (own / NEIGHBOURS).unlink(missing_ok=True)
+        elif made.data.get("content", bench.content) == bench.content:
+            write_neighbours(own, made, bench, session)  # of its own data, not of any it meets
     records = []
     for batch in _batches(rows, machine.workers):
         students = judge(how, batch)
@@ -98,8 +101,8 @@ def evaluate(
             same = list(group)
             found = [record for student in same for record in student.records]
             records += found
-            if ledger is not None:
-                add_records(ledger, found)
+            if ledger is not None and (gone := add_records(ledger, found)):
+                session.say(f"{ledger}: {gone} records of {same[0].row[0]} by other code replaced")
             if own is not None:
                 _exhibit(own, same, bench)
     return records
@@ -167,7 +170,8 @@ def judging(
     bench: Benchmark, asked: Asked, store: Store, machine: Machine, session: Session, images: int
 ) -> Judging:
     """Settle everything that all rows share. `images` of a row only sizes the work."""
-    chosen = tuple(choose_arch(a, bench.size) for a in asked.archs)
+    # By name: of a network asked for twice every student would count twice.
+    chosen = tuple({a.name: a for a in (choose_arch(n, bench.size) for n in asked.archs)}.values())
     protocol = asked.protocol
     check_protocol(protocol, bench)
     seeds = asked.seeds or protocol.seeds
@@ -267,6 +271,7 @@ def _record(
         set_key=row.digest,
         augment=row.augment if how.protocol.augment == "set" else how.protocol.augment,
         family=row.family,
+        set_seed=row.set_seed,
         step=row.step,
         draw=row.draw,
         protocol=how.protocol.id,
@@ -282,7 +287,7 @@ def _record(
         seconds=round(score["seconds"], 3),
         memory=score["memory"],
         device=score["made"]["device"],
-        numerics=how.numerics,
+        numerics=how.numerics + ("" if how.students == "loop" else f"/{how.students}"),
         code=code_digest(Score.sources),
         split=how.bench.split,
         versions={k: str(v) for k, v in score["made"].items() if k != "device"},

@@ -25,7 +25,7 @@ from stillroom.run.options import Machine
 from stillroom.run.rows import Maker, Row, row_of
 from stillroom.runtime import Numerics
 from stillroom.session import Session
-from stillroom.tables import Line, percent
+from stillroom.tables import Line, percent, span
 from stillroom.types import Record
 
 MEASURED = "measured.json"  # beside the recipes: what the ledger holds of every cell
@@ -33,12 +33,16 @@ MEASURED = "measured.json"  # beside the recipes: what the ledger holds of every
 
 @dataclass(frozen=True)
 class Outcome:
-    """A cell made again: its records, their summary, the recorded one, and the verdicts."""
+    """A cell made again: its records, their summary, the recorded one, and the verdicts.
+
+    `data` says that the record is of other images, if it is.
+    """
 
     cell: Cell
     records: list[Record]
     summary: Summary
     recorded: Summary | None
+    data: str = ""
 
     @property
     def passed(self) -> bool | None:
@@ -75,7 +79,12 @@ def reproduce(
         raise StillroomError(
             f"{cell.name} is of {cell.benchmark}; {bench.name} has other classes or sizes"
         )
-    asked = Asked(find_protocol(cell.protocol), [cell.arch], cell.students, numerics=numerics)
+    asked = Asked(
+        protocol=find_protocol(cell.protocol),
+        archs=(cell.arch,),
+        seeds=cell.students,
+        numerics=numerics,
+    )
     images = cell.ipc * len(bench.classes) or len(bench.train)
     how = judging(bench, asked, store, machine, session, images)
     if cell.preset == FULL:
@@ -101,7 +110,8 @@ def reproduce(
     records = [record for student in judge(how, rows) for record in student.records]
     last = cell.rows[-1]
     values = [r.value for r in records if r.metric == "accuracy" and r.row == last]
-    return Outcome(cell, records, summarise(values), recorded(cell, numerics))
+    known, data = recorded(cell, numerics, bench.digest)
+    return Outcome(cell, records, summarise(values), known, data)
 
 
 def _distilled(
@@ -123,20 +133,28 @@ def _distilled(
     return [row_of(f"{cell.preset}@{s}", made / str(s), cell.ipc, s) for s in steps]
 
 
-def recorded(cell: Cell, numerics: str) -> Summary | None:
-    """What the ledger holds of a cell, out of the packaged summary of it."""
+def recorded(cell: Cell, numerics: str, digest: str | None = None) -> tuple[Summary | None, str]:
+    """What the ledger holds of a cell, out of the packaged summary of it, and of which data.
+
+    Of `digest` if there is any of it; the second is then empty, else it says that they differ.
+    """
     path = resources.files("stillroom") / "recipes" / MEASURED
-    found = json.loads(path.read_text("utf-8")).get(cell.name, {}).get(numerics)
-    return None if found is None else summarise(found)
+    held = json.loads(path.read_text("utf-8")).get(cell.name, {}).get(numerics, {})
+    if not held:
+        return None, ""
+    data = next((d for d in held if digest is not None and digest.startswith(d)), None)
+    told = "" if data or digest is None else "of data with other pixels, or read otherwise"
+    return summarise(held[data or next(iter(held))]), told
 
 
 def measured_json(records: Sequence[Record]) -> str:
-    """The packaged summary: cell -> numerics -> accuracies, as fractions."""
-    found = {
-        name: {line.numerics: list(line.values) for line in cell.measured(records)}
-        for name, cell in CELLS.items()
-    }
-    return json.dumps({k: v for k, v in found.items() if v}, indent=1) + "\n"
+    """The packaged summary: cell -> numerics -> digest of the data -> accuracies, as fractions."""
+    found: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for name, cell in CELLS.items():
+        for line in cell.measured(records):
+            of = found.setdefault(name, {}).setdefault(line.numerics, {})
+            of[line.conditions.data_digest[:8]] = list(line.values)
+    return json.dumps(found, indent=1) + "\n"
 
 
 def reproduction(records: Sequence[Record]) -> str:
@@ -178,9 +196,10 @@ def _rows(cell: Cell, records: Sequence[Record]) -> list[tuple[str, ...]]:
 def _measured(line: Line) -> tuple[str, str, str, str]:
     """Of one row: mean and interval, n, the gap to random (a star: intervals apart), how."""
     s = line.summary
-    interval = "" if s.half is None else f" ({percent(s.low)} to {percent(s.high)})"
+    interval = f" ({span(s)})" if s.half is not None else ""
     beside = percent(line.gap, sign=True) + (" *" if line.separate else "")
-    how = f"{line.numerics}, {line.seconds:.0f} s a student, data {line.conditions.data_digest[:8]}"
+    data = "".join(filter(str.isalnum, line.conditions.data_digest[:8]))
+    how = f"{line.numerics}, {line.seconds:.0f} s a student, data {data}"
     return percent(s.mean) + interval, f"{s.n} {line.counts}", beside, how
 
 

@@ -11,7 +11,7 @@ from stillroom.artefacts.store import Store, obtain
 from stillroom.config import DSA
 from stillroom.data.benchmarks import Benchmark
 from stillroom.distilled import load, set_bytes, set_digest
-from stillroom.errors import StillroomError
+from stillroom.errors import StillroomError, TooFewImagesError
 from stillroom.evaluation.score import FULL
 from stillroom.files import canonical, sha256
 from stillroom.methods.distil import Distil
@@ -32,7 +32,8 @@ class Row:
     """One thing that students are trained on; what it is was read once, by `row_of`.
 
     `folder` is None for the full training data. `digest` identifies what students see, `family`
-    the set's recipe but for its seed, `augment` what the set wants students to be trained with.
+    the set's recipe but for its seed, which is `set_seed`, `augment` what the set wants students to
+    be trained with.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Row:
     bytes: int = 0
     augment: str = DSA
     family: str = ""
+    set_seed: int | None = None
 
 
 def row_of(
@@ -52,11 +54,11 @@ def row_of(
     """The row of a set in a folder."""
     data = load(folder)
     recipe = data.provenance.get("recipe")
-    family = ""
-    if isinstance(recipe, dict) and "seed" in recipe:
+    family, seed = "", recipe.get("seed") if isinstance(recipe, dict) else None
+    if isinstance(recipe, dict) and isinstance(seed, int) and 0 <= seed < 2**63:
         family = sha256(canonical({k: v for k, v in recipe.items() if k != "seed"}))[:16]
     seen = (set_digest(folder), set_bytes(folder), data.augment, family)
-    return Row(name, folder, ipc, step, draw, *seen)
+    return Row(name, folder, ipc, step, draw, *seen, seed if family else None)
 
 
 @dataclass(frozen=True)
@@ -94,17 +96,20 @@ class Maker:
 def baseline_rows(maker: Maker, ipc: int) -> list[Row]:
     """Random (five draws), class-mean and k-means with as many images.
 
-    One that the data cannot give (a class has too few distinct images) is left out, and said so.
+    One that the data cannot give (a class has too few distinct images) is left out as a whole, and
+    said so.
     """
     rows: list[Row] = []
     for rule in ("random", *CORESETS):
-        drawn = rule == "random"
+        draws = [*range(RANDOM_DRAWS)] if rule == "random" else [None]
         try:
-            for d in range(RANDOM_DRAWS if drawn else 1):
-                draw = d if drawn else None
-                rows.append(row_of(rule, maker.folder(rule, ipc, d), ipc, None, draw))
-        except StillroomError as error:
+            found = [
+                row_of(rule, maker.folder(rule, ipc, draw or 0), ipc, None, draw) for draw in draws
+            ]
+        except TooFewImagesError as error:
             maker.rt.session.say(f"no {rule} row: {error}")
+            continue
+        rows += found
     return rows
 
 
@@ -156,7 +161,7 @@ def rows_of_set(folder: Path, steps: str) -> list[Row]:
         texts = [t.strip() for t in steps.split(",")]
         if not all(is_count(t) for t in texts):
             raise StillroomError(f"--steps {steps!r} must be last, all, or numbers such as 100,300")
-        chosen = [int(t) for t in texts]
+        chosen = list(dict.fromkeys(int(t) for t in texts))
     missing = [s for s in chosen if s not in found]
     if missing:
         held = ", ".join(map(str, found))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from stillroom.artefacts.features import RealFeatures, real_rows
 from stillroom.artefacts.schooling import Schooling
 from stillroom.artefacts.store import Store
 from stillroom.data.benchmarks import Benchmark
+from stillroom.distilled import load
+from stillroom.errors import StillroomError
 from stillroom.nets.zoo import resolve
 from stillroom.recipe import from_preset
 from stillroom.records import read_records
@@ -107,3 +110,23 @@ def test_what_real_images_look_like_to_a_model_is_kept(
     for w, b in (one, two):
         x = (x @ w.T + b).relu()
     torch.testing.assert_close(theirs, x)
+
+
+def test_extreme_values_are_named(bench: Benchmark, store: Path, tmp_path: Path) -> None:
+    measured(bench, store, tmp_path / "set", "random")
+    data = load(tmp_path / "set")
+    replace(data, images=data.images * 1e30, storage="float32").save(tmp_path / "extreme")
+    stages = originals(bench, ["convnet1-w4"], 1, Schooling(epochs=20, batch=8), Store(store))
+    with pytest.raises(StillroomError, match="extreme values"):
+        assess(tmp_path / "extreme", bench, stages, Store(store), MACHINE, Session())
+
+
+def test_another_pool_is_another_measurement(bench: Benchmark, store: Path, tmp_path: Path) -> None:
+    measured(bench, store, tmp_path / "set", "random")
+    ledger = tmp_path / "set" / "records.jsonl"
+    before = read_records(ledger)
+    stages = originals(bench, ["mlp"], 1, Schooling(epochs=20, batch=8), Store(store))
+    assess(tmp_path / "set", bench, stages, Store(store), MACHINE, Session(), ledger)
+    after = read_records(ledger)
+    assert len(after) > len(before)
+    assert after[: len(before)] == before

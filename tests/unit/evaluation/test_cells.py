@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from stillroom.errors import StillroomError
@@ -63,7 +65,7 @@ def test_a_cell_takes_its_own_rows_only() -> None:
     assert CELLS["dm/cifar10-ipc10"].measured(ledger({"dm@20000": [0.48]}))
     two = [*ledger({"dm@300": [0.45]}), record(0.4, 0, row="dm@300", step=300,
                                                **{**CIFAR, "set_key": "other"})]  # fmt: skip
-    with pytest.raises(StillroomError, match="two rows for dm/cifar10-ipc10@300"):
+    with pytest.raises(StillroomError, match="2 rows for dm/cifar10-ipc10@300"):
         CELLS["dm/cifar10-ipc10@300"].measured(two)
 
 
@@ -102,9 +104,26 @@ def test_table_and_summary_of_a_ledger() -> None:
     assert "| `dm/cifar10-ipc10` | vico@1 | 48.9 ± 0.6 | - | - | - | - | not measured | - |" in text
     assert "| 45.0 | 1 seeds | -3.9 | +14.0 | fewer steps by one student | float32" in text
     assert "| ... at step 100 | vico@1 |  | 40.0 (27.3 to 52.7) | 2 seeds |  | +9.0 |" in text
-    assert '"float32": [\n   0.45\n  ]' in measured_json(records)
+    summary = json.loads(measured_json(records))
+    assert summary["dm/cifar10-ipc10@300"] == {"float32": {"d": [0.45]}}
 
 
 def test_an_unknown_cell_is_named() -> None:
     with pytest.raises(StillroomError, match="did you mean 'herding/cifar10-ipc10'"):
         find_cell("hrding/cifar10-ipc10")
+
+
+def test_several_distillations_and_other_data_have_rows_of_their_own() -> None:
+    cell = CELLS["dm/cifar10-ipc10@300"]
+    some = [
+        record(
+            v, 0, row="dm@300", step=300, **{**CIFAR, "set_key": k, "family": "f", "set_seed": i}
+        )
+        for i, (k, v) in enumerate((("a", 0.45), ("b", 0.47)))
+    ]
+    (whole,) = cell.measured(some)
+    assert (whole.counts, whole.summary.n) == ("distillations", 2)
+    real = record(0.5, 0, row="dm@300", step=300, **{**CIFAR, "data_digest": "genuine0"})
+    assert len(cell.measured([*some, real])) == 2
+    held = json.loads(measured_json([*some, real]))[cell.name]["float32"]
+    assert held == {"d": [0.45, 0.47], "genuine0": [0.5]}

@@ -65,7 +65,7 @@ def test_work_is_three_forwards_a_pass_and_one_a_test_image(bench, store, tmp_pa
 
     made(bench, store, tmp_path / "out")
     protocol = find_protocol("vico@1+epochs=6")
-    asked = Asked(protocol, ["convnet1-w4"], seeds=3)
+    asked = Asked(protocol=protocol, archs=["convnet1-w4"], seeds=3)
     how, rows = prepared(
         tmp_path / "out", bench, asked, Store(store), Machine(threads=1), Session()
     )

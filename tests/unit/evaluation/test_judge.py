@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from stillroom.artefacts.store import Store
+from stillroom.data.benchmarks import from_arrays
 from stillroom.distilled import load, set_bytes, set_digest
 from stillroom.errors import StillroomError
 from stillroom.evaluation.protocol import find_protocol
@@ -21,8 +22,13 @@ from stillroom.run.judge import Asked, evaluate
 from stillroom.run.options import Machine
 from stillroom.session import Session
 from stillroom.tables import lines
+from toy import toy_images
 
 FAST = {"epochs": 2}
+
+
+def changed(question: Asked, **fields) -> Asked:
+    return Asked(**{**dict(question), **fields})
 
 
 def asked(*archs: str, **changes) -> Asked:
@@ -74,21 +80,21 @@ def test_baselines_get_the_sets_augmentation_size_and_seeds(bench, store, tmp_pa
 def test_more_seeds_keep_the_students_that_were_trained(bench, store, tmp_path, monkeypatch):
     out = tmp_path / "out"
     made(bench, store, out)
-    two, four = asked("convnet1-w8"), replace(asked("convnet1-w8"), seeds=4)
+    two, four = asked("convnet1-w8"), changed(asked("convnet1-w8"), seeds=4)
     trained = []
     make = Score.make
     monkeypatch.setattr(
         Score, "make", lambda self, *rest: trained.append(self.seeds) or make(self, *rest)
     )
     judge = (Store(store), Machine(threads=1), Session())
-    first = evaluate(out, bench, replace(two, baselines=False), *judge)
-    more = evaluate(out, bench, replace(four, baselines=False), *judge)
+    first = evaluate(out, bench, changed(two, baselines=False), *judge)
+    more = evaluate(out, bench, changed(four, baselines=False), *judge)
     assert trained == [(0,), (1,), (2,), (3,)]
     assert first == [r for r in more if r.seed < 2]
 
 
 def test_records_of_full_data_go_where_one_says(bench, store, tmp_path):
-    how = (bench, replace(asked("convnet1-w8"), baselines=False), Store(store))
+    how = (bench, changed(asked("convnet1-w8"), baselines=False), Store(store))
     records = evaluate(None, *how, Machine(threads=1), Session())
     assert list(tmp_path.glob("*.jsonl")) == []
     ledger = tmp_path / "deep" / "all.jsonl"
@@ -151,11 +157,11 @@ def test_every_selection_rule_is_kept_and_one_is_the_headline(bench, store, tmp_
     for real, rules in ((bench, {"last", "best"}), (carved, {"last", "best", "val"})):
         out = tmp_path / f"{len(rules)}"
         made(real, store, out)
-        one = replace(asked("convnet1-w8"), baselines=False, seeds=1)
+        one = changed(asked("convnet1-w8"), baselines=False, seeds=1)
         once = evaluate(out, real, one, Store(store), Machine(threads=1), Session())
         assert [r.selection for r in once] == ["last"], "of one test there is nothing to select"
         twice = one.protocol.model_copy(update={"epochs": 4, "checks": 2})
-        one = replace(one, protocol=twice)
+        one = changed(one, protocol=twice)
         found = evaluate(out, real, one, Store(store), Machine(threads=1), Session())
         assert {r.selection for r in found} == rules
         assert [r.selection for r in found if r.metric == "accuracy"] == ["last"]
@@ -169,7 +175,7 @@ def test_a_protocol_that_needs_validation_images_says_so(bench, store, tmp_path)
     out = tmp_path / "out"
     made(bench, store, out)
     how = (Store(store), Machine(threads=1), Session())
-    search = replace(asked("convnet1-w8"), protocol=find_protocol("search@1"))
+    search = changed(asked("convnet1-w8"), protocol=find_protocol("search@1"))
     with pytest.raises(StillroomError, match=r"search@1 selects on validation images"):
         evaluate(out, bench, search, *how)
 
@@ -180,11 +186,11 @@ def test_soft_labels_are_refused_where_hard_ones_are_asked_for(bench, store, tmp
     data = load(out)
     soft = torch.eye(2)[data.labels]
     replace(data, labels=soft, label_kind="probs").save(tmp_path / "soft")
-    vico = Asked(find_protocol("vico@1+epochs=2"), ["convnet1-w8"], 1)
+    vico = Asked(protocol=find_protocol("vico@1+epochs=2"), archs=["convnet1-w8"], seeds=1)
     how = (Store(store), Machine(threads=1), Session())
     with pytest.raises(StillroomError, match=r"vico@1\+epochs=2 trains on hard labels.*datm@1"):
         evaluate(tmp_path / "soft", bench, vico, *how)
-    datm = replace(vico, protocol=find_protocol("datm@1+epochs=2"))
+    datm = changed(vico, protocol=find_protocol("datm@1+epochs=2"))
     one, *_ = evaluate(tmp_path / "soft", bench, datm, *how)
     assert (one.protocol, one.selection) == ("datm@1+epochs=2", "last")
 
@@ -207,7 +213,7 @@ def test_the_searched_rate_is_chosen_on_validation_images(store, tmp_path, monke
         return [{**whole, "last": point, "best": point, "val": point}]
 
     monkeypatch.setattr(score.Score, "_trained", fake)
-    search = Asked(find_protocol("search@1"), ["convnet1-w8"], 1)
+    search = Asked(protocol=find_protocol("search@1"), archs=["convnet1-w8"], seeds=1)
     found = evaluate(out, carved, search, Store(store), Machine(threads=1), Session())
     assert next(r for r in found if r.metric == "accuracy").value == pytest.approx(0.1)
 
@@ -222,7 +228,7 @@ def large(bench, store, tmp_path: Path, copies: int = 16) -> None:
 
 def test_real_jpegs_fill_the_bytes_of_the_set_and_no_more(bench, store, tmp_path):
     large(bench, store, tmp_path)
-    how = replace(asked("convnet1-w8"), baselines=False, seeds=1, real_jpegs=True)
+    how = changed(asked("convnet1-w8"), baselines=False, seeds=1, real_jpegs=True)
     args = (bench, how, Store(store), Machine(threads=1), Session())
     found = [r for r in evaluate(tmp_path / "big", *args) if r.metric == "accuracy"]
     jpegs = [r for r in found if r.row == "random-jpeg"]
@@ -243,7 +249,7 @@ def test_the_bytes_that_jpegs_fill_are_the_sets_own(bench, store, tmp_path, monk
     budgets = []
     monkeypatch.setattr(judge, "real_jpeg_rows", lambda maker, ipc, n: budgets.append(n) or [])
     for baselines in (False, True):
-        how = replace(asked("convnet1-w4"), seeds=1, real_jpegs=True, baselines=baselines)
+        how = changed(asked("convnet1-w4"), seeds=1, real_jpegs=True, baselines=baselines)
         judge.prepared(tmp_path / "big", bench, how, Store(store), Machine(threads=1), Session())
     assert budgets == [set_bytes(tmp_path / "big")] * 2
 
@@ -252,7 +258,7 @@ def test_a_record_says_what_trained_its_student(bench, store, tmp_path):
     """Not what the command ran on that found it in the store."""
     out = tmp_path / "out"
     made(bench, store, out)
-    how = replace(asked("convnet1-w4"), baselines=False, seeds=1)
+    how = changed(asked("convnet1-w4"), baselines=False, seeds=1)
     first, again = (
         evaluate(out, bench, how, Store(store), Machine(threads=n), Session()) for n in (1, 2)
     )
@@ -267,10 +273,10 @@ def test_full_data_are_taught_as_the_sets_of_their_benchmark(store):
     from stillroom.run.options import DataOptions
 
     digits = benchmark("digits", DataOptions(), Store(store))
-    how = Asked(find_protocol("quick@1+epochs=1"), ["convnet1-w4"], 1)
+    how = Asked(protocol=find_protocol("quick@1+epochs=1"), archs=["convnet1-w4"], seeds=1)
     (record,) = evaluate(None, digits, how, Store(store), Machine(threads=1), Session())
     assert record.augment == "dsa:color_crop_cutout_scale_rotate"
-    longer = replace(how, protocol=find_protocol("vico@1+epochs=1"))
+    longer = changed(how, protocol=find_protocol("vico@1+epochs=1"))
     (other,) = evaluate(None, digits, longer, Store(store), Machine(threads=1), Session())
     assert other.augment == "dsa:color_crop_cutout_flip_scale_rotate"
 
@@ -278,11 +284,11 @@ def test_full_data_are_taught_as_the_sets_of_their_benchmark(store):
 def test_real_images_of_an_earlier_evaluation_are_removed(bench, store, tmp_path):
     out = tmp_path / "out"
     made(bench, store, out)
-    how = replace(asked("convnet1-w4"), baselines=False, seeds=1)
+    how = changed(asked("convnet1-w4"), baselines=False, seeds=1)
     args = (Store(store), Machine(threads=1), Session(), out / "records.jsonl")
     evaluate(out, bench, how, *args)
     assert (out / "exhibits" / "neighbours.safetensors").is_file()
-    evaluate(out, bench, replace(how, real_images=False), *args)
+    evaluate(out, bench, changed(how, real_images=False), *args)
     assert not (out / "exhibits" / "neighbours.safetensors").exists()
 
 
@@ -319,4 +325,90 @@ def test_the_sets_own_data_read_otherwise_are_refused(store, tmp_path):
     with pytest.raises(StillroomError, match=r"read otherwise \(split_seed 0 against 7\)"):
         evaluate(out, other, asked("convnet1-w8"), *how)
     strangers = from_arrays(*toy_images(seed=5), name="toy", store=store)
-    assert evaluate(out, strangers, replace(asked("convnet1-w8"), baselines=False), *how)
+    assert evaluate(out, strangers, changed(asked("convnet1-w8"), baselines=False), *how)
+
+
+def test_what_is_asked_for_twice_is_judged_once(bench, store, tmp_path):
+    made(bench, store, tmp_path / "out")
+    how = (bench, Store(store), Machine(threads=1), Session())
+    once = changed(asked("convnet1-w8"), baselines=False)
+    twice = changed(asked("convnet1-w8", "convnet1-w8"), baselines=False, steps="1,1")
+    found = [evaluate(tmp_path / "out", how[0], one, *how[1:]) for one in (once, twice)]
+    assert [(r.seed, r.value) for r in found[0]] == [(r.seed, r.value) for r in found[1]]
+
+
+def test_a_baseline_is_whole_or_absent(bench, store, tmp_path, monkeypatch):
+    """What the data cannot give is left out as a whole; any other failure ends the run."""
+    from stillroom.errors import TooFewImagesError
+    from stillroom.run.rows import Maker
+
+    made(bench, store, tmp_path / "out")
+    real, how = Maker.folder, (Store(store), Machine(threads=1), Session())
+
+    def fails(error):
+        def folder(self, rule, ipc, draw, storage="auto"):
+            if (rule, draw) == ("random", 2):
+                raise error
+            return real(self, rule, ipc, draw, storage)
+
+        return folder
+
+    monkeypatch.setattr(Maker, "folder", fails(TooFewImagesError("too few")))
+    found = evaluate(tmp_path / "out", bench, asked("convnet1-w8"), *how)
+    assert {r.row for r in found} == {"dm@1", "class-mean", "k-means"}
+    monkeypatch.setattr(Maker, "folder", fails(StillroomError("the disk is full")))
+    with pytest.raises(StillroomError, match="the disk is full"):
+        evaluate(tmp_path / "out", bench, asked("convnet1-w8"), *how)
+
+
+def test_neighbours_are_those_of_the_sets_own_data(bench, store, tmp_path):
+    out = tmp_path / "out"
+    made(bench, store, out)
+    how, ledger = changed(asked("convnet1-w4"), baselines=False, seeds=1), out / "records.jsonl"
+    args = (how, Store(store), Machine(threads=1), Session(), ledger)
+    evaluate(out, bench, *args)
+    kept = (out / "exhibits" / "neighbours.safetensors").read_bytes()
+    images, labels = toy_images(seed=7)
+    args_of_other = {"store": store, "classes": bench.classes}
+    other = from_arrays(images, labels, images, labels, **args_of_other)
+    evaluate(out, other, *args)
+    assert (out / "exhibits" / "neighbours.safetensors").read_bytes() == kept
+
+
+def test_the_back_end_of_students_is_in_their_record(bench, store, tmp_path):
+    made(bench, store, tmp_path / "out")
+    how = (bench, Store(store), Machine(threads=1), Session())
+    both = [
+        evaluate(
+            tmp_path / "out", how[0], changed(asked("convnet1-w4"), baselines=False, **k), *how[1:]
+        )
+        for k in ({}, {"students": "vmap"})
+    ]
+    assert [{r.numerics for r in some} for some in both] == [{"float32"}, {"float32/vmap"}]
+    assert len(lines([*both[0], *both[1]])) == 2
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"numerics": "float16"}, {"students": "vmpa"}, {"seeds": 2.5}, {"seeds": 0}, {"archs": ()},
+     {"steps": 1}],
+    ids=str,
+)  # fmt: skip
+def test_what_cannot_be_asked_is_refused(fields):
+    with pytest.raises(ValueError, match=next(iter(fields))):
+        changed(asked("convnet1-w4"), **fields)
+
+
+def test_peak_memory_is_that_of_the_student(bench, store, tmp_path):
+    """Not of whatever the process had done before."""
+    made(bench, store, tmp_path / "out")
+    how = (bench, Store(store), Machine(threads=1), Session())
+    big = torch.zeros(2**27)  # 512 MiB, gone before the student starts
+    big += 1
+    del big
+    (only,) = evaluate(
+        tmp_path / "out", how[0], changed(asked("mlp"), baselines=False, seeds=1), *how[1:]
+    )
+    status = Path("/proc/self/status").read_text()
+    now = 1024 * int(next(x for x in status.splitlines() if x.startswith("VmRSS")).split()[1])
+    assert only.memory < now + 2**28

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
+from pydantic import ValidationError
 
 from stillroom.cite import PAPERS
+from stillroom.config import DSA
 from stillroom.errors import StillroomError
-from stillroom.evaluation.protocol import PROTOCOLS, QUIRKS, find_protocol
+from stillroom.evaluation.protocol import PROTOCOLS, QUIRKS, Protocol, find_protocol
 
 # A number in the ledger quotes these: a protocol that changes gets another version.
 FROZEN = {
@@ -15,11 +20,13 @@ FROZEN = {
     "vico-plain@1": "8eccdde0446e",
     "mtt@1": "7a46801437b0",
     "datm@1": "b1e6ae80ff07",
+    "clom@1": "bd4e15adf031",
+    "clom-released@1": "57fb837575c4",
     "search@1": "c689c56b24a4",
 }
 
 
-@pytest.mark.parametrize("name", FROZEN)
+@pytest.mark.parametrize("name", PROTOCOLS)
 def test_a_published_protocol_does_not_change(name: str) -> None:
     assert PROTOCOLS[name].digest() == FROZEN[name]
 
@@ -85,3 +92,42 @@ def test_every_protocol_explains_itself(name: str) -> None:
     assert set(protocol.quirks) <= set(QUIRKS)
     assert set(protocol.papers) <= set(PAPERS)
     assert protocol.rates or isinstance(protocol.lr, float)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"quirks": ("best_on_test",)}, "best_on_test is select: best"),
+        ({"select": "best"}, "best_on_test is select: best"),
+        ({"quirks": ("never_decays",)}, "never_decays is schedule: constant"),
+        ({"schedule": "steps"}, "milestones belong to schedule steps"),
+        ({"milestones": (3,)}, "milestones belong to schedule steps"),
+        ({"lr": "search", "rates": ()}, "needs rates"),
+    ],
+    ids=str,
+)
+def test_a_quirk_is_what_the_fields_do(fields: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        Protocol(**{**PROTOCOLS["quick@1"].model_dump(), "why": "", **fields})
+
+
+def test_other_epochs_keep_the_drop_where_it_was_in_the_run() -> None:
+    assert find_protocol("clom@1+epochs=100").milestones == (50,)
+    assert find_protocol("clom@1+epochs=2000").milestones == (1000,)
+
+
+def test_the_table_of_the_page_is_that_of_the_protocols() -> None:
+    page = Path(__file__).resolve().parents[3] / "docs" / "protocols.md"
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in page.read_text(encoding="utf-8").splitlines()
+        if line.startswith("| `")
+    ]
+    told = {row[0].strip("`"): row[1:] for row in rows if len(row) == 8}
+    assert told.keys() == PROTOCOLS.keys()
+    for name, (epochs, rate, _, augment, labels, selection, seeds) in told.items():
+        p = PROTOCOLS[name]
+        assert epochs.replace(",", "") == str(p.passes), name
+        assert rate == f"{p.lr}" or not isinstance(p.lr, float), name
+        assert augment == {"set": "the set's", DSA: "DSA"}.get(p.augment, p.augment), name
+        assert (labels, selection, seeds) == (p.labels, p.select, str(p.seeds)), name

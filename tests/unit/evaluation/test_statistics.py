@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stillroom.errors import StillroomError
-from stillroom.evaluation.protocol import PROTOCOLS, find_protocol
 from stillroom.evaluation.statistics import summarise, t_quantile
 
 
@@ -54,17 +52,3 @@ def test_separate_intervals():
     assert low.separate_from(high)
     assert high.separate_from(low)
     assert not low.separate_from(summarise([0.09, 0.1, 0.11]))
-
-
-def test_protocol_digest_covers_what_changes_a_number_and_nothing_else():
-    quick = find_protocol("quick@1")
-    assert find_protocol("quick") is quick
-    assert quick.model_copy(update={"why": "other words"}).digest() == quick.digest()
-    for change in ({"epochs": 99}, {"lr": 0.1}, {"augment": "none"}, {"seeds": 4}):
-        assert quick.model_copy(update=change).digest() != quick.digest()
-    assert len({p.digest() for p in PROTOCOLS.values()}) == len(PROTOCOLS)
-
-
-def test_unknown_protocol():
-    with pytest.raises(StillroomError, match=r"quick@2.*did you mean 'quick@1'"):
-        find_protocol("quick@2")
