@@ -7,6 +7,9 @@ from pydantic import BaseModel, ConfigDict
 DSA = "dsa:color_crop_cutout_flip_scale_rotate"
 """The augmentation of DSA, DM and their successors (Zhao and Bilen 2021, arXiv:2102.08259)."""
 
+DSA_UNMIRRORED = "dsa:color_crop_cutout_scale_rotate"
+"""The same for images that mean something else in the mirror: digits."""
+
 
 class Model(BaseModel):
     """Frozen, and unknown keys are errors."""

@@ -154,7 +154,7 @@ def load(folder: str | Path) -> Distilled:
     larger than 8 GiB, or inconsistent with itself.
     """
     folder = user_path(folder, "set")
-    if not folder.is_dir():
+    if not (folder / "meta.json").exists():
         raise StillroomError(f"{folder}: no such set; a set is a folder with meta.json in it")
     meta = _read_meta(folder / "meta.json")
     tensors = _read_tensors(folder / "data.safetensors", meta["tensors"])

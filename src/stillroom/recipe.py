@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, field_validator
 
-from stillroom.config import Model
+from stillroom.config import DSA, Model
 from stillroom.errors import StillroomError, suggest
 from stillroom.files import read_limited
 from stillroom.methods import METHODS, PRESETS
@@ -222,7 +222,7 @@ def load_recipe(name: str) -> tuple[dict[str, Any], str]:
 def from_preset(
     preset: str, benchmark: str, ipc: int, given: dict[str, Any], known: str | None = None
 ) -> tuple[Recipe, str | None]:
-    """Preset defaults, overridden by the packaged row, overridden by what was given.
+    """Preset defaults, then those of the data, the packaged row, what was given: the last counts.
 
     `given` is a partial recipe dict (method, outer, arch, ...) that holds only explicit choices;
     `known` is the named benchmark that the data are (`Benchmark.known`), whose row is taken.
@@ -240,11 +240,26 @@ def from_preset(
         "method": {"kind": chosen.kind, **chosen.method},
         "outer": dict(chosen.outer),
     }
+    if known:
+        _suit(base, known)
     row = find_row(preset, known, ipc) if known else None
     if row is not None:
         base = merged(base, {k: v for k, v in read_yaml(row.path).items() if k != "benchmark"})
         base["evaluate"] = ()  # a row's evaluations run when it is run by its own name
     return validate(merged(base, given), f"distill {preset}"), row.name if row else None
+
+
+def _suit(base: dict[str, Any], known: str) -> None:
+    """Give a preset the augmentation (where it has any) and the network of known data."""
+    from stillroom.data.named import NAMED
+
+    method, named = base["method"], NAMED.get(known)
+    if named is None:
+        return
+    augment = METHODS[method["kind"]].model_fields.get("augment")
+    if augment is not None and method.get("augment", augment.default) == DSA:
+        method["augment"] = named.augment
+    base["arch"] = named.arch
 
 
 def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -214,11 +214,40 @@ def percent(value: float | None, sign: bool = False) -> str:
     return f"{100 * value:+.1f}" if sign else f"{100 * value:.1f}"
 
 
+def plural(count: int, noun: str) -> str:
+    """Count and noun: "1 seed", "3 seeds", "2 classes"."""
+    if count == 1:
+        return f"1 {noun}"
+    return f"{count} {noun}es" if noun.endswith("s") else f"{count} {noun}s"
+
+
 def span(s: Summary, joint: str = " to ") -> str:
     """The ends of the interval of an accuracy in percent, none where no accuracy can be."""
     if s.half is None:
         return ""
     return f"{percent(max(0.0, s.low))}{joint}{percent(min(1.0, s.high))}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: "7.3 s", "2 min 27 s", "3 h 5 min", "4 days"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    if seconds < 3600:
+        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+    if seconds < 2 * 86400:
+        return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
+    return f"{seconds / 86400:.0f} days"
+
+
+def about(seconds: float) -> str:
+    """An estimate of a time, no finer than it is: "about 7 s", "about 40 min", "about 3 h"."""
+    if seconds < 60:
+        return f"about {max(1.0, seconds):.0f} s"
+    if seconds < 90 * 60:
+        return f"about {seconds / 60:.0f} min"
+    if seconds < 2 * 86400:
+        return f"about {seconds / 3600:.0f} h"
+    return f"about {seconds / 86400:.0f} days"
 
 
 def size(count: int) -> str:

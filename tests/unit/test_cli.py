@@ -113,8 +113,8 @@ def test_plan_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         "key",
         "distilled-",
         "steps",
-        "row",
-        "dm/digits-ipc1",
+        "settings",
+        "recipe dm/digits-ipc1",
         "peak memory",
         "disk",
     ):
@@ -254,3 +254,69 @@ def test_a_narrow_table_shows_whole_cells(
     for heading in ("std", "bytes", "s / student"):
         assert heading in wide
         assert heading not in narrow
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (["distill", "--data", "digits"], "name a method first: distill dm"),
+        (["distill", "dm", "--data", "digits", "--ipc", "1", "--lr", "3"], "mean --images.lr"),
+        (["evaluate", "a", "b"], "behind --against"),
+        (["evaluate", "digits"], "full:digits"),
+        (["evaluate", "full"], "full:DATA"),
+        (["evaluate", "a", "--against"], "--against needs at least one value"),
+        (["show", "a"], "did you mean 'inspect'"),
+        (["report", "."], "no such set; a set is a folder with meta.json"),
+        (["reproduce", "--plan"], "--plan belongs to a CELL"),
+        (["distill", "dm", "--data", "digits", "--ipc", "1", "--originals", "clom"], "--alphas or"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_what_people_type_first_is_answered(
+    line: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STILLROOM_STORE", str(tmp_path / "store"))
+    assert run(line) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert len(error.splitlines()) == 1
+
+
+def test_data_have_settings_for_every_method(tmp_path: Path) -> None:
+    """Digits are not mirrored, whatever the method and the number of images: sets of them compare."""
+    from stillroom.config import DSA, DSA_UNMIRRORED
+    from stillroom.recipe import from_preset
+
+    for preset in ("random", "dm", "dsa"):
+        for ipc in (1, 3):
+            made, _ = from_preset(preset, "digits", ipc, {}, "digits")
+            assert made.arch == "convnet2", (preset, ipc)
+            assert made.method.augment_name() == DSA_UNMIRRORED, (preset, ipc)
+    assert from_preset("dc", "digits", 1, {}, "digits")[0].method.augment_name() == "none"
+    assert from_preset("dm", "cifar10", 3, {}, "cifar10")[0].method.augment_name() == DSA
+
+
+def test_a_network_that_cannot_take_the_images_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arch in ("resnet18", "vgg11", "lenet"):
+        line = ["distill", "dm", "--data", "digits", "--ipc", "1", "--arch", arch, "--plan"]
+        assert run([*line, "--store", str(tmp_path)]) == 2
+        assert "size=8 is too small" in capsys.readouterr().err
+
+
+def test_the_cost_of_a_cell_is_said_before_it_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from stillroom.run import cells
+
+    toy = cells.Cell("dm", "digits", 1, protocol="quick@1", arch="convnet1-w4", steps=(2, 4))
+    monkeypatch.setitem(cells.CELLS, toy.name, toy)
+    line = ["reproduce", toy.name, "--plan", "--store", str(tmp_path), "--threads", "1"]
+    assert run(line) == 0
+    text = capsys.readouterr().out
+    assert "4 steps, about" in text
+    assert "6 students to train" in text
+    assert not list(tmp_path.glob("distilled-*"))

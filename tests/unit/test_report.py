@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save
+from scipy import stats
 
 import toy
 from stillroom.cli import run
@@ -29,16 +30,18 @@ from stillroom.errors import StillroomError
 from stillroom.files import canonical, write_atomic, write_json
 from stillroom.recipe import from_preset
 from stillroom.report import write_report
+from stillroom.report.comparisons import comparison_grid, paired_grid
 from stillroom.report.exhibits import _evenly
 from stillroom.report.exports import export
 from stillroom.report.figures import _apart, _binned, short
 from stillroom.report.gather import gather
-from stillroom.report.grids import Cell, Column, Grid, Row, comparison_grid, reported_grid
+from stillroom.report.grids import Cell, Column, Grid, Row, reported_grid
 from stillroom.report.loading import plain_code, training_code
 from stillroom.report.pictures import _columns, gallery
 from stillroom.report.provenance import flat
-from stillroom.report.sentences import duration, headline, limits, of_networks
+from stillroom.report.sentences import headline, limits, of_networks
 from stillroom.standing import departure
+from stillroom.tables import about, duration
 from stillroom.types import Preprocess, Record, Zca
 
 HOSTILE = (
@@ -226,7 +229,8 @@ def test_headline_with_a_clear_gap(tmp_path: Path) -> None:
     text = said(folder)
     assert text.startswith(
         "Trained on these 2 images alone, a convnet1 network gets 89.2 % of the test images of "
-        "pets right; trained on as many random images, 63.5 %. Better than random images? Yes: "
+        "pets right; trained on as many random images, 63.5 %. Guessing one of 2 classes gets "
+        "50.0 %. Better than random images? Yes: "
         "+25.7 points 89.2 % (3 seeds) against 63.5 % (5 draws); the 95 % intervals do not touch."
     )
     assert "At what cost?" in text
@@ -237,8 +241,8 @@ def test_headline_with_a_clear_gap(tmp_path: Path) -> None:
 def test_headline_with_touching_intervals_claims_nothing(tmp_path: Path) -> None:
     folder = make(tmp_path / "dm")
     judged(folder, own(folder, 0.6, 0.7, 0.8), drawn(folder, 0.63, 0.64, 0.7, 0.635, 0.65))
-    assert "Not shown: +4.9 points" in said(folder)
-    assert "the 95 % intervals overlap, so this may be chance" in said(folder)
+    assert "Unclear: +4.9 points" in said(folder)
+    assert "the 95 % intervals overlap; more students (--seeds) may tell" in said(folder)
     assert "Yes" not in said(folder)
 
 
@@ -251,7 +255,7 @@ def test_headline_says_when_random_is_better(tmp_path: Path) -> None:
 def test_headline_of_one_student_has_no_interval(tmp_path: Path) -> None:
     folder = make(tmp_path / "dm")
     judged(folder, own(folder, 0.9), drawn(folder, 0.63, 0.64))
-    assert "Not shown: +26.5 points" in said(folder)
+    assert "Unclear: +26.5 points" in said(folder)
     assert "1 seed gives no interval, so this may be chance" in said(folder)
 
 
@@ -275,11 +279,9 @@ def test_headline_names_the_coreset_and_the_jpegs_that_it_does_not_beat(tmp_path
         jpegs(folder, 4, 2000, 0.895, 0.91),
         jpegs(folder, 9, 9000, 0.99, 0.98),
     )
-    assert "Better than class means? Not shown: +0.5 points 89.2 % (3 seeds) against" in said(
-        folder
-    )
-    assert "Better than real JPEGs? Not shown: −1.1 points" in said(folder)
-    assert "so this may be chance. They take 2.0 kB." in said(folder)
+    assert "Better than class means? Unclear: +0.5 points 89.2 % (3 seeds) against" in said(folder)
+    assert "Better than real JPEGs? Unclear: −1.1 points" in said(folder)
+    assert "(--seeds) may tell. They take 2.0 kB." in said(folder)
 
 
 def test_time_is_a_cost_only_of_a_set_that_was_made(tmp_path: Path) -> None:
@@ -848,7 +850,10 @@ def test_the_intervals_told_are_those_of_the_headline(tmp_path: Path) -> None:
 def test_a_set_smaller_than_every_jpeg_says_that_none_fits(tmp_path: Path) -> None:
     folder = make(tmp_path / "dm")
     judged(folder, own(folder, 0.8, 0.81), jpegs(folder, 1, 9999, 0.4, 0.45))
-    assert "None fit The fewest that were judged take 10.0 kB, the set 2.0 kB." in said(folder)
+    assert (
+        "Not comparable Even the fewest that were judged are larger (10.0 kB) than the set "
+        in said(folder)
+    )
 
 
 def test_a_ledger_of_too_many_rows_is_one_line(tmp_path: Path) -> None:
@@ -1072,3 +1077,46 @@ def test_a_home_folder_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyP
                  ["export", "~/set", "--to", "folder", "--out", "~/out"]):  # fmt: skip
         assert run(line) == 0
     assert (tmp_path / "out" / "labels.csv").is_file()
+
+
+def test_sets_are_compared_student_by_student(tmp_path: Path) -> None:
+    sets = [make(tmp_path / name, side=side) for name, side in (("a", 4), ("b", 8), ("c", 4))]
+    for folder, values in zip(sets, ((0.5, 0.52, 0.54), (0.6, 0.63, 0.65), (0.7,)), strict=True):
+        judged(folder, own(folder, *values))
+    grid = paired_grid(gather(sets))
+    assert grid is not None
+    told = [[cell.text for cell in row.cells] for row in grid.rows]
+    gaps = torch.tensor([0.1, 0.11, 0.11], dtype=torch.float64)
+    t = float(gaps.mean() / (gaps.std() / 3**0.5))
+    p = 2 * float(stats.t.sf(t, 2))
+    assert told[0][:2] == ["b", "+10.7"]
+    assert told[0][3] == f"{p:.2g}"
+    assert told[1] == ["c", "+20.0", "–", "–", "1"]
+    judged(sets[1], own(sets[1], 0.6, 0.63, 0.65, numerics="bf16"))
+    judged(sets[2])
+    assert paired_grid(gather(sets)) is None
+
+
+def test_the_page_says_how_far_all_the_data_are(tmp_path: Path) -> None:
+    folder = make(tmp_path / "dm")
+    judged(folder, own(folder, 0.8, 0.82))
+    asked = "stillroom evaluate full:DATA --protocol quick@1 --records dm/records.jsonl"
+    assert f"How far from all the data? Not measured Run: {asked}" in said(folder)
+    whole = own(folder, 0.9, row="full", set_key="full", step=None, ipc=0)
+    judged(folder, own(folder, 0.8, 0.82), whole)
+    assert "How far from all the data? −9.0 points 90.0 % (1 seed) when trained" in said(folder)
+    text = page(folder, out=tmp_path / "page.html")
+    assert re.search(r'data-value="all">\s*all<', text)
+
+
+def test_a_random_set_is_told_from_random_draws(tmp_path: Path) -> None:
+    folder = make(tmp_path / "set")
+    judged(folder, own(folder, 0.6, 0.61, row="random", step=0), drawn(folder, 0.5, 0.51))
+    text = page(folder, out=tmp_path / "page.html")
+    assert "random (this set)" in text
+
+
+def test_times_as_a_person_says_them() -> None:
+    assert [about(s) for s in (0.2, 42, 200, 5000, 9000, 500_000)] == [
+        "about 1 s", "about 42 s", "about 3 min", "about 83 min", "about 2 h", "about 6 days",
+    ]  # fmt: skip

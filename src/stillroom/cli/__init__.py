@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from typing import NoReturn
@@ -69,7 +70,8 @@ def run(arguments: list[str]) -> int:
         sys.stdout.flush()
         return 0
     except CycloptsError as error:
-        return fail(_misnamed(arguments) or " ".join(str(error).split()) + "; see --help")
+        told = " ".join(str(error).split()) + "; see --help"
+        return fail(_misnamed(arguments) or _meant(arguments, told) or told)
     except StillroomError as error:
         return fail(str(error))
     except BrokenPipeError:
@@ -98,11 +100,31 @@ def fail(text: str) -> int:
 
 def _misnamed(arguments: list[str]) -> str:
     """What is wrong with `distill NAME` where NAME is no method: its flags look unknown then."""
-    if len(arguments) < 2 or arguments[0] != "distill" or arguments[1].startswith("-"):
+    if len(arguments) < 2 or arguments[0] != "distill":
         return ""
     from stillroom.cli.distill import unknown_method
+    from stillroom.methods import PRESETS
 
+    if arguments[1].startswith("-"):
+        return f"name a method first: distill {', '.join(PRESETS)}, or a recipe"
     return unknown_method(arguments[1])
+
+
+def _meant(arguments: list[str], told: str) -> str:
+    """A better hint than a similar name, where people of this field mean something else."""
+    verb, flag = (
+        arguments[0] if arguments else "",
+        re.search(r"Unknown option: \W*(--[\w-]+)", told),
+    )
+    inner = {"--lr": "--images.lr", "--momentum": "--images.momentum", "--iterations": "--steps"}
+    if verb == "distill" and flag and flag[1] in inner:
+        return f"Unknown option: {flag[1]}. Did you mean {inner[flag[1]]}?; see --help"
+    if verb == "evaluate" and told.startswith("Unused Tokens"):
+        return "evaluate judges one SET; others to compare it with go behind --against"
+    others = {"show": "inspect", "import": "distill --init-from", "eval": "evaluate"}
+    if verb in others:
+        return f"{verb!r} is no command; did you mean {others[verb]!r}?; see --help"
+    return ""
 
 
 def _interrupted(arguments: list[str]) -> int:

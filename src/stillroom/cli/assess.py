@@ -21,6 +21,7 @@ def _assess(**values: Any) -> None:
     from stillroom.progress import Shown
     from stillroom.run import fits
     from stillroom.run import machine as machines
+    from stillroom.run.assess import READ_AS
     from stillroom.run.assess import assess as run
     from stillroom.run.prepare import originals
 
@@ -45,8 +46,9 @@ def _assess(**values: Any) -> None:
     for m in found:
         on = "" if m.arch == "none" else f" on {m.arch}"
         own = " (its own network)" if m.arch == made.arch != "none" else ""
-        say(f"{m.name}{on}{own}: {m.value:.4g}{f' {m.unit}' if m.unit else ''}")
-    say(f"records in {folder / 'records.jsonl'}; what they mean: docs/assessments.md")
+        unit = f" {m.unit}" if m.unit else ""
+        say(f"{m.name}{on}{own}: {m.value:.4g}{unit} ({READ_AS[m.name]})")
+    say(f"records in {folder / 'records.jsonl'}; stillroom report shows them")
 
 
 assess = flags.with_signature(

@@ -269,14 +269,17 @@ def _run(settle: Callable[[Benchmark], tuple[Recipe, str | None]], how: Started)
         if how.plan:
             _show_plan(planned, how.machine)
             return
-        shown.say(f"row: {row}" if row else "row: none published for this data and ipc; defaults")
+        shown.say(f"settings: {f'recipe {row}' if row else 'defaults, no recipe fits these data'}")
         if planned.estimate.flops > 1e12 and not planned.store.complete(planned.stage.key()):
             shown.say(f"{planned.estimate.steps} steps, {_time(planned)}")
         made = distil(planned, how.machine)
         say(f"{len(made)} images of {len(made.classes)} classes ({planned.stage.key()})")
         if how.out is not None:
-            judge = shlex.join(["stillroom", "evaluate", str(how.out), "--baselines"])
+            own = ["--arch", recipe.arch] if ":" in recipe.arch else []  # code of the user's own
+            judge = shlex.join(["stillroom", "evaluate", str(how.out), "--baselines", *own])
             say(f"in {how.out}; judge it with: {judge}")
+        else:
+            say("kept in the store; the same command with --out DIR publishes it at once")
         for spec in recipe.evaluate:
             _evaluate_recipe(spec, planned, how, shown)
 
@@ -321,23 +324,25 @@ def _keep(text: str, steps: int) -> list[int]:
 
 def _time(planned: Any) -> str:
     from stillroom.run.estimate import seconds
+    from stillroom.tables import about
 
-    minutes = seconds(planned.estimate.flops, planned.rt) / 60
+    time = about(seconds(planned.estimate.flops, planned.rt))
     how = "compiled" if planned.rt.compile else "eager"
-    return f"about {minutes:.1f} min on this {planned.rt.device}, {how} {planned.rt.numerics}"
+    return f"{time} on this {planned.rt.device}, {how} {planned.rt.numerics}"
 
 
 def _show_plan(planned: Any, machine: Machine) -> None:
     from stillroom.cli.show import key_values
     from stillroom.tables import size
 
-    estimate, stage = planned.estimate, planned.stage
+    estimate, stage, bench = planned.estimate, planned.stage, planned.bench
+    decoded = bench.train.nbytes + bench.test.nbytes
     whole = planned.store.complete(stage.key())
     key_values(
         "plan (estimates; nothing was run)",
         [
             ("key", stage.key() + (" (in the store already)" if whole else "")),
-            ("row", planned.row or "none published; defaults"),
+            ("settings", f"recipe {planned.row}" if planned.row else "defaults, no recipe fits"),
             (
                 "data",
                 f"{planned.bench.name}: {len(planned.bench.train)} train images, "
@@ -349,7 +354,7 @@ def _show_plan(planned: Any, machine: Machine) -> None:
             ("work", f"{estimate.flops / 1e12:.2f} TFLOP"),
             ("time", _time(planned)),
             ("peak memory", f"about {size(estimate.memory)}"),
-            ("disk", f"about {size(estimate.disk)}"),
+            ("disk", f"about {size(estimate.disk)}, beside {size(decoded)} of decoded data"),
             *_originals(planned, machine),
         ],
     )

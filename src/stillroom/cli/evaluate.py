@@ -62,8 +62,8 @@ def _evaluate(**values: Any) -> None:
     with shown.interruptible(machine.minutes):  # of all sets together
         records = judge_and_show(folder, bench, asked, machine, shown, ledger)
         for path in rivals:
-            store, rival = machines.store(machine), _of_rivals(asked)
-            found = judges.evaluate(path, bench, rival, store, machine, shown, ledgers[path])
+            rival = _of_rivals(asked)
+            found = judge_and_show(path, bench, rival, machine, shown, ledgers[path])
             _show_comparison(records, found, (str(folder), str(path)))
 
 
@@ -99,6 +99,7 @@ def _show_cost(
 def _source(source: str, values: dict[str, Any], store: Any) -> tuple[Path | None, Any, str]:
     """The set's folder (None: full data), the real data, and the usual student."""
     from stillroom.cli.show import say
+    from stillroom.data.named import NAMED
     from stillroom.distilled import load
     from stillroom.run import fits
     from stillroom.run import machine as machines
@@ -114,6 +115,9 @@ def _source(source: str, values: dict[str, Any], store: Any) -> tuple[Path | Non
         bench = machines.benchmark(source.removeprefix("full:"), options, store)
         return None, bench, fits.usual_arch(bench)
     folder = user_path(source, "SET")
+    if source in ("full", *NAMED) and not folder.exists():
+        data = source if source in NAMED else "DATA"
+        raise StillroomError(f"{source!r} is no set; for all of the real data say full:{data}")
     made = load(folder)
     flags.refuse_unread_data(values)
     if values["data"] is not None:
@@ -228,29 +232,38 @@ def _show_comparison(
 
 def in_words(found: Paired | None) -> str:
     """A paired comparison as a clause, in points."""
-    from stillroom.tables import percent
+    from stillroom.tables import percent, plural
 
     if found is None:
         return "no student of one seed on both, so nothing to compare"
     gap = found.difference
     text = f"{percent(gap.mean, sign=True)} points"
     if gap.half is None or found.p is None:
-        return f"{text}, of {gap.n} pair(s) of equal seed: no p-value"
+        why = "all differences are equal" if gap.n > 2 else "it needs three"
+        return f"{text}, over {plural(gap.n, 'student')} of equal seed; no p-value: {why}"
     low, high = percent(gap.low, sign=True), percent(gap.high, sign=True)
     told = f"{text} ({low} .. {high}), paired t test p = {found.p:.2g}"
     return f"{told}, over {gap.n} students of these two sets"
 
 
 def _list_protocols() -> None:
-    from stillroom.cli.show import key_values
+    from stillroom.cli.show import rows, say
     from stillroom.evaluation.protocol import PROTOCOLS, QUIRKS
 
+    heads = ("protocol", "epochs", "rate", "schedule", "augmentation", "labels", "headline", "n")
+    cells = []
     for p in PROTOCOLS.values():
-        fields = [(k, _plain(v)) for k, v in p.model_dump(mode="json").items() if k != "quirks"]
-        fields += [(quirk, QUIRKS[quirk]) for quirk in p.quirks]
-        cited = [("papers", ", ".join(p.papers))] if p.papers else []
-        key_values(f"{p.id}  ({p.digest()})", [*fields, ("why", p.why), *cited])
-
-
-def _plain(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        several = ", ".join(f"{rate:g}" for rate in p.rates)
+        rate = {"set": f"the set's, else {several}", "search": f"best of {several}"}
+        told = rate[p.lr] if isinstance(p.lr, str) else f"{p.lr:g}"
+        steps = f"{p.schedule} at {', '.join(map(str, p.milestones))}" if p.milestones else ""
+        augment = "the set's" if p.augment == "set" else p.augment.partition(":")[0]
+        own = (p.id, f"{p.passes:,}", told, steps or p.schedule, augment, p.labels, p.select)
+        cells.append((*own, str(p.seeds)))
+    rows("protocols (+epochs=N behind a name changes the epochs)", heads, cells)
+    for p in PROTOCOLS.values():
+        quirks = "".join(f" Quirk {name}: {QUIRKS[name]}." for name in p.quirks)
+        papers = f" Papers: {', '.join(p.papers)}." if p.papers else ""
+        batch = f"batch {p.batch}, momentum {p.momentum:g}, weight decay {p.weight_decay:g}"
+        checks = f"tested {p.checks} times" if p.checks > 1 else "tested once"
+        say(f"{p.id} (hash {p.digest()}; {batch}; {checks}): {p.why}{quirks}{papers}")

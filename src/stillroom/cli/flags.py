@@ -122,6 +122,9 @@ def with_signature(
         taken = dict(zip(named, args, strict=False))
         if rest:
             taken["rest"] = rest
+        for name, value in values.items():
+            if value == []:
+                raise StillroomError(f"--{name.replace('_', '-')} needs at least one value")
         function(**{**defaults, **taken, **values})
 
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

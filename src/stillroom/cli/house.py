@@ -27,6 +27,11 @@ def inspect(folder: Annotated[Path, Parameter(name="SET", help="a set's folder")
 
     data = load(user_path(folder, "SET"))
     pixels = data.pixels()
+    told = data.provenance
+    counts = data.data.get("counts")
+    numbers = [f"{n} {k}" for k, n in counts.items()] if isinstance(counts, dict) else []
+    made = [str(told[k]) for k in ("label",) if k in told]
+    made += [f"{k} {told[k]}" for k in ("step", "key") if k in told]
     shape = " x ".join(map(str, data.images.shape))
     names = ", ".join(data.classes[:12]) + (" ..." if len(data.classes) > 12 else "")
     pre = data.preprocess
@@ -39,7 +44,7 @@ def inspect(folder: Annotated[Path, Parameter(name="SET", help="a set's folder")
             ("classes", f"{len(data.classes)}: {names}"),
             (
                 "network space",
-                f"{pre.name}: mean {list(pre.mean)}, std {list(pre.std)}"
+                f"{pre.name}: mean {_short(pre.mean)}, std {_short(pre.std)}"
                 f"{', ZCA' if pre.zca else ''}",
             ),
             (
@@ -50,11 +55,16 @@ def inspect(folder: Annotated[Path, Parameter(name="SET", help="a set's folder")
             ("augmentation", data.augment),
             ("network", data.arch),
             ("learned rate", "none" if data.lr is None else f"{data.lr:g}"),
-            ("real data", canonical({k: data.data[k] for k in sorted(data.data)})),
-            ("made by", canonical(data.provenance)),
+            ("real data", ", ".join([str(data.data.get("name", "not said"))[:80], *numbers])),
+            ("made by", ", ".join(made)[:200] or "not said"),
+            ("recipe", canonical(told.get("recipe", {}))),
             ("on disk", size(set_bytes(folder))),
         ],
     )
+
+
+def _short(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:.4g}" for value in values)
 
 
 def export(

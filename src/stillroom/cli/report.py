@@ -20,7 +20,16 @@ def report(
         Parameter(help=".html, or .md, .tex, .csv: its tables [default: report.html in the first]"),
     ] = None,
     table: Annotated[
-        Literal["accuracy", "networks", "classes", "confusion", "reported", "selection", "others"]
+        Literal[
+            "accuracy",
+            "networks",
+            "differences",
+            "classes",
+            "confusion",
+            "reported",
+            "selection",
+            "others",
+        ]
         | None,
         Parameter(help="which table [default: all, in .csv accuracy]"),
     ] = None,

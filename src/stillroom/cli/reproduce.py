@@ -20,7 +20,7 @@ FAILED = 1  # exit code of a cell that does not agree with the record
 
 def _reproduce(**values: Any) -> None:
     if values["cell"] is None and (
-        unread := [n for n in ("data", "records", "numerics") if values[n] is not None]
+        unread := [n for n in ("data", "records", "numerics", "plan") if values[n]]
     ):
         raise StillroomError(f"--{unread[0]} belongs to a CELL; name one")
     if values["ledger"] is not None:
@@ -33,11 +33,11 @@ def _reproduce(**values: Any) -> None:
     if values["cell"] is None:
         _list()
         return
-    from stillroom.cli.show import say
+    from stillroom.cli.show import key_values, say
     from stillroom.progress import Shown
     from stillroom.records import add_records, read_records
     from stillroom.run import machine as machines
-    from stillroom.run.reproduce import find_cell, reproduce
+    from stillroom.run.reproduce import find_cell, plan_of, reproduce
     from stillroom.tables import percent
 
     cell = find_cell(values["cell"])
@@ -50,6 +50,10 @@ def _reproduce(**values: Any) -> None:
     shown = Shown(values["quiet"])
     with shown.interruptible(machine.minutes):
         bench = machines.benchmark(values["data"] or cell.benchmark, options, store)
+        if values["plan"]:
+            told = plan_of(cell, bench, store, machine, shown, values["numerics"])
+            key_values(f"{cell.name} (estimates)", told)
+            return
         made = reproduce(cell, bench, store, machine, shown, values["numerics"])
     say(f"{cell.name} under {cell.protocol}: {_interval(made.summary)}")
     paper = cell.reported()
@@ -75,18 +79,20 @@ def _interval(s: Any) -> str:
 
 
 def _list() -> None:
-    from stillroom.cli.show import key_values
+    from stillroom.cli.show import rows
     from stillroom.run.cells import CELLS
     from stillroom.run.reproduce import recorded
-    from stillroom.tables import percent
+    from stillroom.tables import percent, plural
 
-    pairs = []
+    cells = []
     for cell in CELLS.values():
         paper, (ours, _) = cell.reported(), recorded(cell, cell.numerics)
-        told = f"reported {percent(paper.value)}" if paper else "nothing reported"
-        known = f"measured {percent(ours.mean)}, n = {ours.n}" if ours else "not measured"
-        pairs.append((cell.name, f"{cell.protocol}: {told}, {known}"))
-    key_values("cells: stillroom reproduce CELL --data-root DIR", pairs)
+        told = percent(paper.value) if paper else "-"
+        known = f"{percent(ours.mean)} ({plural(ours.n, 'number')})" if ours else "-"
+        verdict = cell.verdict(ours.mean, ours.std) if ours else "not measured"
+        cells.append((cell.name, cell.protocol, cell.numerics, told, known, verdict))
+    heads = ("cell", "protocol", "numerics", "reported %", "measured %", "verdict")
+    rows("cells: stillroom reproduce CELL --data DIR; --plan shows the cost", heads, cells)
 
 
 def _write_table(ledger: Path, out: Path | None) -> None:
@@ -129,6 +135,7 @@ reproduce = flags.with_signature(
             "out",
             flags.flag(Path | None, "file of that table (.json: its numbers) [default: print it]"),
         ),
+        flags.keyword("plan", flags.flag(bool, "show the cost and stop", switch=True), False),
         flags.keyword("quiet", flags.flag(bool, "no progress, no notes", switch=True), False),
         *flags.of_model(DataOptions, "options", "Data", skip=_READ_AS_EVER),
         *flags.of_model(Machine, "machine", "Machine"),

@@ -44,7 +44,7 @@ def accuracy_table(lines: Sequence[Line], title: str) -> None:
 
 def _cells(line: Line, beside: str | None) -> dict[str, str]:
     """One row of the accuracy table, by the headings of its columns."""
-    from stillroom.tables import percent, size, span
+    from stillroom.tables import percent, plural, size, span
 
     s = line.summary
     cells = {
@@ -53,7 +53,7 @@ def _cells(line: Line, beside: str | None) -> dict[str, str]:
         "accuracy %": percent(s.mean),
         "std": percent(s.std) if s.n > 1 else "-",
         "95 % interval": span(s, " .. ") or "-",
-        "n": f"{s.n} {line.counts}",
+        "n": plural(s.n, line.counts.removesuffix("s")),
         "vs random": percent(line.gap, sign=True) + (" *" if line.separate else ""),
     }
     if beside:
@@ -69,6 +69,16 @@ def _against(rival: Rival | None, heading: str | None) -> str:
 
     name = "" if rival.row == heading else f" ({rival.row})"
     return percent(rival.gap, sign=True) + name + (" *" if rival.separate else "")
+
+
+def rows(title: str, heads: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    """Print a table of texts."""
+    table = Table(title=plain(title), title_justify="left", title_style="bold")
+    for head in heads:
+        table.add_column(plain(head), overflow="fold")
+    for row in cells:
+        table.add_row(*map(plain, row))
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
 def key_values(title: str, pairs: Sequence[tuple[str, str]]) -> None:

@@ -304,7 +304,9 @@ def _notes(decoded: Decoded, split: str, duplicates: int | None) -> tuple[str, .
             f"{decoded.size}x{decoded.size}"
         )
     if decoded.skipped:
-        notes.append(f"{len(decoded.skipped)} unreadable images were left out")
+        some = ", ".join(name[-80:] for name in decoded.skipped[:5])
+        more = f" and {len(decoded.skipped) - 5} more" if len(decoded.skipped) > 5 else ""
+        notes.append(f"{len(decoded.skipped)} unreadable images were left out: {some}{more}")
     if duplicates:
         notes.append(f"{duplicates} test images are byte-identical to a training image")
     if duplicates is None:

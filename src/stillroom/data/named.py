@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from stillroom.config import DSA, DSA_UNMIRRORED
 from stillroom.data import formats, hub
 from stillroom.data.imagenet import SUBSETS, cut, wnids
 from stillroom.data.raw import RawSplits, check
@@ -24,7 +25,9 @@ class Named:
 
     `constants` names its normalisation (None: fitted); `hub` is its Hugging Face name and
     configuration; `releases` pairs the folder of an original release with its reader; `folders`
-    are other names that a class or parquet folder of it may have below the data root.
+    are other names that a class or parquet folder of it may have below the data root. `augment`
+    and `arch` are what methods and students use on it unless a recipe says otherwise ("auto": by
+    image size).
     """
 
     display: str
@@ -34,6 +37,8 @@ class Named:
     hub: tuple[str, str | None] | None
     releases: tuple[Release, ...] = ()
     folders: tuple[str, ...] = ()
+    augment: str = DSA
+    arch: str = "auto"
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +52,18 @@ class Found:
 
 
 NAMED: dict[str, Named] = {
-    "digits": Named("Digits (scikit-learn)", 10, 8, None, None),
-    "mnist": Named("MNIST", 10, 28, "mnist", ("ylecun/mnist", None), (("MNIST", formats.mnist),)),
+    "digits": Named(
+        "Digits (scikit-learn)", 10, 8, None, None, augment=DSA_UNMIRRORED, arch="convnet2"
+    ),
+    "mnist": Named(
+        "MNIST",
+        10,
+        28,
+        "mnist",
+        ("ylecun/mnist", None),
+        (("MNIST", formats.mnist),),
+        augment=DSA_UNMIRRORED,
+    ),
     "fashion-mnist": Named(
         "FashionMNIST",
         10,
@@ -64,6 +79,7 @@ NAMED: dict[str, Named] = {
         "svhn",
         ("ufldl-stanford/svhn", "cropped_digits"),
         (("SVHN", formats.svhn),),
+        augment=DSA_UNMIRRORED,
     ),
     "cifar10": Named(
         "CIFAR-10",

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, grad_and_value, stack_module_state, vmap
 
+from stillroom.errors import StillroomError
 from stillroom.nets.zoo import Arch, feature_function
 from stillroom.rng import global_rng
 from stillroom.runtime import Runtime
@@ -109,8 +110,15 @@ class Nets:
             from torch.utils.flop_counter import FlopCounterMode
 
             net = self.build(0, "probe").eval()
-            with FlopCounterMode(display=False) as counter, torch.no_grad():
-                net(self._zeros(1))
+            try:
+                with FlopCounterMode(display=False) as counter, torch.no_grad():
+                    net(self._zeros(1))
+            except (RuntimeError, ValueError) as error:  # what the network says, in one line
+                shape = " x ".join(map(str, (self.channels, self.size, self.size)))
+                why = str(error).splitlines()[0][:200]
+                raise StillroomError(
+                    f"arch={self.arch.name} cannot take images of {shape}: {why}"
+                ) from error
             self._cache["flops"] = counter.get_total_flops()
         return int(self._cache["flops"])
 

@@ -24,13 +24,13 @@ def write_report(
     """Write the page of one or several sets to `out`, whole or not at all; returns `out`.
 
     A name in .md or .tex gets the tables of the page, one in .csv that of accuracies; or the one
-    that `table` names ("accuracy", "networks", "classes", "confusion", "reported", "selection",
-    "others"). `real_images`: show the nearest real training images. The same folders give the same
-    bytes: the page holds no date and no path, only folder names.
+    that `table` names ("accuracy", "networks", "differences" of sets, "classes", "confusion",
+    "reported", "selection", "others"). `real_images`: show the nearest real training images. The
+    same folders give the same bytes: the page holds no date and no path, only folder names.
     Raises: StillroomError if a folder is no set or a file of it is damaged (naming file and line),
     or if there is no such table.
     """
-    from stillroom.report.exports import SUFFIXES, chosen, export
+    from stillroom.report.exports import SUFFIXES, chosen, export, tables
     from stillroom.report.gather import gather
 
     out = Path(out)
@@ -45,8 +45,6 @@ def write_report(
 
         text = render(sets, real_images)
     else:
-        from stillroom.report.grids import tables
-
         # A CSV has no caption, so what its numbers were measured under must be in its columns.
         some = chosen(tables(sets, every=suffix == ".csv"), table, suffix)
         text = "\n".join(export(grid, suffix) for grid in some)

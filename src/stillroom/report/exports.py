@@ -5,10 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from stillroom.errors import StillroomError
+from stillroom.report import grids
+from stillroom.report.comparisons import compared_networks, comparison_grid, paired_grid
+from stillroom.report.gather import Shown
 from stillroom.report.grids import Cell, Column, Grid, Row
 
 SUFFIXES = (".md", ".tex", ".csv")
@@ -25,6 +28,34 @@ _TEX = {c: f"\\{c}" for c in "%$#_{}&"} | {
 }
 _FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # some spreadsheets take wide ones too
 _NOTE = "* The 95 % interval of the row and that of random do not touch."
+
+
+def tables(sets: Sequence[Shown], every: bool = False) -> dict[str, grids.Grid]:
+    """The tables of a page by name, those that it has; of many sets the comparing ones.
+
+    `every`: see `accuracy_grid`.
+    """
+    if len(sets) > 1:
+        some = {
+            "accuracy": comparison_grid(sets, every),
+            "differences": paired_grid(sets),
+            "networks": compared_networks(sets),
+        }
+        return {name: grid for name, grid in some.items() if grid is not None}
+    (shown,) = sets
+    own, names = shown.exhibit(shown.main), shown.data.classes
+    found: dict[str, grids.Grid | None] = {
+        "accuracy": grids.accuracy_grid(shown, every),
+        "networks": grids.networks_of(shown),
+        "reported": grids.reported_grid(shown),
+        "selection": grids.selection_grid(shown),
+        "others": grids.others_grid(shown),
+    }
+    if own is not None and shown.main is not None:
+        random = shown.exhibit(shown.random)
+        found["classes"] = grids.class_grid(names, shown.main.row, own, random)
+        found["confusion"] = grids.confusion_grid(names, own)
+    return {name: grid for name, grid in found.items() if grid is not None}
 
 
 def chosen(found: Mapping[str, Grid], name: str | None, suffix: str) -> list[Grid]:

@@ -173,10 +173,11 @@ def bytes_chart(series: Mapping[str, Sequence[Line]], own: Set[str], prefix: str
         axes.set_xscale("log")
         axes.set_xlim(least / room**0.12, most * room)
         axes.set_ylim(low, high)
-        axes.grid(axis="y", color=GRID, linewidth=1)
+        axes.grid(axis="both", color=GRID, linewidth=1)
         axes.set_xlabel("bytes on disk", color=MUTED)
         _percent_axis(axes.yaxis, 5)
-        subs = (1, 2, 5) if most < 40 * least else (1,)
+        near = most < 3 * least  # marks at every round number, so that some lie among the points
+        subs = range(1, 10) if near else (1, 2, 5) if most < 40 * least else (1,)
         _plain_log(axes.xaxis, lambda v: size(round(v)).replace(".0 ", " "), subs)
         groups: list[list[tuple[float, str, str]]] = []  # of names that could touch
         right = 0.0
@@ -214,6 +215,14 @@ def curve_chart(points: Sequence[dict[str, float]], name: str, prefix: str) -> s
     return _svg(draw, 286, prefix, left=64, right=12, top=8, bottom=46)
 
 
+def averaged(points: Sequence[dict[str, float]], name: str) -> str:
+    """A sentence where `curve_chart` does not draw every point."""
+    steps = {p["step"] for p in points if name in p}
+    if len(steps) <= MAX_POINTS:
+        return ""
+    return " Drawn are means of neighbouring points; the band is from lowest to highest."
+
+
 def _binned(
     points: Sequence[tuple[float, float]],
 ) -> tuple[list[float], list[float], list[float], list[float]]:
@@ -245,7 +254,7 @@ def _limits(values: Sequence[float]) -> tuple[float, float]:
     """Range of an accuracy axis: the values with a margin; never far outside 0..1."""
     low, high = max(0.0, min(values)), min(1.0, max(values))
     margin = max(0.01, 0.07 * (high - low))
-    return low - margin, high + margin
+    return max(-0.01, low - margin), min(1.01, high + margin)  # a dot at the end is whole
 
 
 def _apart(tags: Sequence[tuple[float, str, str]], least: float) -> list[float]:
@@ -260,12 +269,11 @@ def _apart(tags: Sequence[tuple[float, str, str]], least: float) -> list[float]:
 
 
 def _percent_axis(axis: Any, most: int) -> None:
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
+    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
-    axis.set_major_locator(MaxNLocator(most, steps=[1, 2, 2.5, 5, 10]))
-    axis.set_major_formatter(
-        FuncFormatter(lambda v, _: f"{round(100 * v, 2):g} %" if -1e-9 <= v <= 1 + 1e-9 else "")
-    )
+    ticks = MaxNLocator(most, steps=[1, 2, 2.5, 5, 10]).tick_values(*axis.get_view_interval())
+    axis.set_major_locator(FixedLocator([v for v in ticks if -1e-9 <= v <= 1 + 1e-9]))
+    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{round(100 * v, 2):g} %"))
 
 
 def _steps_axis(axes: Any, kept: Sequence[int]) -> None:

@@ -227,7 +227,7 @@ def gather(folders: Sequence[Path]) -> list[Shown]:
 
 
 def _read(folder: Path) -> Shown:
-    data = load(folder)
+    data = load(folder)  # what is no set is said here
     kept = [p for p in folder.glob("steps/*") if p.name.isdigit()]
     sets = [p for p in [folder, *kept] if (p / "meta.json").is_file()]
     keys = frozenset(set_digest(path) for path in sets)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from stillroom.report.exhibits import Exhibit
-from stillroom.report.gather import RULES, Shown, distillations
+from stillroom.report.gather import RULES, Shown
 from stillroom.report.sentences import counted, ends, signed, taken
 from stillroom.tables import Line, percent, size
 from stillroom.types import Record
@@ -18,7 +18,7 @@ COMMONEST = 20
 Kind = Literal["own", "draws", "base", ""]
 
 # The parts of `Line.conditions` after the architecture, as columns where they differ.
-_CONDITIONS = (
+CONDITIONS = (
     "protocol",
     "hash",
     "numerics",
@@ -72,13 +72,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table; `sorted_by` is the index of the column that it is sorted by, falling, if any."""
+    """A table; `sorted_by` is the index of the column that it is sorted by, falling, if any.
+
+    `legend` explains its drawings, which other forms of it do not have.
+    """
 
     caption: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     sorted_by: int | None = None
     sortable: bool = True
+    legend: str = ""
 
     @property
     def marked(self) -> bool:
@@ -91,15 +95,15 @@ class Grid:
         return any(cell.heat is not None for row in self.rows for cell in row.cells)
 
 
-def _columns(*texts: str, numbers: Sequence[str], more: Sequence[str] = ()) -> tuple[Column, ...]:
+def columns_of(*texts: str, numbers: Sequence[str], more: Sequence[str] = ()) -> tuple[Column, ...]:
     """Headings of text, then of numbers, then of text again."""
     tail = [Column(name, "text") for name in more]
     numeric = [Column(name, "number", _PARTS.get(name, ())) for name in numbers]
     return (*(Column(name, "text") for name in texts), *numeric, *tail)
 
 
-_RESULT = ("accuracy %", "95 % interval", "vs random", "n", "std")
-_COST = ("size", "s / student")
+RESULT = ("accuracy %", "95 % interval", "vs random", "n", "std")
+COST = ("size", "s / student")
 _PARTS = {
     "95 % interval": ("95 % low", "95 % high"),
     "vs random": ("vs random", "intervals apart"),
@@ -107,7 +111,17 @@ _PARTS = {
     "n of random": ("n of random", "of"),
     "size": ("bytes",),
 }
-_DASH = Cell("–", "")
+DASH = Cell("–", "")
+
+
+def under(line: Line, which: Sequence[int]) -> list[Cell]:
+    """The chosen conditions of a line, as cells; full data have no number of images a class."""
+    names = [str(line.conditions[i + 1]) for i in which]
+    sized = zip(which, names, strict=True)
+    return [
+        text_cell("all" if CONDITIONS[i] == "images a class" and text == "0" else text)
+        for i, text in sized
+    ]
 
 
 def kind(shown: Shown, line: Line) -> Kind:
@@ -121,80 +135,24 @@ def accuracy_grid(shown: Shown, every: bool = False) -> Grid:
     What they were measured under is a column if it differs, or with `every` in any case.
     """
     table = shown.lines
-    differ = list(range(len(_CONDITIONS))) if every else _differing(table)
-    columns = _columns("row", numbers=_RESULT, more=["student"])
-    columns += _columns(numbers=_COST, more=[_CONDITIONS[i] for i in differ])
+    differ = list(range(len(CONDITIONS))) if every else differing_in(table)
+    columns = columns_of("row", numbers=RESULT, more=["student"])
+    columns += columns_of(numbers=COST, more=[CONDITIONS[i] for i in differ])
+    baselines = {x.row for x in table if not shown.own(x)}
     rows = []
     for line in table:
-        cells = [_text(line.row), *_result(line), _text(line.arch), *_cost(line)]
-        cells += [_text(str(line.conditions[i + 1])) for i in differ]
+        same = shown.own(line) and line.row in baselines  # a random set beside random draws
+        cells = [
+            text_cell(f"{line.row} (this set)" if same else line.row),
+            *result_cells(line),
+            text_cell(line.arch),
+            *cost_cells(line),
+        ]
+        cells += under(line, differ)
         rows.append(Row(kind(shown, line), tuple(cells), line is shown.main))
     means = [line.summary.mean for line in table]
     falling = all(a >= b for a, b in itertools.pairwise(means))
     return Grid(_caption(table, differ), columns, tuple(rows), 1 if falling else None)
-
-
-def comparison_grid(sets: Sequence[Shown], every: bool = False) -> Grid:
-    """The headline line of every set, side by side; a set without records has dashes.
-
-    What they were measured under is a column if it differs, or with `every` in any case.
-    """
-    mains = [s.main for s in sets if s.main]
-    some = range(len(_CONDITIONS)) if every else _differing(mains)
-    differ = [i for i in some if _CONDITIONS[i] not in ("protocol", "data", "images a class")]
-    numbers = (*_RESULT[:-1], "images", *_COST)
-    more = ("data", "student", *(_CONDITIONS[i] for i in differ))
-    columns = _columns("set", "protocol", numbers=numbers, more=more)
-
-    def under(line: Line) -> list[Cell]:
-        return [_text(str(line.conditions[i + 1])) for i in differ]
-
-    rows = []
-    for whole in distillations(sets):
-        judged = (_text(whole.conditions.benchmark), _text(whole.arch), *under(whole))
-        head = (_text(f"{whole.row}, all distillations"), _text(whole.protocol))
-        rows.append(Row("base", (*head, *_result(whole)[:-1], _DASH, *_cost(whole), *judged)))
-    for shown in sets:
-        line, n = shown.main, len(shown.data)
-        name, images = _text(shown.name), Cell(str(n), str(n))
-        if line is None:
-            known = shown.data.data.get("name")
-            data = _text(known[:80] if isinstance(known, str) else "")
-            cells = (*[_DASH] * 5, images, _size(shown.bytes), _DASH, data, _DASH)
-            cells += (_DASH,) * len(differ)
-        else:
-            judged = (_text(line.conditions.benchmark), _text(line.arch), *under(line))
-            cells = (_text(line.protocol), *_result(line)[:-1], images, *_cost(line), *judged)
-        rows.append(Row("own", (name, *cells)))
-    rows.sort(key=lambda row: float(row.cells[2].value or -1), reverse=True)
-    caption = "The last step of every set, on its own network where that was measured"
-    if different := differing(mains):
-        caption += f"; not judged alike: {', '.join(different)} differ"
-    return Grid(caption, columns, tuple(rows), 2)
-
-
-def tables(sets: Sequence[Shown], every: bool = False) -> dict[str, Grid]:
-    """The tables of a page by name, those that it has; of many sets the comparing ones.
-
-    `every`: see `accuracy_grid`.
-    """
-    if len(sets) > 1:
-        some = {"accuracy": comparison_grid(sets, every), "networks": compared_networks(sets)}
-        return {name: grid for name, grid in some.items() if grid is not None}
-    (shown,) = sets
-    own, names = shown.exhibit(shown.main), shown.data.classes
-    found: dict[str, Grid | None] = {
-        "accuracy": accuracy_grid(shown, every),
-        "networks": networks_of(shown),
-        "reported": reported_grid(shown),
-        "selection": selection_grid(shown),
-        "others": others_grid(shown),
-    }
-    if own is not None and shown.main is not None:
-        random = shown.exhibit(shown.random)
-        found["classes"] = class_grid(names, shown.main.row, own, random)
-        found["confusion"] = confusion_grid(names, own)
-    return {name: grid for name, grid in found.items() if grid is not None}
 
 
 def networks_of(shown: Shown) -> Grid | None:
@@ -203,16 +161,11 @@ def networks_of(shown: Shown) -> Grid | None:
     return network_grid([(row, roles[row], by) for row, by in shown.networks().items()])
 
 
-def compared_networks(sets: Sequence[Shown]) -> Grid | None:
-    """The headline rows of several sets on every network."""
-    own: Kind = "own"
-    return network_grid([(s.name, own, s.networks()[s.main.row]) for s in sets if s.main])
-
-
 def class_grid(classes: Sequence[str], name: str, own: Exhibit, random: Exhibit | None) -> Grid:
     """Accuracy class by class, beside that of random images; of many classes the worst."""
     worst = sorted(range(len(classes)), key=lambda c: own.per_class[c])[:COMMONEST]
     few = len(classes) <= MAX_CLASSES
+    name = f"{name} (this set)" if random and name == "random" else name
     both: list[tuple[Kind, str, Exhibit]] = [("own", name, own)]
     both += [("draws", "random", random)] if random else []
     rows = []
@@ -220,13 +173,13 @@ def class_grid(classes: Sequence[str], name: str, own: Exhibit, random: Exhibit 
         dots = tuple((kind, e.per_class[c]) for kind, _, e in reversed(both))
         drawn = Cell("", f"{own.per_class[c]:.9g}", dots=dots)
         rows.append(
-            Row("", (_text(classes[c]), drawn, *(_number(e.per_class[c]) for *_, e in both)))
+            Row("", (text_cell(classes[c]), drawn, *(_number(e.per_class[c]) for *_, e in both)))
         )
     of = ", ".join(f"{len(e.students)} of {row}" for _, row, e in both)
     which = "Accuracy of each class" if few else f"The {COMMONEST} worst of {len(classes)} classes"
-    columns = _columns("class", "0 to 100 %", numbers=[f"{row} %" for _, row, _ in both])
-    told = "; dots: the set green" + (", random images orange" if random else "")
-    return Grid(f"{which}; students: {of}{told}", columns, tuple(rows))
+    columns = columns_of("class", "0 to 100 %", numbers=[f"{row} %" for _, row, _ in both])
+    legend = "; dots: the set green" + (", random images orange" if random else "")
+    return Grid(f"{which}; students: {of}", columns, tuple(rows), legend=legend)
 
 
 def confusion_grid(classes: Sequence[str], own: Exhibit) -> Grid | None:
@@ -237,9 +190,10 @@ def confusion_grid(classes: Sequence[str], own: Exhibit) -> Grid | None:
         return None
     if len(classes) > MAX_CLASSES:
         some = [
-            (_text(classes[a]), _text(classes[b]), _number(v)) for v, a, b in errors[:COMMONEST]
+            (text_cell(classes[a]), text_cell(classes[b]), _number(v))
+            for v, a, b in errors[:COMMONEST]
         ]
-        heads = _columns("class", "taken for", numbers=["share of the class %"])
+        heads = columns_of("class", "taken for", numbers=["share of the class %"])
         return Grid("The commonest errors", heads, tuple(Row("", cells) for cells in some), 2)
     rows = []
     for a, row in enumerate(shares):
@@ -248,9 +202,9 @@ def confusion_grid(classes: Sequence[str], own: Exhibit) -> Grid | None:
             text = f"{100 * share:.0f}" if share >= 0.005 else "<1" if share else ""
             heat = share if a == b else share / errors[0][0]
             cells.append(Cell(text, f"{share:.9g}", heat=heat, wrong=a != b))
-        rows.append(Row("", (_text(classes[a]), *cells)))
+        rows.append(Row("", (text_cell(classes[a]), *cells)))
     caption = "Of the test images of a class (row), the percentage taken for each class (column)"
-    return Grid(caption, _columns("class", numbers=classes), tuple(rows), sortable=False)
+    return Grid(caption, columns_of("class", numbers=classes), tuple(rows), sortable=False)
 
 
 def network_grid(rows: Sequence[tuple[str, Kind, Mapping[str, Line]]]) -> Grid | None:
@@ -263,13 +217,15 @@ def network_grid(rows: Sequence[tuple[str, Kind, Mapping[str, Line]]]) -> Grid |
 
     def cell(line: Line | None) -> Cell:
         if line is None:
-            return _DASH
+            return DASH
         above = (line.summary.mean - min(means)) / max(max(means) - min(means), 1e-9)
         return _number(line.summary.mean, heat=0.1 + 0.9 * above)
 
-    shown = [Row(kind, (_text(name), *(cell(by.get(a)) for a in archs))) for name, kind, by in rows]
+    shown = [
+        Row(kind, (text_cell(name), *(cell(by.get(a)) for a in archs))) for name, kind, by in rows
+    ]
     caption = "Mean accuracy (%) of students of each network"
-    return Grid(caption, _columns("row", numbers=archs), tuple(shown))
+    return Grid(caption, columns_of("row", numbers=archs), tuple(shown))
 
 
 def selection_grid(shown: Shown) -> Grid | None:
@@ -279,16 +235,16 @@ def selection_grid(shown: Shown) -> Grid | None:
     for rule in RULES:
         own, random = shown.under(rule)
         if main and own:
-            cells = [_number(own.summary.mean), _counted(own), _result(own)[2], _DASH, _DASH]
+            cells = [_number(own.summary.mean), _counted(own), result_cells(own)[2], DASH, DASH]
             if random:
                 cells[3:] = _number(random.summary.mean), _counted(random)
-            name = _text(names.get(rule, "the last"))
+            name = text_cell(names.get(rule, "the last"))
             rows.append(Row("", (name, *cells), rule == main.conditions.selection))
     if main is None or len(rows) < 2:
         return None
     numbers = (f"{main.row} %", "n", "vs random", "random %", "n of random")
     caption = "Accuracy by the rule that chooses an epoch"
-    return Grid(caption, _columns("epoch", numbers=numbers), tuple(rows))
+    return Grid(caption, columns_of("epoch", numbers=numbers), tuple(rows))
 
 
 def reported_grid(shown: Shown) -> Grid | None:
@@ -296,13 +252,13 @@ def reported_grid(shown: Shown) -> Grid | None:
     rows = []
     for r in sorted(shown.reported, key=lambda r: -r.value):
         line, standing = shown.here(r)
-        here = _number(line.summary.mean) if line else _DASH
+        here = _number(line.summary.mean) if line else DASH
         own = f"{line.row}: {standing}" if line else ""
-        texts = map(_text, (own, r.arch, r.protocol, r.note))
-        rows.append(Row("", (_text(r.row), _number(r.value), _deviation(r), here, *texts)))
+        texts = map(text_cell, (own, r.arch, r.protocol, r.note))
+        rows.append(Row("", (text_cell(r.row), _number(r.value), _deviation(r), here, *texts)))
     numbers = ("paper %", "± std", "here %")
     more = ("what is here", "student", "protocol", "source")
-    columns = _columns("method", numbers=numbers, more=more)
+    columns = columns_of("method", numbers=numbers, more=more)
     return Grid("A paper’s number, not measured here", columns, tuple(rows), 1) if rows else None
 
 
@@ -313,8 +269,8 @@ def others_grid(shown: Shown) -> Grid | None:
     for r in shown.records:
         if r.metric not in rules:
             value = Cell(f"{r.value:.6g} {r.unit}".strip(), f"{r.value:.9g}")
-            rows.append(Row("", (*map(_text, (r.metric, r.row, r.arch)), value)))
-    columns = _columns("metric", "row", "student", numbers=["value"])
+            rows.append(Row("", (*map(text_cell, (r.metric, r.row, r.arch)), value)))
+    columns = columns_of("metric", "row", "student", numbers=["value"])
     caption = "Measurements other than accuracy"
     return Grid(caption, columns, tuple(rows[:200])) if rows else None
 
@@ -323,8 +279,8 @@ def _deviation(r: Record) -> Cell:
     try:
         std = float(r.versions.get("std", ""))
     except ValueError:
-        return _DASH
-    return Cell(percent(std), f"{std:.9g}") if 0 <= std <= 1 else _DASH
+        return DASH
+    return Cell(percent(std), f"{std:.9g}") if 0 <= std <= 1 else DASH
 
 
 def _counted(line: Line) -> Cell:
@@ -335,14 +291,14 @@ def _number(value: float, heat: float | None = None) -> Cell:
     return Cell(percent(value), f"{value:.9g}", heat=heat)
 
 
-def _result(line: Line) -> list[Cell]:
+def result_cells(line: Line) -> list[Cell]:
     s = line.summary
-    gap = _DASH
+    gap = DASH
     if line.gap is not None:
         apart = bool(line.separate)
         parts = (percent(line.gap, sign=True), "yes" if apart else "no")
         gap = Cell(signed(line.gap), f"{line.gap:.9g}", parts, apart)
-    interval = _DASH
+    interval = DASH
     if s.half is not None:
         low, high = percent(max(0.0, s.low)), percent(min(1.0, s.high))
         interval = Cell(ends(line), f"{s.low:.9g}", (low, high))
@@ -351,31 +307,31 @@ def _result(line: Line) -> list[Cell]:
         interval,
         gap,
         _counted(line),
-        Cell(percent(s.std), f"{s.std:.9g}") if s.n > 1 else _DASH,
+        Cell(percent(s.std), f"{s.std:.9g}") if s.n > 1 else DASH,
     ]
 
 
-def _cost(line: Line) -> list[Cell]:
-    return [_size(line.bytes), Cell(f"{line.seconds:.1f}", f"{line.seconds:.9g}")]
+def cost_cells(line: Line) -> list[Cell]:
+    return [size_cell(line.bytes), Cell(f"{line.seconds:.1f}", f"{line.seconds:.9g}")]
 
 
-def _text(text: str) -> Cell:
+def text_cell(text: str) -> Cell:
     return Cell(text or "–", text)
 
 
-def _size(count: int) -> Cell:
+def size_cell(count: int) -> Cell:
     return Cell(size(count), str(count), (str(count),))
 
 
 def differing(table: Sequence[Line]) -> list[str]:
     """In what rows were not judged alike, but for the number of images."""
     network = ["network"] if len({line.arch for line in table}) > 1 else []
-    some = [_CONDITIONS[i] for i in _differing(table)]
+    some = [CONDITIONS[i] for i in differing_in(table)]
     return network + [name for name in some if name not in ("hash", "images a class")]
 
 
-def _differing(table: Sequence[Line]) -> list[int]:
-    return [i for i in range(len(_CONDITIONS)) if len({x.conditions[i + 1] for x in table}) > 1]
+def differing_in(table: Sequence[Line]) -> list[int]:
+    return [i for i in range(len(CONDITIONS)) if len({x.conditions[i + 1] for x in table}) > 1]
 
 
 def _caption(table: Sequence[Line], differ: Sequence[int]) -> str:
@@ -383,7 +339,7 @@ def _caption(table: Sequence[Line], differ: Sequence[int]) -> str:
     if not table:
         return "Accuracy"
     first = table[0].conditions
-    known = {name: str(first[i + 1]) for i, name in enumerate(_CONDITIONS) if i not in differ}
+    known = {name: str(first[i + 1]) for i, name in enumerate(CONDITIONS) if i not in differ}
     parts = ["Accuracy on test images" + (f" of {known['data']}" if "data" in known else "")]
     if "protocol" in known:
         parts.append(known["protocol"] + (f" ({known['hash']})" if "hash" in known else ""))

@@ -13,10 +13,10 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 from stillroom.cite import bibtex
-from stillroom.report import figures, grids, loading, pictures, provenance, sentences
+from stillroom.report import comparisons, figures, grids, loading, pictures, provenance, sentences
 from stillroom.report.gather import Shown, unsized
 from stillroom.standing import TESTS
-from stillroom.tables import Line, percent
+from stillroom.tables import Line, percent, plural
 
 # Control characters, text-direction overrides and lone surrogates have no place in a page.
 _UNPRINTABLE = re.compile(
@@ -105,8 +105,8 @@ def _subtitle(shown: Shown) -> str:
     known = [name[:80]] if isinstance(name, str) and name else []
     per_class = "per class" if len(data) == data.ipc * len(data.classes) else "per class at most"
     made = [] if shown.label == shown.name else [f"made by {shown.label}"]
-    images = f"{sentences.plural(data.ipc, 'image')} {per_class}"
-    return ", ".join([*known, sentences.plural(len(data.classes), "class"), images, *made])
+    images = f"{plural(data.ipc, 'image')} {per_class}"
+    return ", ".join([*known, plural(len(data.classes), "class"), images, *made])
 
 
 def _charts(shown: Shown, prefix: str) -> list[dict[str, Any]]:
@@ -132,6 +132,7 @@ def _charts(shown: Shown, prefix: str) -> list[dict[str, Any]]:
         text = ", ".join(f"{point['loss']:.4g} at step {point['step']:g}" for point in some)
         svg = figures.curve_chart(shown.metrics, "loss", f"{prefix}-loss")
         caption = f"What the method minimised: {text}. It is no measure of accuracy."
+        caption += figures.averaged(shown.metrics, "loss")
         found.append(_figure("Loss of the distillation", svg, caption))
     return found + [_watched(shown, name, prefix) for name in shown.watched()]
 
@@ -191,13 +192,14 @@ def _bytes(sets: Sequence[Shown], prefix: str) -> list[dict[str, Any]]:
         return []
     own, series = {x.row for x in mains}, dict[str, list[Line]]()
     for x in sorted(lines, key=lambda x: x.row not in own):
-        name = "random real JPEGs" if x.row == "random-jpeg" else x.row
+        name = x.row
         if name in series or len(series) < figures.MAX_DOTS:
             series.setdefault(name, []).append(x)
     svg = figures.bytes_chart(series, own, prefix)
     caption = (
         "What the bytes buy: accuracy against size on disk (a logarithmic scale), with 95 % "
-        "intervals. Further left is smaller, higher is better."
+        "intervals. Further left is smaller, higher is better; random-jpeg is real images kept as "
+        "JPEG."
     )
     return [_figure("Accuracy against bytes", svg, caption)]
 
@@ -261,8 +263,9 @@ def _comparison(sets: Sequence[Shown]) -> dict[str, Any]:
     if silent:
         warnings.append(f"{silent} of them {'has' if silent == 1 else 'have'} not been judged yet.")
     return {
-        "grid": grids.comparison_grid(sets),
+        "grid": comparisons.comparison_grid(sets),
         "charts": charts,
-        "networks": grids.compared_networks(sets),
+        "paired": comparisons.paired_grid(sets),
+        "networks": comparisons.compared_networks(sets),
         "warnings": warnings,
     }

@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 from stillroom.report.gather import Shown
-from stillroom.report.sentences import making_time, plural, real_data
-from stillroom.tables import size
+from stillroom.report.sentences import making_time, real_data
+from stillroom.tables import plural, size
 
 Pairs = list[tuple[str, str]]
 MAX_VALUE = 400

@@ -6,9 +6,10 @@ import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from stillroom.data.named import NAMED
 from stillroom.report.exhibits import NEAR, Exhibit, Neighbours
-from stillroom.report.gather import Shown
-from stillroom.tables import CORESETS, Line, percent, size, span
+from stillroom.report.gather import FULL, Shown
+from stillroom.tables import CORESETS, Line, duration, percent, plural, size, span
 
 Fact = tuple[str, str, str]  # a reader's question, the answer, and why
 GIVEN = "given"
@@ -24,13 +25,6 @@ FLATTERS = (
 def signed(gap: float) -> str:
     """A difference of fractions in points, with a real minus sign."""
     return percent(gap, sign=True).replace("-", "−")
-
-
-def plural(count: int, noun: str) -> str:
-    """Count and noun: "1 seed", "3 seeds", "2 classes"."""
-    if count == 1:
-        return f"1 {noun}"
-    return f"{count} {noun}es" if noun.endswith("s") else f"{count} {noun}s"
 
 
 def counted(line: Line) -> str:
@@ -61,10 +55,30 @@ def headline(shown: Shown) -> tuple[str, list[Fact]]:
         many = "as many" if drawn == len(shown.data) else f"{drawn}"  # classes of unequal size
         lead += f"; trained on {many} random images, {percent(random.summary.mean)} %."
         facts = [_fact("Better than random images?", line, random)]
+    classes = len(shown.data.classes)
+    lead += f" Guessing one of {plural(classes, 'class')} gets {percent(1 / classes)} %."
     for other in shown.beside(line):
         if other.row in CORESETS and not other.drawn:
             facts.append(_fact(_CORESETS[other.row], line, other))
-    return lead, [*facts, *_jpegs(shown, line), _cost(shown)]
+    return lead, [*facts, _whole(shown, line), *_jpegs(shown, line), _cost(shown)]
+
+
+def _whole(shown: Shown, line: Line) -> Fact:
+    """What training on all real images gives, which is what a set stands in for."""
+    question, name = "How far from all the data?", shown.data.data.get("name")
+    full = next(iter(shown.any_size(FULL)), None)
+    if full is not None:
+        gap = line.summary.mean - full.summary.mean
+        why = f"{percent(full.summary.mean)} % ({counted(full)}) when trained on all of them."
+        return question, f"{signed(gap)} points", why
+    paper = next((r for r in shown.reported if (r.row, r.arch) == (FULL, line.arch)), None)
+    if paper is not None:
+        why = f"A paper has {percent(paper.value)} % for all of them ({paper.protocol})."
+        return question, "Not measured here", why
+    data = name[:80] if isinstance(name, str) and name in NAMED else "DATA"
+    ask = ["stillroom", "evaluate", f"full:{data}", "--protocol", line.protocol]
+    ask += ["--records", f"{shown.name}/records.jsonl"]
+    return question, "Not measured", f"Run: {shlex.join(ask)}"
 
 
 def _jpegs(shown: Shown, line: Line) -> Iterator[Fact]:
@@ -76,8 +90,8 @@ def _jpegs(shown: Shown, line: Line) -> Iterator[Fact]:
         yield question, answer, f"{why} They take {size(largest.bytes)}."
     elif some:
         least = size(min(x.bytes for x in some))
-        why = f"The fewest that were judged take {least}, the set {size(line.bytes)}."
-        yield question, "None fit", why
+        why = f"Even the fewest that were judged are larger ({least}) than the set "
+        yield question, "Not comparable", f"{why}({size(line.bytes)})."
 
 
 _CORESETS = {
@@ -96,9 +110,10 @@ def _fact(question: str, line: Line, other: Line) -> Fact:
     gap = line.summary.mean - other.summary.mean
     if line.summary.half is None or other.summary.half is None:
         few = line if line.summary.half is None else other
-        answer, why = "Not shown", f"{counted(few)} gives no interval, so this may be chance"
+        answer, why = "Unclear", f"{counted(few)} gives no interval, so this may be chance"
     elif not line.summary.separate_from(other.summary):
-        answer, why = "Not shown", "the 95 % intervals overlap, so this may be chance"
+        answer = "Unclear" if abs(gap) >= 0.0005 else "No difference"
+        why = "the 95 % intervals overlap; more students (--seeds) may tell"
     else:
         answer, why = "Yes" if gap > 0 else "No, worse", "the 95 % intervals do not touch"
     mine, theirs = (f"{percent(x.summary.mean)} % ({counted(x)})" for x in (line, other))
@@ -112,7 +127,8 @@ def _cost(shown: Shown) -> Fact:
     why = plural(len(shown.data), "image")
     if isinstance(train, int) and train > 0:
         whole = train * shown.data.images[0].numel()  # a byte a pixel and channel
-        part = percent(shown.bytes / whole)
+        share = 100 * shown.bytes / whole
+        part = f"{share:.1f}" if share >= 0.1 else f"{share:.1g}"
         why += f" in place of {train} training images, {part} % of the bytes of their pixels"
     if shown.run.get("from_store") is not True and (made := making_time(shown.run)):
         why += f"; {made} to make"
@@ -129,15 +145,6 @@ def making_time(run: dict[str, Any]) -> str:
     if isinstance(seconds, (int, float)) and 0 <= seconds < 1e12:
         return duration(float(seconds))
     return ""
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them: "7.3 s", "2 min 27 s", "3 h 5 min"."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    if seconds < 3600:
-        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
-    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
 
 
 def method(line: Line) -> str:

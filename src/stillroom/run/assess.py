@@ -37,6 +37,18 @@ from stillroom.types import Record
 REAL = 100  # real images a class that features are compared with
 RANDOM_NETS = 3  # fresh networks that matching losses are averaged over
 VERSION = "assess@1"
+READ_AS = {  # name -> what a person may take from it
+    "original-model-accuracy": "higher: easier to recognise",
+    "original-model-loss": "lower: easier to recognise",
+    "original-model-calibration-error": "lower: as sure as right",
+    "kernel-distance": "lower: features nearer to real ones",
+    "frechet-distance": "lower: features nearer to real ones, for sets of one size",
+    "effective-rank": "higher: more varied",
+    "distance-within-class": "higher: more varied",
+    "feature-matching-loss": "lower: matches better, what dm minimises",
+    "gradient-matching-loss": "lower: matches better, what dc minimises",
+    "nearest-real-distance": "0: copies of real images",
+}
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from stillroom.methods.context import classes_together
 from stillroom.nets.ensemble import Nets
 from stillroom.recipe import Recipe
 from stillroom.runtime import Runtime, available_memory
+from stillroom.tables import about, plural
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Cost:
-    """What training some networks takes: all, those not in the store, FLOPs, seconds."""
+    """What training some networks takes: all, those not in the store, FLOPs, seconds.
+
+    `what` they are, as one of them.
+    """
 
     what: str
     total: int
@@ -51,9 +55,8 @@ class Cost:
         """One line for a person."""
         known = self.total - self.left
         held = f" ({known} more are in the store)" if known else ""
-        long = self.seconds >= 60
-        time = f"{self.seconds / 60:.0f} min" if long else f"{self.seconds:.0f} s"
-        return f"{self.left} {self.what} to train{held}, about {time}"
+        time = f", {about(self.seconds)}" if self.left else ""
+        return f"{plural(self.left, self.what)} to train{held}{time}"
 
 
 def distil_estimate(recipe: Recipe, bench: Benchmark, nets: Nets) -> Estimate:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from stillroom.artefacts.store import Store
 from stillroom.config import DSA
 from stillroom.data.benchmarks import Benchmark, reopen
+from stillroom.data.named import NAMED
 from stillroom.distilled import Distilled, load
 from stillroom.errors import StillroomError
 from stillroom.evaluation.protocol import PROTOCOLS, Protocol
 from stillroom.evaluation.score import FULL
 from stillroom.nets.zoo import canonical as canonical_name
-from stillroom.recipe import packaged, read_yaml
 from stillroom.run.rows import Row, rows_of_set
 
 
@@ -30,23 +29,16 @@ def student_of(data: Distilled, bench: Benchmark) -> str:
 
 
 def usual_arch(bench: Benchmark) -> str:
-    """The network of the packaged rows of a known benchmark, else "auto": by image size."""
-    found = _usual(bench)
-    return str(found[0].get("arch", "auto")) if found else "auto"
+    """The network of a known benchmark, else "auto": by image size."""
+    return NAMED[bench.known].arch if bench.known else "auto"
 
 
 def full_row(bench: Benchmark) -> Row:
-    """All training images, for students with the augmentation of the benchmark's packaged rows.
+    """All training images, for students with the augmentation of a known benchmark.
 
     So that they stand beside sets of it: digits are not mirrored.
     """
-    named = [row.get("method", {}).get("augment") for row in _usual(bench)]
-    return Row(FULL, augment=next(filter(None, named), DSA))
-
-
-def _usual(bench: Benchmark) -> list[dict[str, Any]]:
-    rows = [r for r in packaged() if r.name.partition("/")[2].rpartition("-")[0] == bench.known]
-    return [dict(read_yaml(row.path)) for row in rows]
+    return Row(FULL, augment=NAMED[bench.known].augment if bench.known else DSA)
 
 
 def check_row(row: Row, bench: Benchmark, protocol: Protocol) -> None:
@@ -81,8 +73,9 @@ def check_rivals(
         if protocol.augment == "set" and own.augment != other.augment:
             raise StillroomError(
                 f"{path} wants students trained with {other.augment} and {folder} with "
-                f"{own.augment}; under {protocol.id} the two are not judged alike; name a "
-                "protocol with an augmentation of its own, such as --protocol vico@1"
+                f"{own.augment}; under {protocol.id} the two are not judged alike; make one with "
+                "--augment of the other, or name a protocol with an augmentation of its own, such "
+                "as --protocol vico@1"
             )
 
 
@@ -103,7 +96,7 @@ def check_fits(data: Distilled, bench: Benchmark, name: str) -> None:
     if tuple(data.images.shape[1:]) != want:
         raise StillroomError(
             f"{name}: its images are {list(data.images.shape[1:])}, the data {list(want)}; "
-            "read the data with the set's --size"
+            f"read the data with --size {data.images.shape[-1]}"
         )
 
 

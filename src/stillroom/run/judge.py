@@ -138,11 +138,11 @@ def cost_of(how: Judging, rows: Sequence[Row]) -> Cost:
     flops = 0.0
     for row, stage in left:
         images = row.ipc * len(how.bench.classes) or len(how.bench.train)
-        each = _flops(how.forward[stage.arch.name], how.protocol, how.bench, images)
+        each = student_flops(how.forward[stage.arch.name], how.protocol, how.bench, images)
         flops += len(stage.seeds) * each
     students, missing = (sum(len(stage.seeds) for _, stage in some) for some in (wanted, left))
     taken = seconds(flops, how.rt) / how.machine.workers if flops > WORTH_SAYING else 0.0
-    return Cost("students", students, missing, flops, taken)
+    return Cost("student", students, missing, flops, taken)
 
 
 def _batches(rows: Sequence[Row], workers: int) -> list[list[Row]]:
@@ -179,7 +179,7 @@ def judging(
     probe = dataclasses.replace(bare, session=Session())
     forward = {a.name: nets_for(a, bench, probe).forward_flops() for a in chosen}
     # By one row, not by all rows of the command, so that a baseline beside it changes nothing.
-    each = sum(_flops(f, protocol, bench, images) for f in forward.values())
+    each = sum(student_flops(f, protocol, bench, images) for f in forward.values())
     work = each * seeds * ROWS_OF_A_COMMAND
     return Judging(
         bench=bench,
@@ -196,7 +196,7 @@ def judging(
     )
 
 
-def _flops(forward: float, protocol: Protocol, bench: Benchmark, images: int) -> float:
+def student_flops(forward: float, protocol: Protocol, bench: Benchmark, images: int) -> float:
     """Of one student, at every rate that it is trained at; a backward pass is two forward ones."""
     tests = protocol.checks * (len(bench.test) + (len(bench.val) if bench.val else 0))
     return forward * (3.0 * protocol.passes * images + tests) * max(1, len(protocol.rates))

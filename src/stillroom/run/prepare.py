@@ -46,7 +46,7 @@ def cost_of_originals(
         flops += images * nets_for(stage.arch, bench, probe).forward_flops()
     rt = machines.runtime(machine, "float32", flops, session)
     taken = seconds(flops, rt) / machine.workers
-    return Cost("original models", len(stages), len(left), flops, taken), rt
+    return Cost("original model", len(stages), len(left), flops, taken), rt
 
 
 def obtain_originals(

@@ -18,14 +18,15 @@ from stillroom.methods import METHODS, PRESETS
 from stillroom.methods.base import Outer
 from stillroom.recipe import from_preset
 from stillroom.run.cells import CELLS, Cell, agrees
-from stillroom.run.distil import distil, plan
+from stillroom.run.distil import Plan, distil, plan
+from stillroom.run.estimate import Cost, seconds
 from stillroom.run.fits import full_row
-from stillroom.run.judge import Asked, judge, judging
+from stillroom.run.judge import Asked, Judging, cost_of, judge, judging, student_flops
 from stillroom.run.options import Machine
-from stillroom.run.rows import Maker, Row, row_of
+from stillroom.run.rows import Maker, row_of
 from stillroom.runtime import Numerics
 from stillroom.session import Session
-from stillroom.tables import Line, percent, span
+from stillroom.tables import Line, about, percent, plural, span
 from stillroom.types import Record
 
 MEASURED = "measured.json"  # beside the recipes: what the ledger holds of every cell
@@ -75,22 +76,17 @@ def reproduce(
     `numerics` None: the cell's own.
     """
     numerics = numerics or cell.numerics
-    if bench.known != cell.benchmark:
-        raise StillroomError(
-            f"{cell.name} is of {cell.benchmark}; {bench.name} has other classes or sizes"
-        )
-    asked = Asked(
-        protocol=find_protocol(cell.protocol),
-        archs=(cell.arch,),
-        seeds=cell.students,
-        numerics=numerics,
-    )
-    images = cell.ipc * len(bench.classes) or len(bench.train)
-    how = judging(bench, asked, store, machine, session, images)
+    how = _judging(cell, bench, store, machine, session, numerics)
     if cell.preset == FULL:
         rows = [full_row(bench)]
-    elif METHODS[PRESETS[cell.preset].kind](**PRESETS[cell.preset].method).steps(Outer(steps=1)):
-        rows = _distilled(cell, bench, store, machine, session, numerics)
+    elif _iterates(cell):
+        planned, steps = _planned(cell, how, session)
+        if not store.complete(planned.stage.key()):
+            taken = about(seconds(planned.estimate.flops, planned.rt))
+            session.say(f"{planned.estimate.steps} steps, {taken}")
+        distil(planned, machine)
+        made = store.folder(planned.stage.key()) / "steps"
+        rows = [row_of(f"{cell.preset}@{s}", made / str(s), cell.ipc, s) for s in steps]
     else:
         from stillroom.config import DSA
 
@@ -107,6 +103,7 @@ def reproduce(
             )
             for d in draws
         ]
+    session.say(cost_of(how, rows).in_words())
     records = [record for student in judge(how, rows) for record in student.records]
     last = cell.rows[-1]
     values = [r.value for r in records if r.metric == "accuracy" and r.row == last]
@@ -114,23 +111,67 @@ def reproduce(
     return Outcome(cell, records, summarise(values), known, data)
 
 
-def _distilled(
+def plan_of(
+    cell: Cell,
+    bench: Benchmark,
+    store: Store,
+    machine: Machine,
+    session: Session,
+    numerics: Numerics | None = None,
+) -> list[tuple[str, str]]:
+    """What `reproduce` would do from nothing, as names and texts; nothing is run."""
+    numerics = numerics or cell.numerics
+    how = _judging(cell, bench, store, machine, session, numerics)
+    found = [("protocol", cell.protocol), ("numerics", numerics)]
+    if cell.preset != FULL and _iterates(cell):
+        planned, _ = _planned(cell, how, session)
+        taken = about(seconds(planned.estimate.flops, planned.rt))
+        held = " (in the store already)" if store.complete(planned.stage.key()) else ""
+        found.append(("distillation", f"{planned.estimate.steps} steps, {taken}{held}"))
+    images = cell.ipc * len(bench.classes) or len(bench.train)
+    students = cell.students * len(cell.rows)
+    flops = students * sum(
+        student_flops(forward, how.protocol, bench, images) for forward in how.forward.values()
+    )
+    whole = Cost("student", students, students, flops, seconds(flops, how.rt) / machine.workers)
+    return [*found, ("students", whole.in_words())]
+
+
+def _judging(
     cell: Cell,
     bench: Benchmark,
     store: Store,
     machine: Machine,
     session: Session,
     numerics: Numerics,
-) -> list[Row]:
-    given: dict[str, Any] = {"arch": cell.arch, "numerics": numerics}
+) -> Judging:
+    if bench.known != cell.benchmark:
+        raise StillroomError(
+            f"{cell.name} is of {cell.benchmark}; {bench.name} has other classes or sizes"
+        )
+    asked = Asked(
+        protocol=find_protocol(cell.protocol),
+        archs=(cell.arch,),
+        seeds=cell.students,
+        numerics=numerics,
+    )
+    images = cell.ipc * len(bench.classes) or len(bench.train)
+    return judging(bench, asked, store, machine, session, images)
+
+
+def _iterates(cell: Cell) -> bool:
+    preset = PRESETS[cell.preset]
+    return METHODS[preset.kind](**preset.method).steps(Outer(steps=1)) > 0
+
+
+def _planned(cell: Cell, how: Judging, session: Session) -> tuple[Plan, tuple[int, ...]]:
+    """The cell's distillation, and the steps of it that are judged."""
+    given: dict[str, Any] = {"arch": cell.arch, "numerics": how.numerics}
     if cell.steps:
         given["outer"] = {"steps": cell.steps[-1], "keep": list(cell.steps)}
-    recipe, row = from_preset(cell.preset, bench.name, cell.ipc, given, bench.known)
-    planned = plan(recipe, bench, machine, session, store=store, row=row)
-    distil(planned, machine)
-    made = store.folder(planned.stage.key()) / "steps"
-    steps = cell.steps or (planned.stage.method.steps(planned.stage.outer),)
-    return [row_of(f"{cell.preset}@{s}", made / str(s), cell.ipc, s) for s in steps]
+    recipe, row = from_preset(cell.preset, how.bench.name, cell.ipc, given, how.bench.known)
+    planned = plan(recipe, how.bench, how.machine, session, store=how.store, row=row)
+    return planned, cell.steps or (planned.stage.method.steps(planned.stage.outer),)
 
 
 def recorded(cell: Cell, numerics: str, digest: str | None = None) -> tuple[Summary | None, str]:
@@ -200,7 +241,7 @@ def _measured(line: Line) -> tuple[str, str, str, str]:
     beside = percent(line.gap, sign=True) + (" *" if line.separate else "")
     data = "".join(filter(str.isalnum, line.conditions.data_digest[:8]))
     how = f"{line.numerics}, {line.seconds:.0f} s a student, data {data}"
-    return percent(s.mean) + interval, f"{s.n} {line.counts}", beside, how
+    return percent(s.mean) + interval, plural(s.n, line.counts.removesuffix("s")), beside, how
 
 
 def _notes() -> str:

@@ -134,6 +134,9 @@ def real_jpeg_rows(maker: Maker, ipc: int, budget: int) -> list[Row]:
         return max(row.bytes for row in drawn(count))
 
     first = needed(ipc)
+    if first > budget:
+        told = f"even {ipc} JPEGs a class take more bytes ({first}) than the set ({budget})"
+        maker.rt.session.say(f"random-jpeg: {told}; one row, of as many images")
     fitting = min(smallest, max(1, ipc * budget // first))
     each = (needed(fitting) - first) / (fitting - ipc) if fitting != ipc else first / ipc
     fitting = min(smallest, max(1, fitting + int((budget - needed(fitting)) / each)))

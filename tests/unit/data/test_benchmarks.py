@@ -74,7 +74,7 @@ def test_notes_on_resizing_and_skipping(pets: Path, tmp_path: Path) -> None:
     assert bench.size == 4
     assert bench.notes[1:] == (
         "19 images of another shape were resized to 4x4",
-        "1 unreadable images were left out",
+        "1 unreadable images were left out: cat/000.png",
     )
     with pytest.raises(StillroomError, match=r"cat/000\.png: not a readable image"):
         load_benchmark(replace(spec, skip_bad=False), tmp_path / "store")

@@ -102,7 +102,7 @@ def test_table_and_summary_of_a_ledger() -> None:
     told = "| `random/cifar10-ipc10` | vico@1 | 31.0 ± 0.5 | 31.0 (28.5 to 33.5) | 3 draws | +0.0 "
     assert row.startswith(told + "| - | reproduced |")
     assert "| `dm/cifar10-ipc10` | vico@1 | 48.9 ± 0.6 | - | - | - | - | not measured | - |" in text
-    assert "| 45.0 | 1 seeds | -3.9 | +14.0 | fewer steps by one student | float32" in text
+    assert "| 45.0 | 1 seed | -3.9 | +14.0 | fewer steps by one student | float32" in text
     assert "| ... at step 100 | vico@1 |  | 40.0 (27.3 to 52.7) | 2 seeds |  | +9.0 |" in text
     summary = json.loads(measured_json(records))
     assert summary["dm/cifar10-ipc10@300"] == {"float32": {"d": [0.45]}}

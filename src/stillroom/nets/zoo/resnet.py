@@ -74,7 +74,8 @@ class ResNet(nn.Module):
         side = size
         for _ in _WIDTHS[1:]:
             side = side // 2 if pooled else after(side, 3, 1, stride=2)
-            check_side(side, spec.text, size)
+            # A channel of one pixel has nothing to normalise over, alone in its image.
+            check_side(side if spec.norm != "in" or side > 1 else 0, spec.text, size)
         # The AP variants have no global pooling, as in the reference: 8192 features at 32 px,
         # 4608 at 28 px. The others pool what is there, which at 32 px is the reference's 4x4.
         self.avgpool = nn.Identity() if pooled else nn.AdaptiveAvgPool2d(1)
@@ -96,7 +97,7 @@ class ResNet(nn.Module):
 def resnet18(spec: Spec, classes: int, channels: int, size: int) -> ResNet:
     """Return ResNet-18 with a 3x3 stem of stride 1; instance norm unless the name says -bn.
 
-    Raises: StillroomError if an AP variant meets images below 8 px.
+    Raises: StillroomError if images are below 9 px, or below 8 px for an AP variant with BatchNorm.
     """
     return ResNet(spec, classes, channels, size)
 
