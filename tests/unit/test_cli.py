@@ -285,7 +285,7 @@ def test_what_people_type_first_is_answered(
 
 
 def test_data_have_settings_for_every_method(tmp_path: Path) -> None:
-    """Digits are not mirrored, whatever the method and the number of images: sets of them compare."""
+    """Digits are not mirrored, whatever the method and ipc: sets of them can be compared."""
     from stillroom.config import DSA, DSA_UNMIRRORED
     from stillroom.recipe import from_preset
 
