@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,9 @@ from stillroom.methods.outer import outer_loop
 from stillroom.methods.selection import Selection
 from stillroom.nets.ensemble import Nets
 from stillroom.nets.zoo import resolve
-from stillroom.recipe import method_class
+from stillroom.recipe import method_class, validate
+from stillroom.run.distil import distil, plan
+from stillroom.run.options import Machine
 from stillroom.runtime import Runtime
 from stillroom.session import Interrupted, Session
 
@@ -262,3 +265,14 @@ def test_slips_of_an_author_are_one_line(slip, told, bench, store, tmp_path):
             Forgetful(slip=slip), context(bench, runtime()), outer(1), torch.arange(4), tmp_path
         )
     assert "\n" not in str(caught.value)
+
+
+def test_a_stage_that_a_method_wants_is_made_first_and_is_in_its_key(bench, store, tmp_path):
+    machine = Machine(threads=1)
+    given = {"benchmark": "toy", "ipc": 2, "outer": {"steps": 2}, "arch": "convnet1-w4"}
+    recipe = validate({**given, "method": {"kind": "contract.toys:Guided"}}, "here")
+    planned = plan(recipe, bench, machine, Session(), store=Store(store), out=tmp_path / "out")
+    distil(planned, machine)
+    (made,) = store.glob("original-*")
+    assert made.name in json.dumps(planned.stage.identity())
+    assert load(tmp_path / "out").images.shape[0] == 4

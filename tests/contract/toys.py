@@ -14,7 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
+from stillroom.artefacts.originals import Original
+from stillroom.artefacts.schooling import Schooling
 from stillroom.methods.base import Context, Method, Synth
+from stillroom.nets.zoo import resolve
 
 
 def squared(a: dict[str, Tensor], b: dict[str, Tensor]) -> Tensor:
@@ -58,6 +61,20 @@ class Chunked(Method):
         synth.memory["mean"] = (0.9 * old + 0.1 * mean).detach()
         synth.memory["count"] = float(synth.memory.get("count", 0.0)) + 1.0
         yield (0.9 * old + 0.1 * mean).square().sum() / synth.memory["count"]
+
+
+class Guided(SecondOrder):
+    """It asks for a stage before it, as methods with experts or teachers do."""
+
+    kind: Literal["toy_guided"] = "toy_guided"
+
+    def stages(self, bench, arch, store):
+        one = Schooling(epochs=1, batch=8)
+        return {"expert": Original(one, bench, resolve("convnet1-w4"), 0, "float32", store)}
+
+    def loss(self, ctx: Context, synth: Synth, it: int) -> Iterator[Tensor]:
+        weights = ctx.artefacts["expert"].weights
+        yield weights["classifier.bias"].square().sum() * synth.images.square().sum()
 
 
 class Unrolled(Method):

@@ -254,6 +254,57 @@ def test_killed_evaluation_gives_the_same_records(
     killed_evaluation(nursery, straight, tmp_path / "killed", key=1, kills=3)
 
 
+def matched(out: Path) -> list[str]:
+    """Gradient matching with CLOM: a network advances between matches, originals come first."""
+    line = ["distill", "dsa", "--data", "digits", "--ipc", "2", "--steps", "40", "--threads", "1"]
+    line += ["--arch", "convnet1-w4", "--batch-real", "16", "--matches", "4", "--net-epochs", "30"]
+    line += ["--alphas", "10", "--model-num", "2", "--originals", "default+epochs=60"]
+    return [*line, "--out", str(out)]
+
+
+@pytest.fixture(scope="module")
+def matched_straight(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("matched")
+    nursery.do(matched(root / "set"), root / "store")
+    return root
+
+
+def original_epochs(store: Path) -> int:
+    """Epochs of originals that need not be trained again."""
+    whole = 60 * len(seen(store, "original-*/0000/weights.safetensors"))
+    for path in seen(store, "original-*.part/0000/snapshot.*"):
+        try:
+            with safe_open(path, framework="numpy") as archive:
+                whole += int(json.loads(archive.metadata()["stillroom"])["epochs"])
+        except OSError:  # published since it was listed
+            return 0
+    return whole
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "unit"),
+    [(original_epochs, 120, 0.02), (saved_steps, 40, 0.1)],
+    ids=["in the training of originals", "between the epochs of an inner loop"],
+)
+def test_killed_matching_gives_the_same_bytes(
+    done: Callable[[Path], int],
+    total: int,
+    unit: float,
+    nursery: Nursery,
+    matched_straight: Path,
+    tmp_path: Path,
+) -> None:
+    def start(folder: Path) -> Work:
+        return Work(matched(folder / "set"), folder / "store", done, total, unit)
+
+    kill_all(nursery, tmp_path / "killed", start, key=1, kills=3)
+    assert contents(tmp_path / "killed" / "set") == contents(matched_straight / "set")
+    for path in sorted((matched_straight / "store").glob("original-*/0000/weights.safetensors")):
+        again = tmp_path / "killed" / path.relative_to(matched_straight)
+        assert again.read_bytes() == path.read_bytes()
+    assert leftovers(tmp_path / "killed") == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("key", range(2, 8))
 def test_killed_again_and_again(key: int, nursery: Nursery, straight: Path, tmp_path: Path) -> None:

@@ -127,3 +127,37 @@ def test_limits():
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 length = (node.end_lineno or 0) - node.lineno + 1
                 assert length <= 60, f"{path.name}: {node.name} has {length} lines"
+
+
+ARCHITECTURE = (ROOT.parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
+
+
+def block_after(heading: str) -> str:
+    return ARCHITECTURE.split(heading, 1)[1].split("```text\n", 1)[1].split("```", 1)[0]
+
+
+def test_the_layout_in_the_documents_is_the_layout():
+    """Every module is in the block, and what is in the block exists."""
+    told, folder = set(), ""
+    for line in block_after("## Layout").splitlines():
+        name = line.split("  ")[0] if not line.startswith(" ") else line.split()[0]
+        if not name:
+            continue
+        if line.startswith("  "):
+            told.add(folder + name)
+        elif name.endswith("/"):
+            folder = name
+        else:
+            told.add(name)
+    own = {p.relative_to(ROOT).as_posix() for p in FILES if p.name != "__init__.py"}
+    zoo = {name for name in own if name.startswith("nets/zoo/")}
+    assert told == own - zoo | {"nets/zoo/"}
+
+
+def test_the_order_in_the_documents_is_the_order():
+    levels: dict[int, set[str]] = {}
+    for name, level in LEVELS.items():
+        if name:
+            levels.setdefault(level, set()).add(name)
+    told = [set(part.replace(",", " ").split()) for part in block_after("## Who").split(">")]
+    assert told == [levels[level] for level in sorted(levels, reverse=True)]

@@ -16,11 +16,15 @@ from pydantic import Field, ValidationInfo, field_validator
 from stillroom.config import Model
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
     from torch import Tensor
 
+    from stillroom.artefacts.stage import Stage
     from stillroom.data.benchmarks import Benchmark
     from stillroom.nets.ensemble import Ensemble
+    from stillroom.nets.zoo import Arch
     from stillroom.runtime import Runtime
 
 
@@ -128,8 +132,11 @@ class Method(Model, ABC):
         """Rows that are optimised together; by default all of them."""
         return [range(classes * ipc)]
 
-    def stages(self, bench: Benchmark, seed: int) -> dict[str, Any]:
-        """Artefacts that the method wants made first, by name (see `artefacts.stage.Stage`)."""
+    def stages(self, bench: dict[str, Any], arch: Arch, store: Path) -> dict[str, Stage]:
+        """Artefacts that the method wants made first, by the names of `ctx.artefacts`.
+
+        `bench` is what `Benchmark.describe` gave, `arch` the recipe's network.
+        """
         return {}
 
     def steps(self, outer: Outer) -> int:

@@ -92,7 +92,7 @@ class Distil(Stage):
 
     def wants(self) -> dict[str, Stage]:
         """The artefacts that must be in the store before this one is made."""
-        found: dict[str, Stage] = {}
+        found = self.method.stages(self.bench, self.arch, self.store)
         for regulariser in self.regularisers:
             found |= regulariser.stages(self.bench, self.arch, self.store)
         if self.watch:
