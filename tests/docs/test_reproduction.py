@@ -6,7 +6,7 @@ from importlib import resources
 from pathlib import Path
 
 from stillroom.records import read_records
-from stillroom.run.reproduce import MEASURED, measured_json, reproduction
+from stillroom.run.ledger import MEASURED, measured_json, reproduction
 
 ROOT = Path(__file__).resolve().parents[2]
 REMEDY = "run: stillroom reproduce --ledger results/records.jsonl --out {}"

@@ -21,9 +21,8 @@ def _assess(**values: Any) -> None:
     from stillroom.progress import Shown
     from stillroom.run import fits
     from stillroom.run import machine as machines
-    from stillroom.run.assess import READ_AS
+    from stillroom.run.assess import READ_AS, held_out
     from stillroom.run.assess import assess as run
-    from stillroom.run.prepare import originals
 
     machine = flags.settle(Machine, values, "machine")
     store, shown = machines.store(machine), Shown(values["quiet"])
@@ -41,7 +40,7 @@ def _assess(**values: Any) -> None:
         )
         pool = values["models_pool"] or [fits.student_of(made, bench)]
         schooling = find_schooling(values["originals"])
-        stages = originals(bench, pool, values["model_num"], schooling, store)
+        stages = held_out(made, bench, pool, values["model_num"], schooling, store)
         found = run(folder, bench, stages, store, machine, shown, folder / "records.jsonl")
     for m in found:
         on = "" if m.arch == "none" else f" on {m.arch}"

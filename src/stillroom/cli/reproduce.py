@@ -81,7 +81,7 @@ def _interval(s: Any) -> str:
 def _list() -> None:
     from stillroom.cli.show import rows
     from stillroom.run.cells import CELLS
-    from stillroom.run.reproduce import recorded
+    from stillroom.run.ledger import recorded
     from stillroom.tables import percent, plural
 
     cells = []
@@ -99,7 +99,7 @@ def _write_table(ledger: Path, out: Path | None) -> None:
     from stillroom.cli.show import say
     from stillroom.files import write_atomic
     from stillroom.records import read_records
-    from stillroom.run.reproduce import measured_json, reproduction
+    from stillroom.run.ledger import measured_json, reproduction
 
     made = measured_json if out is not None and out.suffix == ".json" else reproduction
     text = made(read_records(ledger))

@@ -44,6 +44,21 @@ def summarise(values: Sequence[float]) -> Summary:
     return Summary(n, mean, std, t_quantile(n - 1) * std / math.sqrt(n))
 
 
+def correlation(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, float]:
+    """Pearson's r of at least four pairs, and its 95 % interval by Fisher's z transform.
+
+    Of a constant side r is 0 and the interval (-1, 1): nothing is known.
+    """
+    n = len(x)
+    mx, my = math.fsum(x) / n, math.fsum(y) / n
+    spread = math.sqrt(math.fsum((a - mx) ** 2 for a in x) * math.fsum((b - my) ** 2 for b in y))
+    if spread == 0:
+        return 0.0, -1.0, 1.0
+    r = math.fsum((a - mx) * (b - my) for a, b in zip(x, y, strict=True)) / spread
+    z, half = math.atanh(max(-1 + 1e-12, min(1 - 1e-12, r))), 1.959964 / math.sqrt(n - 3)
+    return r, math.tanh(z - half), math.tanh(z + half)
+
+
 @dataclass(frozen=True)
 class Paired:
     """Differences a - b of students that share a seed, and the two-sided p of a paired t test.

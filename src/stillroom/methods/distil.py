@@ -21,7 +21,7 @@ from stillroom.artefacts.store import Store
 from stillroom.code import digest
 from stillroom.data.benchmarks import reopen
 from stillroom.distilled import Distilled, Storage, load
-from stillroom.files import canonical, write_atomic, write_json
+from stillroom.files import canonical, read_json, write_atomic, write_json
 from stillroom.methods.base import Method, Outer, Synth
 from stillroom.methods.context import RunContext
 from stillroom.methods.outer import outer_loop
@@ -107,8 +107,13 @@ class Distil(Stage):
         """What it makes, for a listing."""
         steps = self.method.steps(self.outer)
         ran = f", {steps} steps" if steps else ""
-        name = self.method.name()
-        return f"{name} of {self.bench['name']}, ipc {self.ipc}{ran}, seed {self.seed}"
+        return f"{self.label()} of {self.bench['name']}, ipc {self.ipc}{ran}, seed {self.seed}"
+
+    def label(self) -> str:
+        """What its rows are called: "dm", "dsa+clom"."""
+        return "+".join(
+            [self.method.name(), *(type(r).__name__.lower() for r in self.regularisers)]
+        )
 
     @functools.cached_property
     def _code(self) -> dict[str, str]:
@@ -145,6 +150,7 @@ class Distil(Stage):
             write_atomic(out / f"step-{step:08d}.safetensors", save(tensors))
         lines = "".join(canonical(line) + "\n" for line in outcome.metrics)
         write_atomic(out / "metrics.jsonl", lines)
+        write_json(out / "timing.json", {"seconds": outcome.seconds})
 
     def finish(self, parts: list[Path], folder: Path) -> None:
         """Join the chunks into one set a kept step: `steps/<n>/`, the last also named `final`."""
@@ -156,7 +162,9 @@ class Distil(Stage):
         curves = [_lines(part / "metrics.jsonl") for part in parts]
         write_atomic(folder / "metrics.jsonl", _joined(curves))
         drifts = [(p / "drift").read_text() for p in parts if (p / "drift").is_file()]
-        write_json(folder / "final.json", {"step": self.method.steps(self.outer), "drift": drifts})
+        seconds = sum(float(read_json(part / "timing.json")["seconds"]) for part in parts)
+        final = {"step": self.method.steps(self.outer), "drift": drifts, "seconds": seconds}
+        write_json(folder / "final.json", final)
         for part in parts:  # not earlier: a shard killed before it is marked done goes on from it
             for path in (part / SNAPSHOT, *part.glob("step-*.safetensors")):
                 path.unlink(missing_ok=True)
@@ -184,7 +192,7 @@ class Distil(Stage):
             data=described,
             provenance={
                 "recipe": self.identity(),
-                "label": self.method.name(),
+                "label": self.label(),
                 "key": self.key(),
                 "step": step,
                 "papers": [*self.method.papers, *(p for r in self.regularisers for p in r.papers)],

@@ -25,11 +25,15 @@ LOG_POINTS = 400
 
 @dataclass
 class Outcome:
-    """What a chunk's outer loop leaves: the last state, kept states, and the loss curve."""
+    """What a chunk's outer loop leaves: the last state, kept states, the loss curve, its time.
+
+    `seconds` are those of all runs that it took, but for what a killed one lost.
+    """
 
     synth: Synth
     kept: dict[int, Synth]
     metrics: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
 
 
 def outer_loop(
@@ -51,6 +55,7 @@ def outer_loop(
     Raises: StillroomError on NaN, or on a snapshot made under other conditions; Interrupted on
     Ctrl-C, after a snapshot.
     """
+    began = time.monotonic()
     synth = method.start(ctx, rows)
     if initial is not None:
         if initial.shape != synth.images.shape:
@@ -61,6 +66,7 @@ def outer_loop(
         with torch.no_grad():
             synth.images.copy_(initial)
     loop = _Loop(method, ctx, outer, synth, folder, regularisers, watch)
+    loop.began = began
     loop.restore()
     return loop.run()
 
@@ -83,6 +89,7 @@ class _Loop:
         self.method, self.ctx, self.outer, self.synth = method, ctx, outer, synth
         self.folder = folder
         self.step = 0
+        self.began, self.before = time.monotonic(), 0.0  # of this run; seconds of those before it
         self.kept: dict[int, Synth] = {}
         self.metrics: list[dict[str, float]] = []
         self.optimisers = {
@@ -106,7 +113,10 @@ class _Loop:
                 self.snapshot()
                 saved = time.monotonic()
         session.end()
-        return Outcome(self._frozen(), self.kept, self.metrics)
+        return Outcome(self._frozen(), self.kept, self.metrics, self._seconds())
+
+    def _seconds(self) -> float:
+        return self.before + time.monotonic() - self.began
 
     def _terms(self, it: int) -> Iterator[Tensor]:
         """The method's terms; what an author of one tends to forget is said in a line."""
@@ -194,7 +204,12 @@ class _Loop:
             for slot, value in optimiser.state_dict()["state"].get(0, {}).items():
                 if isinstance(value, Tensor):
                     tensors[f"optimiser.{name}.{slot}"] = value
-        header = {"step": self.step, "numbers": numbers, "metrics": self.metrics}
+        header = {
+            "step": self.step,
+            "numbers": numbers,
+            "metrics": self.metrics,
+            "seconds": self._seconds(),
+        }
         save_snapshot(self.folder, tensors, header, self.ctx.rt)
 
     def restore(self) -> None:
@@ -207,6 +222,7 @@ class _Loop:
             return
         header, tensors = found
         self.step, self.metrics = int(header["step"]), list(header["metrics"])
+        self.before = float(header["seconds"])
         with torch.no_grad():
             for name, value in _fields(self.synth).items():
                 value.copy_(tensors[f"synth.{name}"])

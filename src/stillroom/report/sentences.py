@@ -130,7 +130,7 @@ def _cost(shown: Shown) -> Fact:
         share = 100 * shown.bytes / whole
         part = f"{share:.1f}" if share >= 0.1 else f"{share:.1g}"
         why += f" in place of {train} training images, {part} % of the bytes of their pixels"
-    if shown.run.get("from_store") is not True and (made := making_time(shown.run)):
+    if made := making_time(shown.run):
         why += f"; {made} to make"
     if shown.main:
         why += f"; {duration(shown.main.seconds)}"

@@ -14,6 +14,7 @@ import stillroom
 from stillroom.artefacts.features import RealFeatures, opened, real_rows
 from stillroom.artefacts.opened import nets_for
 from stillroom.artefacts.originals import Original, OriginalModel
+from stillroom.artefacts.schooling import Schooling
 from stillroom.artefacts.stage import code_digest
 from stillroom.artefacts.store import Store, obtain_all
 from stillroom.data.benchmarks import Benchmark
@@ -24,12 +25,13 @@ from stillroom.files import canonical, sha256
 from stillroom.methods.distribution_matching import class_means, mean_feature_distance
 from stillroom.methods.gradient_distance import layerwise
 from stillroom.methods.original_loss import VERDICTS
+from stillroom.methods.regularisers import WATCH
 from stillroom.nets.zoo import Arch
 from stillroom.records import add_records
 from stillroom.run import machine as machines
 from stillroom.run.fits import check_fits, check_read_alike
 from stillroom.run.options import Machine
-from stillroom.run.prepare import cost_of_originals, obtain_originals
+from stillroom.run.prepare import cost_of_originals, obtain_originals, originals
 from stillroom.runtime import Runtime
 from stillroom.session import Session
 from stillroom.types import Record
@@ -37,6 +39,7 @@ from stillroom.types import Record
 REAL = 100  # real images a class that features are compared with
 RANDOM_NETS = 3  # fresh networks that matching losses are averaged over
 VERSION = "assess@1"
+MOST_USED = 4000  # originals of one set: four architectures of a thousand
 READ_AS = {  # name -> what a person may take from it
     "original-model-accuracy": "higher: easier to recognise",
     "original-model-loss": "lower: easier to recognise",
@@ -61,6 +64,29 @@ class Measured:
     unit: str
 
 
+def held_out(
+    made: Distilled,
+    bench: Benchmark,
+    archs: Sequence[str],
+    num: int,
+    schooling: Schooling,
+    store: Store,
+) -> list[Original]:
+    """`num` models of every network, without those that the set was made with.
+
+    What such a model says of the set is what was minimised.
+    """
+    recipe = made.provenance.get("recipe")
+    wants = recipe.get("wants") if isinstance(recipe, dict) else None
+    held = wants.items() if isinstance(wants, dict) else ()  # a foreign set may say anything
+    used = {k for n, k in list(held)[:MOST_USED] if n != WATCH and isinstance(k, str)}
+    found = []
+    for arch in archs:
+        more = originals(bench, [arch], num + len(used), schooling, store)
+        found += [stage for stage in more if stage.key() not in used][:num]
+    return found
+
+
 def assess(
     folder: Path,
     bench: Benchmark,
@@ -74,6 +100,21 @@ def assess(
 
     The numbers are added to `ledger` as records, if one is given.
     """
+    found, records = measured(folder, bench, stages, store, machine, session)
+    if ledger is not None:
+        add_records(ledger, records)
+    return found
+
+
+def measured(
+    folder: Path,
+    bench: Benchmark,
+    stages: Sequence[Original],
+    store: Store,
+    machine: Machine,
+    session: Session,
+) -> tuple[list[Measured], list[Record]]:
+    """Every measure of a set, and its record."""
     made = load(folder)
     check_fits(made, bench, folder.name)
     check_read_alike(made, bench, folder.name)
@@ -81,7 +122,7 @@ def assess(
     if cost.left:
         session.say(cost.in_words())
     pool = obtain_originals(stages, machine, store, rt)
-    first = {stage.arch.name: RealFeatures(stage, REAL) for stage in stages if stage.index == 0}
+    first = {stage.arch.name: RealFeatures(stage, REAL) for stage in reversed(stages)}
     seen = obtain_all(store, list(first.values()), machines.executor(machine), rt)
     real = dict(zip(first, seen, strict=True))
     rt = dataclasses.replace(rt, compile=False)
@@ -89,10 +130,8 @@ def assess(
         found = list(_measures(made, bench, pool, real, rt))
     asked = [[s.schooling.model_dump(mode="json"), s.arch.name, s.index] for s in stages]
     how = sha256(canonical([VERSION, REAL, RANDOM_NETS, asked]))[:12]
-    if ledger is not None:
-        key, size = set_digest(folder), set_bytes(folder)
-        add_records(ledger, [_record(m, made, bench, (folder, key, size, how), rt) for m in found])
-    return found
+    key, size = set_digest(folder), set_bytes(folder)
+    return found, [_record(m, made, bench, (folder, key, size, how), rt) for m in found]
 
 
 def _measures(

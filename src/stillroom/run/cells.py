@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from stillroom.errors import StillroomError
 from stillroom.evaluation.protocol import find_protocol
@@ -16,6 +17,8 @@ from stillroom.standing import near, verdict
 from stillroom.tables import Line, lines
 from stillroom.types import Record
 
+MODELS, SCHOOLING = 3, "default+epochs=5"  # originals that a CPU can train
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -25,7 +28,9 @@ class Cell:
     which is then shown beside the reported number but is no test of it. `steps` are those that are
     judged, the last one the length of the run; none: the preset's own. `students` are seeds, or
     draws of a random set. `numerics` is what distillation and students run in, unless the command
-    says otherwise.
+    says otherwise. With `clom`, its weight, the term is added, by `MODELS` originals of the arch
+    trained as `SCHOOLING`; with `assess`, architectures, what held-out originals say of the set is
+    measured too.
     """
 
     preset: str
@@ -36,12 +41,19 @@ class Cell:
     steps: tuple[int, ...] = ()
     students: int = 3
     numerics: Numerics = "float32"
+    clom: float | None = None
+    assess: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """The preset, and what was added to it."""
+        return self.preset + ("" if self.clom is None else "+clom")
 
     @property
     def name(self) -> str:
         """What the cell is called."""
         ipc = f"-ipc{self.ipc}" if self.ipc else ""
-        return f"{self.preset}/{self.benchmark}{ipc}" + (f"@{self.steps[-1]}" if self.steps else "")
+        return f"{self.label}/{self.benchmark}{ipc}" + (f"@{self.steps[-1]}" if self.steps else "")
 
     @property
     def rows(self) -> tuple[str, ...]:
@@ -50,13 +62,23 @@ class Cell:
             return (FULL,)
         recipe, _ = from_preset(self.preset, self.benchmark, self.ipc, {}, self.benchmark)
         steps = self.steps or (recipe.method.steps(recipe.outer),)
-        return tuple(f"{self.preset}@{s}" if s else self.preset for s in steps)
+        return tuple(f"{self.label}@{s}" if s else self.label for s in steps)
+
+    def given(self) -> dict[str, Any]:
+        """What it asks of a recipe beyond the published one, but for numerics."""
+        given: dict[str, Any] = {"arch": self.arch}
+        if self.steps:
+            given["outer"] = {"steps": self.steps[-1], "keep": list(self.steps)}
+        if self.clom is not None:
+            term = {"kind": "clom", "weights": [self.clom], "num": MODELS, "schooling": SCHOOLING}
+            given["regularisers"] = [term]
+        return given
 
     def reported(self) -> Record | None:
         """The paper's number, under whichever protocol: `verdict` looks at that."""
         for r in reported():
             same = (r.row, r.benchmark, r.ipc, r.arch)
-            if same == (self.preset, self.benchmark, self.ipc, self.arch):
+            if same == (self.label, self.benchmark, self.ipc, self.arch):
                 return r
         return None
 

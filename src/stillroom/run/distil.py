@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +90,6 @@ def plan(
 
 def distil(planned: Plan, machine: Machine) -> Distilled:
     """Run a plan; returns the last set, and publishes it if the plan has an `out`."""
-    began = time.perf_counter()
     key = planned.stage.key()
     cached = planned.store.complete(key)
     if not cached and (wanted := list(planned.stage.wants().values())):
@@ -99,15 +97,16 @@ def distil(planned: Plan, machine: Machine) -> Distilled:
         obtain_all(planned.store, wanted, machines.executor(machine), exact)
     data: Distilled = obtain(planned.store, planned.stage, machines.executor(machine), planned.rt)
     if planned.out is not None and (planned.force or owner_key(planned.out) != key):
+        final = read_json(planned.store.folder(key) / "final.json")
         run = {
             **environment(planned.rt),
-            "seconds": time.perf_counter() - began,
+            "seconds": final["seconds"],
             "from_store": cached,
             "workers": machine.workers,
             "row": planned.row,
             "recipe": planned.recipe,
             "notes": list(planned.bench.notes),
-            "drift": read_json(planned.store.folder(key) / "final.json")["drift"],
+            "drift": final["drift"],
         }
         publish(planned.store.folder(key), planned.out, key, run)
     return data

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from stillroom.artefacts.opened import nets_for
 from stillroom.artefacts.originals import Original, OriginalModel
 from stillroom.artefacts.schooling import Schooling
+from stillroom.artefacts.stage import Stage
 from stillroom.artefacts.store import Store, obtain_all
 from stillroom.data.benchmarks import Benchmark
 from stillroom.run import machine as machines
@@ -32,9 +33,10 @@ def originals(
 
 
 def cost_of_originals(
-    stages: Sequence[Original], bench: Benchmark, machine: Machine, session: Session, store: Store
+    wanted: Sequence[Stage], bench: Benchmark, machine: Machine, session: Session, store: Store
 ) -> tuple[Cost, Runtime]:
-    """Count what is not in the store, and how it would run; the time is a rough estimate."""
+    """Count the originals that are not in the store, and how it would run; the time is rough."""
+    stages = [stage for stage in wanted if isinstance(stage, Original)]
     left = [stage for stage in stages if not store.complete(stage.key())]
     bare = machines.runtime(machine, "float32", 0, session)
     probe = dataclasses.replace(bare, session=Session())

@@ -17,7 +17,7 @@ from stillroom.errors import StillroomError
 from stillroom.nets.zoo import resolve
 from stillroom.recipe import from_preset
 from stillroom.records import read_records
-from stillroom.run.assess import REAL, assess
+from stillroom.run.assess import REAL, assess, held_out
 from stillroom.run.distil import distil, plan
 from stillroom.run.options import Machine
 from stillroom.run.prepare import originals
@@ -130,3 +130,24 @@ def test_another_pool_is_another_measurement(bench: Benchmark, store: Path, tmp_
     after = read_records(ledger)
     assert len(after) > len(before)
     assert after[: len(before)] == before
+
+
+def test_models_that_a_set_was_made_with_are_left_aside(
+    bench: Benchmark, store: Path, tmp_path: Path
+) -> None:
+    """What they say of it is what was minimised."""
+    term = {"kind": "clom", "weights": [5.0], "num": 2, "schooling": {"epochs": 2, "batch": 8}}
+    given = {"outer": {"steps": 2}, "arch": "convnet1-w4", "regularisers": [term]}
+    recipe, _ = from_preset("dm", "toy", 2, given)
+    out = tmp_path / "out"
+    made = distil(plan(recipe, bench, MACHINE, Session(), store=Store(store), out=out), MACHINE)
+    schooling = Schooling(epochs=2, batch=8)
+    pool = held_out(made, bench, ["convnet1-w4", "mlp"], 2, schooling, Store(store))
+    assert [(s.arch.name, s.index) for s in pool] == [
+        ("convnet1-w4", 2), ("convnet1-w4", 3), ("mlp", 0), ("mlp", 1),
+    ]  # fmt: skip
+    other = held_out(made, bench, ["convnet1-w4"], 2, Schooling(epochs=3, batch=8), Store(store))
+    assert [s.index for s in other] == [0, 1]  # otherwise trained, so other models
+    for foreign in ({"wants": [1]}, {"wants": {"a": ["b"]}}, "no recipe", None):
+        told = replace(made, provenance={"recipe": foreign})
+        assert [s.index for s in held_out(told, bench, ["mlp"], 1, schooling, Store(store))] == [0]

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 
+import numpy
 import pytest
+from scipy import stats
 
 from stillroom.errors import StillroomError
 from stillroom.evaluation.protocol import find_protocol
 from stillroom.evaluation.statistics import summarise
 from stillroom.methods import PRESETS
 from stillroom.run.cells import CELLS, Cell, agrees
-from stillroom.run.reproduce import find_cell, measured_json, reproduction
+from stillroom.run.ledger import measured_json, reproduction
+from stillroom.run.reproduce import find_cell
+from stillroom.run.studies import clom_study
 from toy import record
 
 CIFAR = {
@@ -127,3 +131,34 @@ def test_several_distillations_and_other_data_have_rows_of_their_own() -> None:
     assert len(cell.measured([*some, real])) == 2
     held = json.loads(measured_json([*some, real]))[cell.name]["float32"]
     assert held == {"d": [0.45, 0.47], "genuine0": [0.5]}
+
+
+def test_with_and_without_clom(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row a pair: difference seed by seed, and what held-out models make of both sets."""
+    pool = {"steps": (9,), "assess": ("mlp",)}
+    made = [Cell(p, "cifar10", 10, clom=w, **pool) for p in ("dm", "dsa") for w in (None, 7.0)]
+    cells = {cell.name: cell for cell in made}
+    assert list(cells)[1] == "dm+clom/cifar10-ipc10@9"
+    for module in ("cells", "studies", "ledger"):
+        monkeypatch.setattr(f"stillroom.run.{module}.CELLS", cells)
+    records = []
+    values = {"dm": (0.4, 0.42, 0.44), "dm+clom": (0.45, 0.46, 0.5), "dsa": (0.3,) * 3,
+              "dsa+clom": (0.31, 0.32, 0.33)}  # fmt: skip
+    for k, (row, some) in enumerate(values.items()):
+        of = {**CIFAR, "row": f"{row}@9", "step": 9, "set_key": row}
+        records += [record(v, i, **of) for i, v in enumerate(some)]
+        told = {"metric": "original-model-accuracy", "arch": "mlp", "protocol_hash": "assess"}
+        records.append(record(0.5 + k / 10, 0, **{**of, **told}))
+    text = clom_study(records)
+    gaps = [0.05, 0.04, 0.06]
+    t = float(numpy.mean(gaps) / (numpy.std(gaps, ddof=1) / 3**0.5))
+    p = 2 * float(stats.t.sf(t, 2))
+    assert "| dm@9, dm+clom@9 | vico@1 | 42.0 (37.0 to 47.0) | 47.0 (40.4 to 53.6) | +5.0 " in text
+    assert f"| {p:.2g} | 50.0, 60.0 |" in text
+    r = stats.pearsonr([0.5, 0.6, 0.7, 0.8], [0.42, 0.47, 0.3, 0.32]).statistic
+    assert "Over these 4 sets of one size" in text
+    assert f"r = {r:.2f} " in text
+    assert clom_study([]) == ""
+    assert text in reproduction(records)
+    given = cells["dm+clom/cifar10-ipc10@9"].given()["regularisers"][0]
+    assert (given["weights"], given["num"], given["schooling"]) == ([7.0], 3, "default+epochs=5")

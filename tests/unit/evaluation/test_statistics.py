@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stillroom.evaluation.statistics import summarise, t_quantile
+from stillroom.evaluation.statistics import correlation, summarise, t_quantile
 
 
 def test_three_numbers_by_hand():
@@ -52,3 +52,14 @@ def test_separate_intervals():
     assert low.separate_from(high)
     assert high.separate_from(low)
     assert not low.separate_from(summarise([0.09, 0.1, 0.11]))
+
+
+def test_correlation_is_scipys():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=9)
+    y = 0.6 * x + rng.normal(size=9)
+    theirs = stats.pearsonr(x, y)
+    low, high = theirs.confidence_interval(0.95)
+    assert correlation(x.tolist(), y.tolist()) == pytest.approx((theirs.statistic, low, high))
+    assert correlation([1.0, 1, 1, 1], [1.0, 2, 3, 4]) == (0.0, -1.0, 1.0)
+    assert correlation([1.0, 2, 3, 4], [2.0, 4, 6, 8])[0] == pytest.approx(1)
