@@ -46,3 +46,37 @@ def test_a_number_of_the_readme_is_a_line_of_the_ledger(row: tuple[str, ...]) ->
     s = line.summary
     assert told == f"{percent(s.mean)} ({percent(s.low)} to {percent(s.high)})"
     assert n == f"{s.n} {line.counts}"
+
+
+NUMERICS = re.compile(r"^\| ([a-z-]+) \| (\d+) \| ([\d.]+ \([^|]+\)) \| ([\d.]+ \([^|]+\)) \|$")
+DM = re.compile(
+    r"^\| (\d+) \| [\d.]+ ± [\d.]+ \| ([\d.]+ \([^|]+\)) \| (\d+) \| ([^|]+) "
+    r"\| (\w+@1)(, bf16)? \|$"
+)
+
+
+def told_in(page: str, row: re.Pattern[str]) -> list[tuple[str, ...]]:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    return [found.groups() for x in text.splitlines() if (found := row.match(x))]
+
+
+def interval(line: Line) -> str:
+    s = line.summary
+    return f"{percent(s.mean)} ({percent(s.low)} to {percent(s.high)})"
+
+
+def test_what_bf16_does_is_what_the_ledger_says() -> None:
+    rows = told_in("numerics-and-speed.md", NUMERICS)
+    assert len(rows) == 5
+    for name, ipc, *told in rows:
+        lines = [ledger()["cifar10", ipc, name, "vico@1", n] for n in ("float32", "bf16")]
+        assert told == [interval(line) for line in lines], name
+
+
+def test_the_rows_of_dm_are_lines_of_the_ledger() -> None:
+    rows = told_in("methods/dm.md", DM)
+    assert len(rows) >= 12
+    for ipc, told, step, n, protocol, numerics in rows:
+        key = ("cifar10", ipc, f"dm@{step}", protocol, "bf16" if numerics else "float32")
+        line = ledger()[key]
+        assert (told, n) == (interval(line), f"{line.summary.n} {line.counts}"), key
