@@ -64,7 +64,6 @@ class Original(Stage):
     kind: ClassVar[str] = "original"
     sources: ClassVar[tuple[str, ...]] = (
         *COMMON,
-        "nets/train.py",
         "artefacts/originals.py",
         "artefacts/schooling.py",
     )

@@ -20,6 +20,7 @@ COMMON = (
     "data",
     "nets/zoo",
     "nets/ensemble.py",
+    "nets/train.py",
     "artefacts/opened.py",
     "config.py",
 )

@@ -57,7 +57,6 @@ class Score(Stage):
     version: ClassVar[int] = 2
     sources: ClassVar[tuple[str, ...]] = (
         *COMMON,
-        "nets/train.py",
         "evaluation/score.py",
         "evaluation/protocol.py",
     )

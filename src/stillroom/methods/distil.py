@@ -43,7 +43,6 @@ class Distil(Stage):
     sources: ClassVar[tuple[str, ...]] = (
         *COMMON,
         "artefacts/snapshot.py",
-        "nets/train.py",
         "nets/verdicts.py",
         "methods",
     )
