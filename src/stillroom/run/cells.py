@@ -24,9 +24,10 @@ MODELS, SCHOOLING = 3, "default+epochs=5"  # originals that a CPU can train
 class Cell:
     """One number that `stillroom reproduce` makes again.
 
-    `name` is `<preset>/<benchmark>-ipc<k>`, with `@steps` where a run is shorter than the paper's,
-    which is then shown beside the reported number but is no test of it. `steps` are those that are
-    judged, the last one the length of the run; none: the preset's own. `students` are seeds, or
+    `name` is `<preset>/<benchmark>-ipc<k>`, with `@steps` where the cell says how many, and with
+    `:protocol` where that is not `vico@1`. A run shorter than the paper's is shown beside the
+    reported number, but is no test of it. `steps` are those that are judged, the last one the
+    length of the run; none: the preset's own. `students` are seeds, or
     draws of a random set. `numerics` is what distillation and students run in, unless the command
     says otherwise. With `clom`, its weight, the term is added, by `MODELS` originals of the arch
     trained as `SCHOOLING`; with `assess`, architectures, what held-out originals say of the set is
@@ -53,16 +54,21 @@ class Cell:
     def name(self) -> str:
         """What the cell is called."""
         ipc = f"-ipc{self.ipc}" if self.ipc else ""
-        return f"{self.label}/{self.benchmark}{ipc}" + (f"@{self.steps[-1]}" if self.steps else "")
+        name = f"{self.label}/{self.benchmark}{ipc}" + (f"@{self.steps[-1]}" if self.steps else "")
+        family = self.protocol.partition("@")[0]
+        return name if family == "vico" else f"{name}:{family}"
 
     @property
     def rows(self) -> tuple[str, ...]:
         """What tables call what is judged: the preset, with every step where it runs any."""
         if self.preset == FULL:
             return (FULL,)
-        recipe, _ = from_preset(self.preset, self.benchmark, self.ipc, {}, self.benchmark)
-        steps = self.steps or (recipe.method.steps(recipe.outer),)
+        steps = self.steps or (self._published_steps(),)
         return tuple(f"{self.label}@{s}" if s else self.label for s in steps)
+
+    def _published_steps(self) -> int:
+        recipe, _ = from_preset(self.preset, self.benchmark, self.ipc, {}, self.benchmark)
+        return recipe.method.steps(recipe.outer)
 
     def given(self) -> dict[str, Any]:
         """What it asks of a recipe beyond the published one, but for numerics."""
@@ -111,11 +117,13 @@ class Cell:
 
     def verdict(self, mean: float, std: float = 0.0) -> str:
         """Whether a mean is the paper's, in a word; see `standing.verdict`."""
-        departure = "fewer steps" if self.steps else ""
+        shorter = bool(self.steps) and self.steps[-1] < self._published_steps()
+        departure = "fewer steps" if shorter else ""
         drawn = self.preset == "random"
         return verdict(self.reported(), self.protocol, mean, std, departure, drawn)
 
 
+QUARTERS = (250, 500, 1000)
 HOUR = (1000, 2000, 4000, 6000)  # as many as an hour of two CPU cores allows in bf16
 CELLS: dict[str, Cell] = {
     cell.name: cell
@@ -131,6 +139,10 @@ CELLS: dict[str, Cell] = {
         Cell("dm", "cifar10", 10, steps=HOUR, numerics="bf16"),
         Cell("dm", "cifar10", 1),
         Cell("dm", "cifar10", 10),
+        Cell("dsa", "cifar10", 1, steps=QUARTERS),
+        Cell("random", "cifar10", 1, "vico-plain@1", students=5),
+        Cell("class-mean", "cifar10", 1, "vico-plain@1"),
+        Cell("dc", "cifar10", 1, "vico-plain@1", steps=QUARTERS),
         Cell("full", "cifar10", 0, protocol="vico@1+epochs=10", students=1),
     )
 }
