@@ -20,6 +20,7 @@ from stillroom.evaluation.statistics import Paired
 from stillroom.files import user_path
 from stillroom.nets.ensemble import Backend
 from stillroom.recipe import from_preset, settled
+from stillroom.records import LEDGER
 from stillroom.run import fits
 from stillroom.run import judge as judges
 from stillroom.run import machine as machines
@@ -160,7 +161,7 @@ def evaluate(
         "real_images": real_images,
     }
     asked = settled(judges.Asked, fields, "evaluate")
-    ledger = path / "records.jsonl"
+    ledger = path / LEDGER
     with _session(progress, settings) as session:
         return judges.evaluate(path, bench, asked, store, settings, session, ledger)
 

@@ -30,6 +30,7 @@ _TEXTS = (
 _NAMES = ("benchmark", "row", "protocol", "arch", "metric", "selection", "numerics", *_TEXTS)
 _COUNTS = ("ipc", "seed", "bytes", "memory")
 MAX_TEXT = 2000
+LEDGER = "records.jsonl"  # the name of a set's own
 
 
 def read_records(path: Path) -> list[Record]:
@@ -122,9 +123,9 @@ def _problem(r: Record) -> str:
         return f"numerics={r.numerics[:40]!r} of a record must be a name such as float32"
     if r.source not in ("measured", "reported"):
         return f"source={str(r.source)[:40]!r} of a record must be measured or reported"
-    if not _is_finite(r.seconds) or r.seconds < 0:
+    if not is_finite(r.seconds) or r.seconds < 0:
         return "seconds of a record must be a number >= 0"
-    if not _is_finite(r.value):
+    if not is_finite(r.value):
         return "value of a record must be a finite number"
     if r.metric.startswith("accuracy") and not 0 <= r.value <= 1:
         return f"value={r.value:g} of an accuracy must be a fraction in 0..1"
@@ -144,7 +145,8 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
-def _is_finite(value: Any) -> bool:
+def is_finite(value: Any) -> bool:
+    """Whether a value of JSON is a number that can be drawn."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     return abs(value) < 1e300 and math.isfinite(value)

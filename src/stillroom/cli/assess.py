@@ -19,6 +19,7 @@ def _assess(**values: Any) -> None:
     from stillroom.cli.show import say
     from stillroom.distilled import load
     from stillroom.progress import Shown
+    from stillroom.records import LEDGER
     from stillroom.run import fits
     from stillroom.run import machine as machines
     from stillroom.run.assess import READ_AS, held_out
@@ -41,13 +42,13 @@ def _assess(**values: Any) -> None:
         pool = values["models_pool"] or [fits.student_of(made, bench)]
         schooling = find_schooling(values["originals"])
         stages = held_out(made, bench, pool, values["model_num"], schooling, store)
-        found = run(folder, bench, stages, store, machine, shown, folder / "records.jsonl")
+        found = run(folder, bench, stages, store, machine, shown, folder / LEDGER)
     for m in found:
         on = "" if m.arch == "none" else f" on {m.arch}"
         own = " (its own network)" if m.arch == made.arch != "none" else ""
         unit = f" {m.unit}" if m.unit else ""
         say(f"{m.name}{on}{own}: {m.value:.4g}{unit} ({READ_AS[m.name]})")
-    say(f"records in {folder / 'records.jsonl'}; stillroom report shows them")
+    say(f"records in {folder / LEDGER}; stillroom report shows them")
 
 
 assess = flags.with_signature(

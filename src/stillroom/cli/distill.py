@@ -287,6 +287,7 @@ def _run(settle: Callable[[Benchmark], tuple[Recipe, str | None]], how: Started)
 def _evaluate_recipe(spec: Any, planned: Any, how: Started, session: Session) -> None:
     from stillroom.cli.evaluate import judge_and_show
     from stillroom.evaluation.protocol import find_protocol
+    from stillroom.records import LEDGER
     from stillroom.run.fits import student_of
     from stillroom.run.judge import Asked
 
@@ -300,7 +301,7 @@ def _evaluate_recipe(spec: Any, planned: Any, how: Started, session: Session) ->
         baselines=spec.baselines,
     )
     # Without --out the set lies in the store, to which nothing is added once it is published.
-    ledger = how.out / "records.jsonl" if how.out is not None else None
+    ledger = how.out / LEDGER if how.out is not None else None
     judge_and_show(how.out or held, planned.bench, asked, how.machine, session, ledger)
 
 

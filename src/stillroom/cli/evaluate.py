@@ -36,7 +36,7 @@ def _evaluate(**values: Any) -> None:
     from stillroom.evaluation.protocol import find_protocol
     from stillroom.progress import Shown
     from stillroom.recipe import settled
-    from stillroom.records import read_records
+    from stillroom.records import LEDGER, read_records
     from stillroom.run import fits
     from stillroom.run import judge as judges
     from stillroom.run import machine as machines
@@ -49,7 +49,7 @@ def _evaluate(**values: Any) -> None:
     asked = settled(judges.Asked, fields, "evaluate")
     rivals = [user_path(other, "against") for other in values["against"] or ()]
     named = None if values["records"] is None else user_path(values["records"], "records")
-    ledgers = {path: named or path / "records.jsonl" for path in [folder, *rivals] if path}
+    ledgers = {path: named or path / LEDGER for path in [folder, *rivals] if path}
     if folder is not None:  # before anything is trained for the first
         fits.check_rivals(folder, asked.steps, rivals, asked.protocol, bench)
     for path in {*ledgers.values(), *filter(None, [named])}:

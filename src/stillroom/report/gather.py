@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,9 +13,10 @@ from typing import Any, get_args
 from stillroom.data.named import known
 from stillroom.distilled import Distilled, load, set_bytes, set_digest
 from stillroom.errors import StillroomError
+from stillroom.evaluation.score import FULL
 from stillroom.files import read_json, read_limited, user_path
 from stillroom.methods.regularisers import Watched
-from stillroom.records import read_records
+from stillroom.records import LEDGER, is_finite, read_records
 from stillroom.report.exhibits import Exhibit, Neighbours, read_exhibits, read_neighbours
 from stillroom.reported import find
 from stillroom.standing import departure, verdict
@@ -25,9 +26,7 @@ from stillroom.types import Record
 MAX_SETS = 50
 MAX_ROWS = 1000  # of the accuracies of one set
 MAX_CURVE_BYTES = 16 * 2**20
-FULL = "full"
 WATCHED: tuple[str, ...] = get_args(Watched)
-RULES = ("last", "best", "val")  # by which a student's number is selected
 
 
 @dataclass(frozen=True)
@@ -228,10 +227,10 @@ def gather(folders: Sequence[Path]) -> list[Shown]:
 
 def _read(folder: Path) -> Shown:
     data = load(folder)  # what is no set is said here
-    kept = [p for p in folder.glob("steps/*") if p.name.isdigit()]
+    kept = [p for p in folder.glob("steps/*") if re.fullmatch("[0-9]{1,9}", p.name)]
     sets = [p for p in [folder, *kept] if (p / "meta.json").is_file()]
     keys = frozenset(set_digest(path) for path in sets)
-    ledger = folder / "records.jsonl"
+    ledger = folder / LEDGER
     records = read_records(ledger) if ledger.exists() else []
     rows = len({(r.row, r.step, r.arch, r.protocol_hash) for r in records})
     if rows > MAX_ROWS:
@@ -283,14 +282,10 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
             value = json.loads(line)
         except (ValueError, RecursionError):
             raise StillroomError(f"{path}:{number}: not a line of JSON; is it cut off?") from None
-        if not isinstance(value, dict) or not all(_number(value.get(k)) for k in ("step", "loss")):
+        if not isinstance(value, dict) or not all(
+            is_finite(value.get(k)) for k in ("step", "loss")
+        ):
             raise StillroomError(f"{path}:{number}: must hold the numbers 'step' and 'loss'")
-        names = ["step", "loss", *(n for n in WATCHED if _number(value.get(n)))]
+        names = ["step", "loss", *(n for n in WATCHED if is_finite(value.get(n)))]
         found.append({name: float(value[name]) for name in names})
     return found
-
-
-def _number(value: Any) -> bool:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    return abs(value) < 1e300 and math.isfinite(value)

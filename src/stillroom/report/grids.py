@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from stillroom.evaluation.protocol import SELECTIONS
 from stillroom.report.exhibits import Exhibit
-from stillroom.report.gather import RULES, Shown
+from stillroom.report.gather import Shown
 from stillroom.report.sentences import counted, ends, signed, taken
 from stillroom.tables import Line, percent, size
 from stillroom.types import Record
@@ -232,7 +233,7 @@ def selection_grid(shown: Shown) -> Grid | None:
     """The headline and random under every selection rule that was kept; None if one was."""
     main, names = shown.main, {"best": "best on test images", "val": "best on validation images"}
     rows = []
-    for rule in RULES:
+    for rule in SELECTIONS:
         own, random = shown.under(rule)
         if main and own:
             cells = [_number(own.summary.mean), _counted(own), result_cells(own)[2], DASH, DASH]
@@ -264,7 +265,7 @@ def reported_grid(shown: Shown) -> Grid | None:
 
 def others_grid(shown: Shown) -> Grid | None:
     """Measurements other than accuracies, at most 200."""
-    rules = ("accuracy", *(f"accuracy.{rule}" for rule in RULES))
+    rules = ("accuracy", *(f"accuracy.{rule}" for rule in SELECTIONS))
     rows = []
     for r in shown.records:
         if r.metric not in rules:

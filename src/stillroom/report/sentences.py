@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from stillroom.data.named import NAMED
+from stillroom.evaluation.score import FULL
 from stillroom.report.exhibits import NEAR, Exhibit, Neighbours
-from stillroom.report.gather import FULL, Shown
+from stillroom.report.gather import Shown
 from stillroom.tables import CORESETS, Line, duration, percent, plural, size, span
 
 Fact = tuple[str, str, str]  # a reader's question, the answer, and why

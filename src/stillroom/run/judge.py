@@ -21,14 +21,14 @@ from stillroom.evaluation.protocol import SELECTIONS, Protocol, Selection
 from stillroom.evaluation.score import Score
 from stillroom.nets.ensemble import Backend
 from stillroom.nets.zoo import Arch
-from stillroom.records import add_records
+from stillroom.records import LEDGER, add_records
 from stillroom.run import machine as machines
 from stillroom.run.distil import choose_arch
 from stillroom.run.estimate import Cost, seconds
 from stillroom.run.exhibits import NEIGHBOURS, write_exhibit, write_neighbours
 from stillroom.run.fits import check_protocol, check_row, full_row
 from stillroom.run.options import Machine
-from stillroom.run.publish import EXHIBITS, LEDGER
+from stillroom.run.publish import EXHIBITS
 from stillroom.run.rows import Maker, Row, baseline_rows, real_jpeg_rows, rows_of_set
 from stillroom.runtime import Numerics, Runtime
 from stillroom.session import Session

@@ -23,9 +23,10 @@ from stillroom.files import (
     write_atomic,
     write_json,
 )
+from stillroom.records import LEDGER
 
 SET_FILES = ("meta.json", "data.safetensors")
-LEDGER, EXHIBITS = "records.jsonl", "exhibits"
+EXHIBITS = "exhibits"
 OTHER_FILES = (
     *("metrics.jsonl", "labels.csv", "run.json"),  # by `publish`
     *(LEDGER, ".records.lock", "report.html"),  # by the verbs that come after it
