@@ -1120,3 +1120,22 @@ def test_times_as_a_person_says_them() -> None:
     assert [about(s) for s in (0.2, 42, 200, 5000, 9000, 500_000)] == [
         "about 1 s", "about 42 s", "about 3 min", "about 83 min", "about 2 h", "about 6 days",
     ]  # fmt: skip
+
+
+def test_full_data_judged_otherwise_are_said_to_be(tmp_path: Path) -> None:
+    folder = make(tmp_path / "dm")
+    other = {"protocol": "quick@1+epochs=5", "protocol_hash": "short"}
+    judged(
+        folder,
+        own(folder, 0.9, row="full", set_key="full", step=None, ipc=0, **other),
+        own(folder, 0.8, 0.82),
+    )
+    told = "How far from all the data? Not measured alike Here 90.0 % under quick@1+epochs=5."
+    assert told in said(folder)
+    head = page(folder, out=tmp_path / "page.html").partition("<thead>")[2].partition("</thead>")[0]
+    assert "protocol" in head
+    assert "hash" not in head  # the names differ already
+    renamed = own(folder, 0.7, 0.72, protocol_hash="changed", row="k-means", step=None)
+    judged(folder, renamed, own(folder, 0.8, 0.82))
+    head = page(folder, out=tmp_path / "page.html").partition("<thead>")[2].partition("</thead>")[0]
+    assert "hash" in head

@@ -327,11 +327,19 @@ def size_cell(count: int) -> Cell:
 def differing(table: Sequence[Line]) -> list[str]:
     """In what rows were not judged alike, but for the number of images."""
     network = ["network"] if len({line.arch for line in table}) > 1 else []
-    some = [CONDITIONS[i] for i in differing_in(table)]
+    some = [CONDITIONS[i] for i in _differing(table)]
     return network + [name for name in some if name not in ("hash", "images a class")]
 
 
 def differing_in(table: Sequence[Line]) -> list[int]:
+    """Which conditions differ; the hash only where one name of a protocol has several."""
+    hashes = {x.conditions.protocol_hash for x in table}
+    told = len({x.protocol for x in table}) == len(hashes)
+    some = _differing(table)
+    return [i for i in some if not (told and CONDITIONS[i] == "hash")]
+
+
+def _differing(table: Sequence[Line]) -> list[int]:
     return [i for i in range(len(CONDITIONS)) if len({x.conditions[i + 1] for x in table}) > 1]
 
 
@@ -340,7 +348,8 @@ def _caption(table: Sequence[Line], differ: Sequence[int]) -> str:
     if not table:
         return "Accuracy"
     first = table[0].conditions
-    known = {name: str(first[i + 1]) for i, name in enumerate(CONDITIONS) if i not in differ}
+    apart = {*differ, *_differing(table)}
+    known = {name: str(first[i + 1]) for i, name in enumerate(CONDITIONS) if i not in apart}
     parts = ["Accuracy on test images" + (f" of {known['data']}" if "data" in known else "")]
     if "protocol" in known:
         parts.append(known["protocol"] + (f" ({known['hash']})" if "hash" in known else ""))

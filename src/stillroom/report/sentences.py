@@ -72,10 +72,13 @@ def _whole(shown: Shown, line: Line) -> Fact:
         gap = line.summary.mean - full.summary.mean
         why = f"{percent(full.summary.mean)} % ({counted(full)}) when trained on all of them."
         return question, f"{signed(gap)} points", why
+    other = next((x for x in shown.lines if x.row == FULL and x.arch == line.arch), None)
+    why = f"Here {percent(other.summary.mean)} % under {other.protocol}. " if other else ""
     paper = next((r for r in shown.reported if (r.row, r.arch) == (FULL, line.arch)), None)
     if paper is not None:
-        why = f"A paper has {percent(paper.value)} % for all of them ({paper.protocol})."
-        return question, "Not measured here", why
+        why += f"A paper has {percent(paper.value)} % for all of them."
+    if why:
+        return question, "Not measured alike", why.strip()
     data = name[:80] if isinstance(name, str) and name in NAMED else "DATA"
     ask = ["stillroom", "evaluate", f"full:{data}", "--protocol", line.protocol]
     ask += ["--records", f"{shown.name}/records.jsonl"]
