@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stillroom.records import read_records
-from stillroom.tables import Line, lines, percent
+from stillroom.tables import Line, lines, percent, size
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = {
@@ -80,3 +80,16 @@ def test_the_rows_of_dm_are_lines_of_the_ledger() -> None:
         key = ("cifar10", ipc, f"dm@{step}", protocol, "bf16" if numerics else "float32")
         line = ledger()[key]
         assert (told, n) == (interval(line), f"{line.summary.n} {line.counts}"), key
+
+
+BYTES = re.compile(
+    r"^\| (dm@6000|random-jpeg) \| (\d+) \| ([\d.]+ [kM]B) \| ([\d.]+ \([^|]+\)) \|$"
+)
+
+
+def test_what_bytes_buy_is_what_the_ledger_says() -> None:
+    rows = told_in("methods/dm.md", BYTES)
+    assert len(rows) == 4
+    for name, ipc, held, told in rows:
+        line = ledger()["cifar10", ipc, name, "quick@1", "bf16"]
+        assert (held, told) == (size(line.bytes), interval(line)), (name, ipc)
