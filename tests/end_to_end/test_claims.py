@@ -34,3 +34,30 @@ def test_five_digits_a_class(tmp_path):
     found = means(tmp_path / "five", 5)
     assert found["dm"] - found["random"] >= 0.03
     assert found["dm"] - found["k-means"] >= -0.005
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["dm", "dsa", "dc"])
+def test_every_method_with_and_without_clom(method, tmp_path, capsys):
+    """Both beat random images by far; the term is measured, not assumed to help."""
+    store = ["--store", str(tmp_path / "store"), "--quiet"]
+    drawn = ["distill", "random", "--data", "digits", "--ipc", "1", *store]
+    drawn += ["--augment", "none"] if method == "dc" else []  # as dc's students are trained
+    assert run([*drawn, "--out", str(tmp_path / "random")]) == 0
+    line = ["distill", method, "--data", "digits", "--ipc", "1", "--steps", "100", *store]
+    clom = ["--alphas", "100", "--model-num", "2", "--originals", "default+epochs=10"]
+    sets = {"plain": [], "added": clom}
+    for name, more in sets.items():
+        assert run([*line, *more, "--out", str(tmp_path / name)]) == 0
+    against = [str(tmp_path / name) for name in ("plain", "random")]
+    judge = ["evaluate", str(tmp_path / "added"), "--seeds", "3", *store]
+    assert run([*judge, "--against", *against]) == 0
+    assert "paired t test p =" in capsys.readouterr().out
+    found = {}
+    for name in (*sets, "random"):
+        (row,) = lines(read_records(tmp_path / name / "records.jsonl"))
+        found[name] = row
+    assert found["added"].row == f"{method}+clom@100"
+    assert found["plain"].row == f"{method}@100"
+    for name in sets:
+        assert found[name].summary.mean - found["random"].summary.mean >= 0.1

@@ -415,7 +415,7 @@ NOTHING = lambda meta: None  # noqa: E731
 ZCA = setting("preprocess", "zca", True)
 SETS: dict[str, tuple[Case, str]] = {
     "no set": (lambda w: ["inspect", str(w.tmp / "none")], "no such set; a set is a folder"),
-    "missing meta.json": (without("meta.json"), "meta.json: no such file"),
+    "missing meta.json": (without("meta.json"), "no such set; a set is a folder with meta.json"),
     "missing tensors": (without("data.safetensors"), "no such file; the set is incomplete"),
     "truncated tensors": (spoiling("data.safetensors", lambda b: b[:-9]), "copy it again"),
     "no tensors": (spoiling("data.safetensors", lambda b: b""), "not a whole safetensors file"),
@@ -583,7 +583,7 @@ STORES: dict[str, tuple[Case, str]] = {
     ),
     "judge other size": (
         lambda w: w.evaluate(w.base, "--data", "digits", "--size", "16"),
-        "its images are [1, 8, 8], the data [1, 16, 16]; read the data with the set's --size",
+        "its images are [1, 8, 8], the data [1, 16, 16]; read the data with --size 8",
     ),
     "judge a step not kept": (
         lambda w: w.evaluate(w.base, "--steps", "7"),
@@ -594,7 +594,10 @@ STORES: dict[str, tuple[Case, str]] = {
         lambda w: w.evaluate(w.base, "--protocol", "quik"),
         "did you mean 'quick@1'?",
     ),
-    "judge with 0 seeds": (lambda w: w.evaluate(w.base, "--seeds", "0"), "--seeds 0 must lie in"),
+    "judge with 0 seeds": (
+        lambda w: w.evaluate(w.base, "--seeds", "0"),
+        "seeds: Input should be greater than or equal to 1",
+    ),
     "judge a size without data": (
         lambda w: w.evaluate(w.base, "--size", "16"),
         "--size is about data that are read again; name them: --data",
@@ -829,7 +832,7 @@ def test_gc_removes_only_what_is_ours(world: World) -> None:
         (["distill", "dm", "--data", "nowhere", "--ipc", "1"], b"is neither a folder"),
         (["distill", "dmm", "--data", "digits", "--ipc", "1"], b"did you mean 'dm'?"),
         (["evaluate", b"\xff\xfe"], b"no such set"),
-        (["inspect", "/"], b"/meta.json: no such file"),
+        (["inspect", "/"], b": no such set; a set is a folder with meta.json"),
         (["recipes", "show", "x"], b"recipe 'x' is unknown"),
     ],
     ids=["data", "method", "bytes", "root", "recipe"],
