@@ -104,7 +104,7 @@ def test_cifar10_by_its_folder_name_takes_the_published_row(tmp_path, shared, ca
     data, out = shared / "data" / "cifar10", tmp_path / "out"
     flags = ["--steps", "2", "--keep", "every:1", "--batch-real", "16"]
     assert run(["distill", "dm", "--data", str(data), "--ipc", "1", "--out", str(out), *flags]) == 0
-    assert "row: dm/cifar10-ipc1" in capsys.readouterr().err
+    assert "settings: recipe dm/cifar10-ipc1" in capsys.readouterr().err
     made = load(out)
     assert made.classes[0] == "airplane"
     # Name, classes and size are CIFAR-10's, so what is published for it applies to the folder.
