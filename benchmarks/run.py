@@ -1,7 +1,7 @@
 """Time the fast paths against plain twins in the same run: `make bench`, or one by name.
 
-    python benchmarks/run.py [dm-step] [dc-step] [student-epoch] [students-vmap] [test-pass]
-                             [--json FILE]
+    python benchmarks/run.py [dm-step] [dc-step] [dc-step-100] [student-epoch] [students-vmap]
+                             [test-pass] [--json FILE]
 
 Every line is a ratio to the plain twin: eager float32, one class or one batch at a time, PyTorch's
 default allocator. "floor" is the time of the same multiply-adds at the rate of a large matrix
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import platform
 import time
@@ -38,7 +39,8 @@ from stillroom.rng import rng
 from stillroom.runtime import Numerics, Runtime, can_compile, default_threads
 
 CLASSES, IPC, REAL, SIZE = 10, 10, 256, 32
-NAMES = ("dm-step", "dc-step", "student-epoch", "students-vmap", "test-pass")
+MANY = 100  # classes of dc-step-100: time and memory against their number
+NAMES = ("dm-step", "dc-step", "dc-step-100", "student-epoch", "students-vmap", "test-pass")
 
 
 @dataclass(frozen=True)
@@ -78,19 +80,19 @@ def matmul_rate(dtype: torch.dtype, device: torch.device) -> float:
 
 
 def variants(device: torch.device) -> list[tuple[str, Numerics, bool]]:
-    """What is timed beside the twin."""
-    found: list[tuple[str, Numerics, bool]] = [("float32 eager", "float32", False)]
-    found.append(("bf16 eager", "bf16", False))
-    if can_compile(device):
-        found += [("float32 compiled", "float32", True), ("bf16 compiled", "bf16", True)]
-    return found
+    """What is timed beside the twin; bf16 where the device computes in it."""
+    numerics: list[Numerics] = ["float32"]
+    if device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        numerics.append("bf16")
+    ways = [("eager", False)] + ([("compiled", True)] if can_compile(device) else [])
+    return [(f"{n} {way}", n, compiled) for way, compiled in ways for n in numerics]
 
 
-def toy_bench() -> Benchmark:
-    """CIFAR-10's shapes; the values do not change the time."""
+def toy_bench(classes: int = CLASSES) -> Benchmark:
+    """The shapes of CIFAR-10 or -100; the values do not change the time."""
     gen = rng(0, "benchmark")
-    images = torch.randint(0, 256, (CLASSES * 300, 3, SIZE, SIZE), generator=gen).to(torch.uint8)
-    labels = torch.arange(CLASSES).repeat_interleave(300)
+    images = torch.randint(0, 256, (classes * 300, 3, SIZE, SIZE), generator=gen).to(torch.uint8)
+    labels = torch.arange(classes).repeat_interleave(300)
     return from_arrays(images, labels, images[:2000], labels[:2000], normalise="cifar10")
 
 
@@ -132,17 +134,18 @@ def plain_dm_step(bench: Benchmark, device: torch.device) -> Callable[[], object
 
 def plain_dc_step(bench: Benchmark, device: torch.device) -> Callable[[], object]:
     """One image a class; one class at a time, double backward through autograd, eager float32."""
-    synthetic = torch.randn(CLASSES, 3, SIZE, SIZE, device=device, requires_grad=True)
+    classes = len(bench.classes)
+    synthetic = torch.randn(classes, 3, SIZE, SIZE, device=device, requires_grad=True)
     sgd = torch.optim.SGD([synthetic], lr=0.1, momentum=0.5)
     strategy, step = parse(DSA), iter(range(10**9))
     arch = resolve("convnet3")
 
     def work() -> None:
         it = next(step)
-        net = arch.build(CLASSES, 3, SIZE).to(device)
+        net = arch.build(classes, 3, SIZE).to(device)
         weights = list(net.parameters())
         sgd.zero_grad()
-        for c in range(CLASSES):
+        for c in range(classes):
             rows = bench.train.rows_of(c)[torch.randperm(300)[:REAL]]
             real = bench.preprocess.apply(bench.train.take(rows, device))
             drawn = draw(strategy, 1, SIZE, rng(0, it, c), siamese=True)
@@ -216,9 +219,10 @@ def fast_dm_step(bench: Benchmark, rt: Runtime) -> Callable[[], object]:
 
 
 def fast_dc_step(bench: Benchmark, rt: Runtime) -> Callable[[], object]:
-    ctx = RunContext(bench, 1, 0, rt, Nets(resolve("convnet3"), CLASSES, 3, SIZE, rt))
+    classes = len(bench.classes)
+    ctx = RunContext(bench, 1, 0, rt, Nets(resolve("convnet3"), classes, 3, SIZE, rt))
     method = GradientMatching(batch_real=REAL, augment=DSA)
-    synth = method.start(ctx, torch.arange(CLASSES))
+    synth = method.start(ctx, torch.arange(classes))
     sgd = torch.optim.SGD([synth.images], lr=0.1, momentum=0.5)
     step = iter(range(10**9))
 
@@ -250,64 +254,79 @@ def fast_test(bench: Benchmark, rt: Runtime) -> Callable[[], object]:
     return lambda: predict(nets, Images(take, bench.test.labels, SIZE))
 
 
-def jobs(
-    bench: Benchmark, device: torch.device
-) -> dict[str, tuple[Callable[[], object], Callable[[Runtime], Callable[[], object]], float]]:
-    """name -> (plain twin, the library's way, FLOPs)."""
+@dataclass(frozen=True)
+class Job:
+    """One job: its plain twin, the library's way, and the FLOPs of both; made when it is timed."""
+
+    plain: Callable[[], Callable[[], object]]
+    fast: Callable[[Runtime], Callable[[], object]]
+    flops: float
+
+
+def jobs(device: torch.device) -> dict[str, Job]:
+    """All jobs by name."""
+    ten, hundred = functools.cache(toy_bench), functools.cache(lambda: toy_bench(MANY))
     probe = Nets(resolve("convnet3"), CLASSES, 3, SIZE, runtime(device, "float32", False))
     forward = probe.forward_flops()
     n = CLASSES * IPC
+    one_class = forward * (3.0 * REAL + 9.0)  # of gradient matching at one image a class
     return {
-        "dm-step": (
-            plain_dm_step(bench, device),
-            lambda rt: fast_dm_step(bench, rt),
+        "dm-step": Job(
+            lambda: plain_dm_step(ten(), device),
+            lambda rt: fast_dm_step(ten(), rt),
             forward * (CLASSES * REAL + 2.0 * n),
         ),
-        "dc-step": (
-            plain_dc_step(bench, device),
-            lambda rt: fast_dc_step(bench, rt),
-            forward * CLASSES * (3.0 * REAL + 9.0),
+        "dc-step": Job(
+            lambda: plain_dc_step(ten(), device),
+            lambda rt: fast_dc_step(ten(), rt),
+            CLASSES * one_class,
         ),
-        "student-epoch": (plain_epoch(device), fast_epoch, forward * 3.0 * n),
+        "dc-step-100": Job(
+            lambda: plain_dc_step(hundred(), device),
+            lambda rt: fast_dc_step(hundred(), rt),
+            MANY * one_class,
+        ),
+        "student-epoch": Job(lambda: plain_epoch(device), fast_epoch, forward * 3.0 * n),
         # Three students at once: its ratio against that of one decides `--students`.
-        "students-vmap": (
-            plain_epochs(device, 3),
+        "students-vmap": Job(
+            lambda: plain_epochs(device, 3),
             lambda rt: fast_epoch(rt, "vmap", 3),
             forward * 9.0 * n,
         ),
-        "test-pass": (plain_test(bench, device), lambda rt: fast_test(bench, rt), forward * 2000.0),
+        "test-pass": Job(
+            lambda: plain_test(ten(), device), lambda rt: fast_test(ten(), rt), forward * 2000.0
+        ),
     }
 
 
 def measure(names: list[str], repeats: int, device: torch.device) -> list[Timing]:
+    """Every twin first: the hint to the allocator, once given, stays."""
     torch.set_num_threads(default_threads())
-    bench = toy_bench()
-    rates = {
-        "float32": matmul_rate(torch.float32, device),
-        "bf16": matmul_rate(torch.bfloat16, device),
-    }
-    chosen = {k: v for k, v in jobs(bench, device).items() if not names or k in names}
-    plain = {name: clock(twin, repeats, device)[1] for name, (twin, _, _) in chosen.items()}
+    dtypes: dict[Numerics, torch.dtype] = {"float32": torch.float32, "bf16": torch.bfloat16}
+    ways = variants(device)
+    rates = {n: matmul_rate(dtypes[n], device) for n in dict.fromkeys(n for _, n, _ in ways)}
+    chosen = {k: v for k, v in jobs(device).items() if not names or k in names}
+    twins = {name: job.plain() for name, job in chosen.items()}
+    plain = {name: clock(twin, repeats, device)[1] for name, twin in twins.items()}
     found = []
-    for name, (twin, make, flops) in chosen.items():
-        floor = flops / rates["float32"]
-        found.append(Timing(name, "plain twin", plain[name], 1.0, 0.0, flops, floor / plain[name]))
-        print_line(found[-1])
-        with runtime(device, "float32", False).activate():
-            best = clock(twin, repeats, device)[1]
+
+    def add(name: str, variant: str, numerics: Numerics, best: float, compiling: float) -> None:
+        flops = chosen[name].flops
+        floor = flops / rates[numerics]
         found.append(
-            Timing(name, "twin + allocator", best, plain[name] / best, 0.0, flops, floor / best)
+            Timing(name, variant, best, plain[name] / best, compiling, flops, floor / best)
         )
         print_line(found[-1])
-        for label, numerics, compiled in variants(device):
+
+    for name, job in chosen.items():
+        add(name, "plain twin", "float32", plain[name], 0.0)
+        with runtime(device, "float32", False).activate():
+            add(name, "twin + allocator", "float32", clock(twins[name], repeats, device)[1], 0.0)
+        for label, numerics, compiled in ways:
             rt = runtime(device, numerics, compiled)
             with rt.activate():
-                first, best = clock(make(rt), repeats, device)
-            floor = flops / rates[numerics]
-            spent = first - best if compiled else 0.0
-            line = Timing(name, label, best, plain[name] / best, spent, flops, floor / best)
-            found.append(line)
-            print_line(line)
+                first, best = clock(job.fast(rt), repeats, device)
+            add(name, label, numerics, best, first - best if compiled else 0.0)
     return found
 
 
