@@ -25,7 +25,7 @@ from stillroom.types import Record
 
 _TEXTS = (
     *("data_digest", "set_key", "protocol_hash", "unit", "device", "code", "split", "note"),
-    *("augment", "family"),
+    *("augment", "family", "labels"),
 )
 _NAMES = ("benchmark", "row", "protocol", "arch", "metric", "selection", "numerics", *_TEXTS)
 _COUNTS = ("ipc", "seed", "bytes", "memory")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from stillroom.data.named import NAMED
+from stillroom.evaluation.statistics import Summary
+from stillroom.methods import PRESETS
 from stillroom.recipe import find_row, from_preset
 from stillroom.types import Record
 
@@ -21,16 +25,15 @@ def near(a: float, b: float, ipc: int) -> bool:
 def verdict(
     paper: Record | None,
     protocol: str,
-    mean: float,
-    std: float = 0.0,
+    measured: Summary,
     departure: str = "",
     drawn: bool = False,
 ) -> str:
-    """Whether a mean is the paper's, in a word; `std` is that of the students behind it.
+    """Whether what was measured is the paper's number, in a word.
 
     `protocol` is the one it was measured under, with what was changed of it; `departure` says how
     the run differs from the published one. Of `drawn` images the deviation is that of draws too,
-    for which no limit is set.
+    for which no limit is set. One number has no deviation, so it is no test.
     """
     if paper is None:
         return "nothing reported"
@@ -41,26 +44,38 @@ def verdict(
         return "fewer epochs"
     if departure:
         return departure
-    if near(mean, paper.value, paper.ipc) and std > SPREAD and not drawn:
+    if measured.n == 1:
+        return "one draw" if drawn else "one student"
+    same = near(measured.mean, paper.value, paper.ipc)
+    if same and measured.std > SPREAD and not drawn:
         return "students too far apart"
-    return "reproduced" if near(mean, paper.value, paper.ipc) else "not reproduced"
+    return "reproduced" if same else "not reproduced"
 
 
-def departure(recipe: Any, preset: str, benchmark: str, ipc: int, step: int | None) -> str:
-    """How a set differs from the published row of its method: in steps, in settings, or not.
+def departure(recipe: Any, data: Mapping[str, Any], paper: Record, step: int | None) -> str:
+    """How a set differs from the published row of a paper's method: in steps, settings, or not.
 
-    `recipe` is what the set says of itself, which of a foreign one may be anything.
+    `recipe` and `data` are what the set says of itself, which of a foreign one may be anything;
+    `step` is its own, None of a baseline, which this program chose itself.
     """
-    if step is None or not isinstance(recipe, dict) or find_row(preset, benchmark, ipc) is None:
+    if step is None:
         return ""
-    row, _ = from_preset(preset, benchmark, ipc, {}, benchmark)
+    published = find_row(paper.row, paper.benchmark, paper.ipc)
+    if not isinstance(recipe, dict) or paper.row not in PRESETS or (step and published is None):
+        return "other settings"
+    row, _ = from_preset(paper.row, paper.benchmark, paper.ipc, {}, paper.benchmark)
     outer = recipe.get("outer")
     images = outer.get("images") if isinstance(outer, dict) else None
+    constants = NAMED[paper.benchmark].constants if paper.benchmark in NAMED else None
     same = (
         recipe.get("method") == row.method.model_dump(mode="json")
-        and images == row.outer.images.model_dump(mode="json")
+        and (not step or images == row.outer.images.model_dump(mode="json"))
+        and recipe.get("arch") in (paper.arch, "none")
         and not recipe.get("regularisers")
         and not recipe.get("start")
+        and not data.get("zca")
+        and not data.get("val")
+        and data.get("normalise") == (constants or "fitted")
     )
     if not same:
         return "other settings"

@@ -49,6 +49,7 @@ class Line:
     `values` are the single numbers in the ledger's order; `set_keys` the images that they were
     trained on, `order` the place of its first number in the ledger.
     `gap` is to random draws, `rival` the best of the coreset baselines with the gap to it.
+    `family` and `set_seed` are those of the records; lines that share both are one set, made again.
     """
 
     row: str
@@ -68,6 +69,8 @@ class Line:
     order: int = 0
     set_keys: frozenset[str] = frozenset()
     rival: Rival | None = None
+    family: str = ""
+    set_seed: int | None = None
 
     @property
     def drawn(self) -> bool:
@@ -141,6 +144,8 @@ def _line(key: Key, group: Sequence[Record], own: Summary, all_: Mapping[Key, Su
         step=step,
         set_keys=frozenset(r.set_key for r in group),
         conditions=conditions,
+        family=group[0].family,
+        set_seed=group[0].set_seed,
         rival=None if step is None else _rival(own, conditions, all_),
     )
 
@@ -151,7 +156,9 @@ def _over_distillations(
     """A row more for every set that was distilled several times: n counts distillations.
 
     One number a distillation, the mean of its students, so that students are no distillations; and
-    one a seed: what a seed made again, on other threads say, is no other distillation.
+    one a seed: what a seed made again, on other threads say, is no other distillation. Students of
+    all of them have the same seeds, whose luck the interval leaves out and that of a baseline does
+    not; so it is said of no gap that intervals are apart.
     """
     same: dict[tuple[str, int, str, str, Conditions], list[Key]] = {}
     for key, group in groups.items():
@@ -171,7 +178,9 @@ def _over_distillations(
             means = [sum(some) / len(some) for some in of_seed.values()]
             students = [r for key in keys for r in groups[key]]
             whole = _line((row, step, "", conditions), students, summarise(means), summaries)
-            found.append(replace(whole, counts="distillations", values=tuple(means)))
+            rival = whole.rival and replace(whole.rival, separate=False)
+            whole = replace(whole, counts="distillations", values=tuple(means), set_seed=None)
+            found.append(replace(whole, separate=None, rival=rival))
     return found
 
 
@@ -201,6 +210,14 @@ def compare(a: Sequence[Record], b: Sequence[Record]) -> Paired | None:
         names = [n for n in Conditions._fields if getattr(one, n) != getattr(two, n)]
         raise StillroomError(f"the two sets were not judged alike: {', '.join(names)} differ")
     return paired({r.seed: r.value for r in mine}, {r.seed: r.value for r in other})
+
+
+def other_labels(kinds: Sequence[str], names: Sequence[str]) -> str:
+    """A warning where sets with labels of several kinds are compared, else nothing."""
+    if len(set(kinds)) < 2:
+        return ""
+    told = ", ".join(f"{name} has {kind} labels" for name, kind in zip(names, kinds, strict=True))
+    return f"{told}: a part of the difference may be the labels', not the images'"
 
 
 def _conditions(r: Record) -> Conditions:

@@ -85,7 +85,8 @@ class Record:
     ("dm@300", "random", "full"), `draw` the random draw it is, `seed` the student's seed.
     `selection` is the rule that chose the number ("last", "best", "val"), `augment` what students
     were trained with, `family` a digest of the set's recipe but for its seed, `set_seed`: sets of
-    one family are distillations of one thing. `numerics` names the back end too, where students
+    one family are distillations of one thing. `labels` is the kind of label that students were
+    trained with ("": not recorded). `numerics` names the back end too, where students
     were trained all at once ("float32/vmap"). `memory` is the peak in bytes (0: not known).
     """
 
@@ -114,6 +115,7 @@ class Record:
     augment: str = ""
     family: str = ""
     set_seed: int | None = None
+    labels: str = ""
     memory: int = 0
     versions: dict[str, str] = field(default_factory=dict)
     note: str = ""
@@ -134,7 +136,9 @@ class Record:
         for name in value:
             if name not in known:
                 raise StillroomError(f"{source}: unknown field {str(name)[:80]!r} in a record")
-        required = set(known) - {"augment", "family", "set_seed", "memory", "versions", "note"}
+        required = set(known) - {
+            *("augment", "family", "set_seed", "labels", "memory", "versions", "note")
+        }
         missing = sorted(required - set(value))
         if missing:
             raise StillroomError(f"{source}: a record lacks the field {missing[0]!r}")

@@ -40,6 +40,7 @@ from stillroom.report.loading import plain_code, training_code
 from stillroom.report.pictures import _columns, gallery
 from stillroom.report.provenance import flat
 from stillroom.report.sentences import headline, limits, of_networks
+from stillroom.reported import reported
 from stillroom.standing import departure
 from stillroom.tables import about, duration
 from stillroom.types import Preprocess, Record, Zca
@@ -281,7 +282,7 @@ def test_headline_names_the_coreset_and_the_jpegs_that_it_does_not_beat(tmp_path
     )
     assert "Better than class means? Unclear: +0.5 points 89.2 % (3 seeds) against" in said(folder)
     assert "Better than real JPEGs? Unclear: −1.1 points" in said(folder)
-    assert "(--seeds) may tell. They take 2.0 kB." in said(folder)
+    assert "the 95 % intervals overlap. They take 2.0 kB." in said(folder)
 
 
 def test_time_is_a_cost_where_it_is_known(tmp_path: Path) -> None:
@@ -775,6 +776,7 @@ def test_reported_numbers_stand_beside_and_in_no_mean(
     ]
     monkeypatch.setattr("stillroom.report.gather.known", lambda name, *shape: name)
     monkeypatch.setattr("stillroom.report.gather.find", lambda name, ipc: tuple(some))
+    monkeypatch.setattr("stillroom.report.gather.departure", lambda *_: "")
     (shown,) = gather([folder])
     assert shown.lines == before.lines
     text = page(folder, out=tmp_path / "page.html")
@@ -1027,19 +1029,117 @@ def test_the_headline_is_never_chosen_by_its_accuracy(tmp_path: Path) -> None:
 
 
 def test_a_run_that_departs_from_the_published_one_is_no_test_of_it(tmp_path: Path) -> None:
-    made, _ = from_preset("dm", "cifar10", 10, {}, "cifar10")
-    recipe = {
-        "method": made.method.model_dump(mode="json"),
-        "outer": made.outer.model_dump(mode="json"),
-    }
-    assert departure(recipe, "dm", "cifar10", 10, 20000) == ""
-    assert departure(recipe, "dm", "cifar10", 10, 300) == "fewer steps"
+    paper, herding = (
+        next(r for r in reported() if (r.row, r.benchmark, r.ipc) == (row, "cifar10", 10))
+        for row in ("dm", "herding")
+    )
+    recipe, data = published("dm", 10), {"normalise": "cifar10", "zca": False, "val": 0.0}
+    assert departure(recipe, data, paper, 20000) == ""
+    assert departure(recipe, data, paper, 300) == "fewer steps"
     slower = {**recipe, "outer": {**recipe["outer"], "images": {"kind": "sgd", "lr": 9}}}
-    assert departure(slower, "dm", "cifar10", 10, 20000) == "other settings"
-    assert departure({**recipe, "regularisers": [1]}, "dm", "cifar10", 10, 20000) != ""
+    for changed in (slower, {**recipe, "regularisers": [1]}, {**recipe, "arch": "resnet18"}):
+        assert departure(changed, data, paper, 20000) == "other settings"
+    for changes in ({"zca": True}, {"val": 0.5}, {"normalise": "half"}):
+        assert departure(recipe, {**data, **changes}, paper, 20000) == "other settings"
     for foreign in (None, [], {"outer": 3}, {"method": "dm"}):
-        assert departure(foreign, "dm", "cifar10", 10, 20000) in ("", "other settings")
-    assert departure(recipe, "nobody's", "cifar10", 10, 300) == ""
+        assert departure(foreign, data, paper, 20000) == "other settings"
+    for row in ("nobody's", "dm"):  # no row is published of these
+        other = replace(paper, row=row, ipc=100)
+        assert departure(published("dm", 100), data, other, 300) == "other settings"
+    assert departure(published("herding", 10), data, herding, 0) == ""
+    assert departure(None, {}, herding, None) == "", "a baseline was chosen here"
+
+
+def published(preset: str, ipc: int) -> dict[str, Any]:
+    """What a set of a published row says of its recipe."""
+    made, _ = from_preset(preset, "cifar10", ipc, {"arch": "convnet3"}, "cifar10")
+    method, outer = made.method.model_dump(mode="json"), made.outer.model_dump(mode="json")
+    return {"method": method, "outer": outer, "arch": "convnet3", "seed": 0}
+
+
+def reported_of(tmp_path: Path, name: str, **changes: Any) -> str:
+    """How a fabricated CIFAR-10 set, judged as the paper's, is said to stand to its number."""
+    values = changes.pop("values", (0.489, 0.490, 0.488))
+    data = {"name": "cifar10", "digest": "d" * 64, "split": "given", "normalise": "cifar10"}
+    provenance = {"label": "dm", "step": 20000, "recipe": published("dm", 10)}
+    folder = make(
+        tmp_path / name,
+        tuple(map(str, range(10))),
+        ipc=10,
+        side=32,
+        arch="convnet3",
+        data=data,
+        provenance=provenance,
+    )
+    usual = {"row": "dm@20000", "step": 20000, "arch": "convnet3", "ipc": 10, "protocol": "vico@1"}
+    judged(folder, own(folder, *values, **{**usual, "benchmark": "cifar10", **changes}))
+    grid = reported_grid(gather([folder])[0])
+    assert grid is not None
+    return next(row.cells[4].text for row in grid.rows if row.cells[0].text == "dm")
+
+
+def test_only_the_papers_own_data_and_several_students_test_its_number(tmp_path: Path) -> None:
+    assert reported_of(tmp_path, "alike") == "dm@20000: reproduced"
+    assert reported_of(tmp_path, "worse", values=(0.44, 0.45, 0.46)) == "dm@20000: not reproduced"
+    assert reported_of(tmp_path, "one", values=(0.489,)) == "dm@20000: one student"
+    assert reported_of(tmp_path, "other", benchmark="cifar10.1", data_digest="e" * 64) == "–"
+
+
+def test_equal_accuracies_and_overlaps_are_no_certainty(tmp_path: Path) -> None:
+    folder = make(tmp_path / "dm")
+    judged(folder, own(folder, 0.625, 0.625, 0.625), drawn(folder, 0.5, 0.5, 0.5, 0.5, 0.5))
+    assert "Unclear: +12.5 points" in said(folder)
+    assert "3 seeds of equal accuracy give no interval, so this may be chance" in said(folder)
+    judged(folder, own(folder, 0.3, 0.6, 0.9), drawn(folder, 0.3, 0.6, 0.9))
+    assert "Unclear: +0.0 points" in said(folder)
+
+
+def test_a_set_made_without_a_network_has_no_network_of_its_own(tmp_path: Path) -> None:
+    folder = make(tmp_path / "random", arch="none")
+    judged(folder, own(folder, 0.5, 0.6), own(folder, 0.7, 0.8, arch="mlp"))
+    (shown,) = gather([folder])
+    assert of_networks(shown) == (
+        "Worst network: convnet1, 55.0 %. The set was made without a network; mean of all: 65.0 % "
+        "on average."
+    )
+    judged(folder, own(folder, 0.5, 0.6))
+    (transfer,) = [text for topic, text in limits(gather([folder])[0]) if topic == "Transfer"]
+    assert transfer == "Students are convnet1; how it trains other networks was not measured."
+
+
+def test_sets_of_other_augmentations_share_a_page_under_one_protocol(tmp_path: Path) -> None:
+    """Each brings random draws of its own, which are one row under a protocol that augments."""
+    sets = [make(tmp_path / name, augment=augment) for name, augment in (("a", "none"), ("b", "x"))]
+    for folder, value in zip(sets, (0.6, 0.8), strict=True):
+        random = drawn(folder, 0.5, 0.51)
+        judged(folder, own(folder, value, value + 0.02), random)
+    page = write_report(sets, tmp_path / "page.csv").read_text(encoding="utf-8")
+    assert "+10.5" in page
+    assert "+30.5" in page
+
+
+def test_differences_keep_their_interval_as_csv(tmp_path: Path) -> None:
+    sets = [make(tmp_path / "a"), make(tmp_path / "b")]
+    judged(sets[0], own(sets[0], 0.5, 0.6, 0.7))
+    judged(sets[1], own(sets[1], 0.52, 0.64, 0.71))
+    out = write_report(sets, tmp_path / "page.csv", table="differences")
+    (row,) = csv.DictReader(io.StringIO(out.read_text(encoding="utf-8")))
+    low, high = stats.ttest_1samp([0.02, 0.04, 0.01], 0).confidence_interval()
+    assert row["95 % low"] == f"{100 * low:+.1f}"
+    assert row["95 % high"] == f"{100 * high:+.1f}"
+
+
+def test_labels_of_two_kinds_are_said_beside_their_difference(tmp_path: Path) -> None:
+    sets = [make(tmp_path / "a"), make(tmp_path / "b", label_kind="probs")]
+    for folder in sets:
+        judged(folder, own(folder, 0.5, 0.6, 0.72))
+    told = "a has hard labels, b has probs labels: a part of the difference may be the labels'"
+    shown = gather(sets)
+    for grid in (comparison_grid(shown), paired_grid(shown)):
+        assert grid is not None
+        assert told in grid.caption
+    assert [c.name for c in comparison_grid(shown).columns].count("labels") == 1
+    assert "labels" not in [c.name for c in comparison_grid(shown[:1]).columns]
 
 
 def test_sets_that_were_not_judged_alike_say_so_in_every_form(tmp_path: Path) -> None:

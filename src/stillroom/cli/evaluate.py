@@ -218,7 +218,7 @@ def _show_comparison(
 ) -> None:
     """Print how the last step of one set compares with another set, on every network."""
     from stillroom.cli.show import say
-    from stillroom.tables import compare
+    from stillroom.tables import compare, other_labels
 
     last = max(r.step or 0 for r in records)
     own = [r for r in records if r.draw is None and (r.step or 0) == last and r.step is not None]
@@ -228,6 +228,8 @@ def _show_comparison(
             f"{name} ({some[0].row})" for name, some in zip(names, (mine, other), strict=True)
         )
         say(f"{first} - {second} on {arch}: {in_words(compare(mine, other))}")
+    if told := other_labels([some[0].labels for some in (own, others)], names):
+        say(told)
 
 
 def in_words(found: Paired | None) -> str:

@@ -58,8 +58,7 @@ def _reproduce(**values: Any) -> None:
     say(f"{cell.name} under {cell.protocol}: {_interval(made.summary)}")
     paper = cell.reported()
     if paper is not None:
-        verdict = cell.verdict(made.summary.mean, made.summary.std)
-        say(f"reported: {percent(paper.value)} %, {paper.note}: {verdict}")
+        say(f"reported: {percent(paper.value)} %, {paper.note}: {cell.verdict(made.summary)}")
     if ledger is not None:
         add_records(ledger, made.records)
     if made.recorded is None:
@@ -89,7 +88,7 @@ def _list() -> None:
         paper, (ours, _) = cell.reported(), recorded(cell, cell.numerics)
         told = percent(paper.value) if paper else "-"
         known = f"{percent(ours.mean)} ({plural(ours.n, 'number')})" if ours else "-"
-        verdict = cell.verdict(ours.mean, ours.std) if ours else "not measured"
+        verdict = cell.verdict(ours) if ours else "not measured"
         cells.append((cell.name, cell.protocol, cell.numerics, told, known, verdict))
     heads = ("cell", "protocol", "numerics", "reported %", "measured %", "verdict")
     rows("cells: stillroom reproduce CELL --data DIR; --plan shows the cost", heads, cells)

@@ -6,12 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+EQUAL = 1e-9  # a deviation below this is rounding
+
 
 @dataclass(frozen=True)
 class Summary:
     """Mean, sample standard deviation (ddof 1) and 95 % t-interval of n numbers.
 
-    For n = 1 the deviation is 0 and the interval is unknown: `half` is None.
+    For n = 1 the deviation is 0 and the interval is unknown: `half` is None. So it is of equal
+    numbers: accuracies of a small test set are coarse, and no interval has no width.
     """
 
     n: int
@@ -41,6 +44,8 @@ def summarise(values: Sequence[float]) -> Summary:
     if n == 1:
         return Summary(1, mean, 0.0, None)
     std = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
+    if std < EQUAL:
+        return Summary(n, mean, 0.0, None)
     return Summary(n, mean, std, t_quantile(n - 1) * std / math.sqrt(n))
 
 
@@ -79,7 +84,7 @@ def paired(a: Mapping[int, float], b: Mapping[int, float]) -> Paired | None:
     if not shared:
         return None
     difference = summarise([a[seed] - b[seed] for seed in shared])
-    if difference.n < 3 or difference.std < 1e-9:
+    if difference.n < 3 or difference.half is None:
         return Paired(difference, None)
     from scipy.stats import t
 

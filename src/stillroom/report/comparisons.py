@@ -27,7 +27,7 @@ from stillroom.report.grids import (
     under,
 )
 from stillroom.report.sentences import signed
-from stillroom.tables import Conditions, Line, compare
+from stillroom.tables import Conditions, Line, compare, other_labels, percent
 from stillroom.types import Record
 
 
@@ -40,16 +40,14 @@ def comparison_grid(sets: Sequence[Shown], every: bool = False) -> Grid:
     some = range(len(CONDITIONS)) if every else differing_in(mains)
     differ = [i for i in some if CONDITIONS[i] not in ("protocol", "data", "images a class")]
     numbers = (*RESULT[:-1], "images", *COST)
-    more = ("data", "student", *(CONDITIONS[i] for i in differ))
+    labels = len({s.data.label_kind for s in sets}) > 1 or every
+    more = ("data", "student", *(["labels"] if labels else []), *(CONDITIONS[i] for i in differ))
     columns = columns_of("set", "protocol", numbers=numbers, more=more)
 
     rows = []
     for whole in distillations(sets):
-        judged = (
-            text_cell(whole.conditions.benchmark),
-            text_cell(whole.arch),
-            *under(whole, differ),
-        )
+        kinds = {s.data.label_kind for s in sets if s.keys & whole.set_keys}
+        judged = _judged(whole, sorted(kinds) if labels else [], differ)
         head = (text_cell(f"{whole.row}, all distillations"), text_cell(whole.protocol))
         rows.append(
             Row("base", (*head, *result_cells(whole)[:-1], DASH, *cost_cells(whole), *judged))
@@ -61,13 +59,10 @@ def comparison_grid(sets: Sequence[Shown], every: bool = False) -> Grid:
             known = shown.data.data.get("name")
             data = text_cell(known[:80] if isinstance(known, str) else "")
             cells = (*[DASH] * 5, images, size_cell(shown.bytes), DASH, data, DASH)
+            cells += tuple(text_cell(shown.data.label_kind) for _ in range(labels))
             cells += (DASH,) * len(differ)
         else:
-            judged = (
-                text_cell(line.conditions.benchmark),
-                text_cell(line.arch),
-                *under(line, differ),
-            )
+            judged = _judged(line, [shown.data.label_kind] if labels else [], differ)
             cells = (
                 text_cell(line.protocol),
                 *result_cells(line)[:-1],
@@ -80,7 +75,19 @@ def comparison_grid(sets: Sequence[Shown], every: bool = False) -> Grid:
     caption = "The last step of every set, on its own network where that was measured"
     if different := differing(mains):
         caption += f"; not judged alike: {', '.join(different)} differ"
+    if told := _other_labels([s for s in sets if s.main]):
+        caption += f"; {told}"
     return Grid(caption, columns, tuple(rows), 2)
+
+
+def _judged(line: Line, labels: Sequence[str], differ: Sequence[int]) -> tuple[Cell, ...]:
+    """Data, student, kind of labels where sets differ in it, and the other conditions."""
+    own = [text_cell(", ".join(labels))] if labels else []
+    return (text_cell(line.conditions.benchmark), text_cell(line.arch), *own, *under(line, differ))
+
+
+def _other_labels(sets: Sequence[Shown]) -> str:
+    return other_labels([s.data.label_kind for s in sets], [s.name for s in sets])
 
 
 def compared_networks(sets: Sequence[Shown]) -> Grid | None:
@@ -107,7 +114,8 @@ def paired_grid(sets: Sequence[Shown]) -> Grid | None:
             p = Cell(f"{found.p:.2g}", f"{found.p:.9g}") if found.p is not None else DASH
             number = Cell(signed(gap.mean), f"{gap.mean:.9g}")
             n = Cell(str(gap.n), str(gap.n))
-            between = Cell(ends or "–", f"{gap.low:.9g}" if ends else "")
+            parts = (percent(gap.low, sign=True), percent(gap.high, sign=True)) if ends else ()
+            between = Cell(ends or "–", f"{gap.low:.9g}" if ends else "", parts)
             rows.append(Row("", (text_cell(other.name), number, between, p, n)))
     if not rows:
         return None
@@ -116,6 +124,8 @@ def paired_grid(sets: Sequence[Shown]) -> Grid | None:
         f"Against {first.name}, student by student of the same seed (paired t test; no p where "
         "all differences are equal or there are fewer than three)"
     )
+    if told := _other_labels(judged):
+        caption += f"; {told}"
     return Grid(caption, columns_of("set", numbers=numbers), tuple(rows))
 
 

@@ -121,14 +121,18 @@ class Shown:
         See `standing.verdict`; it is a test of the paper's number only if it is one of `TESTS`.
         """
         some = [*self.beside(self.main), self.main] if self.main else []
-        same = [x for x in some if x.arch == paper.arch and x.row.partition("@")[0] == paper.row]
+        digest = self.data.data.get("digest")  # what it was judged on may be other data
+        same = [
+            x
+            for x in some
+            if (x.arch, x.conditions.data_digest) == (paper.arch, digest)
+            and x.row.partition("@")[0] == paper.row
+        ]
         line = next(iter(same), None)
         if line is None:
             return None, ""
-        recipe = self.data.provenance.get("recipe") if self.own(line) else None
-        off = departure(recipe, paper.row, paper.benchmark, paper.ipc, line.step)
-        s = line.summary
-        return line, verdict(paper, line.protocol, s.mean, s.std, off, line.drawn)
+        off = departure(self.data.provenance.get("recipe"), self.data.data, paper, line.step)
+        return line, verdict(paper, line.protocol, line.summary, off, line.drawn)
 
     def any_size(self, row: str | None = None) -> list[Line]:
         """Baselines of any number of images, judged as the headline was; those of one row."""
@@ -196,9 +200,17 @@ def unsized(line: Line) -> Conditions:
 
 
 def distillations(sets: Sequence[Shown]) -> list[Line]:
-    """Lines over several sets that were distilled alike, as far as headlines quote them."""
-    same = ("row", "step", "draw", "seed", "set_key", "metric", *Conditions._fields)
-    pooled = {tuple(getattr(r, n) for n in same): r for shown in sets for r in shown.records}
+    """Lines over several sets that were distilled alike, as far as headlines quote them.
+
+    A baseline counts once, though every set brings it: chosen for students of another augmentation
+    it is another set, and under a protocol with its own the same row.
+    """
+    same = ("row", "step", "draw", "seed", "metric", *Conditions._fields)
+    pooled = {
+        (*(getattr(r, n) for n in same), r.set_key if r.step is not None else ""): r
+        for shown in sets
+        for r in shown.records
+    }
     mains = {(s.main.row, s.main.step, s.main.conditions) for s in sets if s.main}
     found = [x for x in lines(list(pooled.values())) if x.counts == "distillations"]
     return [x for x in found if (x.row, x.step, x.conditions) in mains]

@@ -14,6 +14,7 @@ from stillroom.tables import CORESETS, Line, duration, percent, plural, size, sp
 
 Fact = tuple[str, str, str]  # a reader's question, the answer, and why
 GIVEN = "given"
+NO_ARCH = "none"  # the network of a set that was made without one
 REPORTED = (
     "These stand in a paper, under its own protocol and code. No mean on this page contains them."
 )
@@ -114,14 +115,22 @@ def _fact(question: str, line: Line, other: Line) -> Fact:
     gap = line.summary.mean - other.summary.mean
     if line.summary.half is None or other.summary.half is None:
         few = line if line.summary.half is None else other
-        answer, why = "Unclear", f"{counted(few)} gives no interval, so this may be chance"
+        answer, why = "Unclear", f"{_no_interval(few)}, so this may be chance"
     elif not line.summary.separate_from(other.summary):
-        answer = "Unclear" if abs(gap) >= 0.0005 else "No difference"
-        why = "the 95 % intervals overlap; more students (--seeds) may tell"
+        answer, why = "Unclear", "the 95 % intervals overlap"
+        if line.summary.half >= other.summary.half:  # draws of random images are five
+            why += "; more students (--seeds) may tell"
     else:
         answer, why = "Yes" if gap > 0 else "No, worse", "the 95 % intervals do not touch"
     mine, theirs = (f"{percent(x.summary.mean)} % ({counted(x)})" for x in (line, other))
     return question, f"{answer}: {signed(gap)} points", f"{mine} against {theirs}; {why}."
+
+
+def _no_interval(line: Line) -> str:
+    """Why a mean has no interval: one number has no spread, and equal ones show none."""
+    if line.summary.n == 1:
+        return f"{counted(line)} gives no interval"
+    return f"{counted(line)} of equal accuracy give no interval"
 
 
 def _cost(shown: Shown) -> Fact:
@@ -183,9 +192,12 @@ def of_networks(shown: Shown) -> str:
     worst = min(by, key=lambda arch: by[arch].summary.mean)
     off = [line.summary.mean for arch, line in by.items() if arch != shown.data.arch]
     mean = f"{percent(sum(off) / len(off))} % on average" if off else "not measured"
+    text = f"Worst network: {worst}, {percent(by[worst].summary.mean)} %."
+    if shown.data.arch == NO_ARCH:
+        return f"{text} The set was made without a network; mean of all: {mean}."
     return (
-        f"Worst network: {worst}, {percent(by[worst].summary.mean)} %. Off {shown.data.arch}, the "
-        f"network that the set was made with: {mean} ({plural(len(off), 'network')})."
+        f"{text} Off {shown.data.arch}, the network that the set was made with: {mean} "
+        f"({plural(len(off), 'network')})."
     )
 
 
@@ -220,9 +232,11 @@ def _of_judging(shown: Shown) -> Iterator[tuple[str, str]]:
 
 
 def _of_folder(shown: Shown) -> Iterator[tuple[str, str]]:
-    if {x.arch for x in shown.lines if shown.own(x)} == {shown.data.arch}:
-        text = f"Students are {shown.data.arch}, the network that the set was made with; how it "
-        yield "Transfer", text + "trains other networks was not measured."
+    archs = {x.arch for x in shown.lines if shown.own(x)}
+    if len(archs) == 1 and shown.data.arch in (NO_ARCH, *archs):
+        made = ", the network that the set was made with" if shown.data.arch in archs else ""
+        text = f"Students are {archs.pop()}{made}; how it trains other networks was not measured."
+        yield "Transfer", text
     if len(shown.curve()) > 1:
         text = "The headline is the last step. Choosing another step by the curve above would "
         yield "Kept steps", text + "choose it on the test images."

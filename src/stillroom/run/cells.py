@@ -93,8 +93,21 @@ class Cell:
 
         `row` is one of `rows`, by default the last, which is the cell's number. Of a set that was
         distilled several times it is the row over the distillations.
+        Of one that was made again it is the first; see `made_again`.
         Raises: StillroomError if the ledger holds two different ones.
         """
+        return [self._one(some) for some in self._alike(records, row)]
+
+    def made_again(self, records: Sequence[Record], first: Line) -> list[Line]:
+        """The rows that measure the same recipe and seed as `first`, in the ledger's order.
+
+        Another machine or another version of the code makes other bytes of it.
+        """
+        found = [line for some in self._alike(records, first.row) for line in some]
+        return [line for line in found if line.order != first.order and _remade(line, first)]
+
+    def _alike(self, records: Sequence[Record], row: str | None = None) -> list[list[Line]]:
+        """Rows by numerics and data, in the ledger's order."""
         digest = find_protocol(self.protocol).digest()
         wanted = (self.benchmark, self.ipc, self.arch, digest, "measured", row or self.rows[-1])
         found: dict[tuple[str, str], list[Line]] = {}
@@ -104,23 +117,29 @@ class Cell:
             if held != wanted or line.drawn != (self.preset == "random"):
                 continue
             found.setdefault((line.numerics, of.data_digest), []).append(line)
-        return [self._one(some) for some in found.values()]
+        return [sorted(some, key=lambda line: line.order) for some in found.values()]
 
     def _one(self, some: Sequence[Line]) -> Line:
         whole = [line for line in some if line.counts == "distillations"] or some
-        if len(whole) > 1:
+        if not all(_remade(line, whole[0]) for line in whole[1:]):
             raise StillroomError(
                 f"the ledger holds {len(whole)} rows for {self.name} ({whole[0].numerics}) that "
                 "are no distillations of one thing; keep one of them"
             )
         return whole[0]
 
-    def verdict(self, mean: float, std: float = 0.0) -> str:
-        """Whether a mean is the paper's, in a word; see `standing.verdict`."""
+    def verdict(self, measured: Summary) -> str:
+        """Whether what was measured is the paper's number, in a word; see `standing.verdict`."""
         shorter = bool(self.steps) and self.steps[-1] < self._published_steps()
         departure = "fewer steps" if shorter else ""
         drawn = self.preset == "random"
-        return verdict(self.reported(), self.protocol, mean, std, departure, drawn)
+        return verdict(self.reported(), self.protocol, measured, departure, drawn)
+
+
+def _remade(line: Line, first: Line) -> bool:
+    """Whether two rows are of one recipe and one seed."""
+    of = (first.family, first.set_seed)
+    return bool(first.family) and first.set_seed is not None and (line.family, line.set_seed) == of
 
 
 QUARTERS = (250, 500, 1000)

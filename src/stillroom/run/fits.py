@@ -7,7 +7,7 @@ from pathlib import Path
 
 from stillroom.artefacts.store import Store
 from stillroom.config import DSA
-from stillroom.data.benchmarks import Benchmark, reopen
+from stillroom.data.benchmarks import GIVEN, Benchmark, reopen
 from stillroom.data.named import NAMED
 from stillroom.distilled import Distilled, load
 from stillroom.errors import StillroomError
@@ -93,6 +93,11 @@ def check_fits(data: Distilled, bench: Benchmark, name: str) -> None:
             "the order counts too"
         )
     want = (bench.channels, bench.size, bench.size)
+    if data.tiles > 1:
+        raise StillroomError(
+            f"{name}: its images are canvases of {data.tiles} x {data.tiles} images (tiles), which "
+            "no protocol here takes apart yet; store the images one by one"
+        )
     if tuple(data.images.shape[1:]) != want:
         raise StillroomError(
             f"{name}: its images are {list(data.images.shape[1:])}, the data {list(want)}; "
@@ -127,11 +132,21 @@ def check_read_alike(data: Distilled, bench: Benchmark, name: str) -> None:
     """Refuse the set's own data under other splits or normalisation than it was made from.
 
     Another split would test students on images that the set was made of; other constants would
-    give the baselines another network space. Other data of the same classes are welcome.
+    give the baselines another network space. Other data of the same classes are welcome if they
+    bring test images of their own: those drawn here may be images that the set was made of, if the
+    data are a folder that grew.
     Raises: StillroomError naming the first difference.
     """
     own, other = data.data, bench.describe()
-    if own.get("content") != other["content"] or own.get("digest") == other["digest"]:
+    if own.get("digest") == other["digest"]:
+        return
+    if own.get("content") != other["content"]:
+        if own.get("content") is not None and other["split"] != GIVEN:
+            raise StillroomError(
+                f"{name}: {bench.name} holds other images than the set was made from, and its test "
+                "images were drawn here, so some of them may have made the set; give it folders "
+                "train/ and test/"
+            )
         return
     options = ("split", "val", "split_seed", "normalise", "zca")
     differ = [

@@ -272,6 +272,7 @@ def _record(
         augment=row.augment if how.protocol.augment == "set" else how.protocol.augment,
         family=row.family,
         set_seed=row.set_seed,
+        labels=row.labels,
         step=row.step,
         draw=row.draw,
         protocol=how.protocol.id,

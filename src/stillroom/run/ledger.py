@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib import resources
 
 from stillroom.evaluation.statistics import Summary, summarise
-from stillroom.run.cells import CELLS, Cell
+from stillroom.run.cells import CELLS, Cell, agrees
 from stillroom.run.studies import clom_study
 from stillroom.tables import Line, percent, plural, span
 from stillroom.types import Record
@@ -63,10 +63,14 @@ def _rows(cell: Cell, records: Sequence[Record]) -> list[tuple[str, ...]]:
         mean = line.summary.mean
         gap = "-" if paper is None else percent(mean - paper.value, sign=True)
         value, n, beside, how = _measured(line)
-        verdict = cell.verdict(mean, line.summary.std) + (
-            " by one student" if line.summary.n == 1 else ""
-        )
+        verdict = cell.verdict(line.summary)
         rows.append((f"`{cell.name}`", cell.protocol, told, value, n, gap, beside, verdict, how))
+        for again in cell.made_again(records, line):
+            value, n, beside, how = _measured(again)
+            off = percent(again.summary.mean - mean, sign=True)
+            same = "agrees" if agrees(again.summary, line.summary, cell.ipc) else "does not agree"
+            verdict = f"{same} with the row above ({off})"
+            rows.append(("... made again", cell.protocol, "", value, n, "", beside, verdict, how))
     for name in cell.rows[:-1]:  # the curve on the way
         for line in cell.measured(records, name):
             value, n, beside, how = _measured(line)
@@ -104,8 +108,10 @@ paper's number. An interval is a 95 % t interval over n. *Reproduced* means that
 within 1.5 points of the reported one (2.5 at 1 image a class) and that the standard deviation of
 the students is at most 1.5 points; *fewer steps* that our run is shorter than the paper's, *fewer
 epochs* that the students were trained for less, so that the gap is no verdict; *other protocol*
-that the paper does not say how it judged, or judged otherwise. *vs random* is the gap to random
-images under the same protocol and numerics, with a star where the two intervals do not touch.
+that the paper does not say how it judged, or judged otherwise; *one student* is no test either.
+*vs random* is the gap to random images under the same protocol and numerics, with a star where the
+two intervals do not touch. *Made again* is the same recipe and seed distilled anew, on another
+machine or by a later version.
 `stillroom reproduce CELL --data DIR` makes a cell again and says whether it agrees with what is
 measured here.
 

@@ -22,6 +22,7 @@ from stillroom.run.options import Machine
 from stillroom.run.publish import is_count, steps_of
 from stillroom.runtime import Runtime
 from stillroom.tables import CORESETS
+from stillroom.types import LabelKind
 
 RANDOM_DRAWS = 5
 JPEG_DRAWS = 3
@@ -33,7 +34,7 @@ class Row:
 
     `folder` is None for the full training data. `digest` identifies what students see, `family`
     the set's recipe but for its seed, which is `set_seed`, `augment` what the set wants students to
-    be trained with.
+    be trained with, `labels` the kind of label that it has.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Row:
     augment: str = DSA
     family: str = ""
     set_seed: int | None = None
+    labels: LabelKind = "hard"
 
 
 def row_of(
@@ -58,7 +60,8 @@ def row_of(
     if isinstance(recipe, dict) and isinstance(seed, int) and 0 <= seed < 2**63:
         family = sha256(canonical({k: v for k, v in recipe.items() if k != "seed"}))[:16]
     seen = (set_digest(folder), set_bytes(folder), data.augment, family)
-    return Row(name, folder, ipc, step, draw, *seen, seed if family else None)
+    set_seed = seed if family else None
+    return Row(name, folder, ipc, step, draw, *seen, set_seed, data.label_kind)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from scipy import stats
 
 from stillroom.errors import StillroomError
 from stillroom.evaluation.protocol import find_protocol
-from stillroom.evaluation.statistics import summarise
+from stillroom.evaluation.statistics import Summary, summarise
 from stillroom.methods import PRESETS
 from stillroom.run.cells import CELLS, Cell, agrees
 from stillroom.run.ledger import measured_json, reproduction
@@ -75,17 +75,25 @@ def test_a_cell_takes_its_own_rows_only() -> None:
 
 def test_verdicts() -> None:
     random = CELLS["random/cifar10-ipc10"]  # reported 31.0
-    assert random.verdict(0.324) == "reproduced"
-    assert random.verdict(0.326) == "not reproduced"
-    assert random.verdict(0.324, std=0.02) == "reproduced"  # of draws
-    assert CELLS["dm/cifar10-ipc10"].verdict(0.48, std=0.015) == "reproduced"
-    assert CELLS["dm/cifar10-ipc10"].verdict(0.48, std=0.016) == "students too far apart"
-    assert CELLS["random/cifar10-ipc1"].verdict(0.178) == "reproduced"  # 15.4, 1 image a class
-    assert CELLS["dm/cifar10-ipc10@300"].verdict(0.489) == "fewer steps"
-    assert Cell("dm", "cifar10", 10, protocol="vico@1+epochs=9").verdict(0.489) == "fewer epochs"
-    assert CELLS["herding/cifar10-ipc10"].verdict(0.316) == "other protocol"
-    assert CELLS["k-means/cifar10-ipc10"].verdict(0.3) == "nothing reported"
-    assert Cell("dm", "cifar10", 10, protocol="quick@1").verdict(0.489) == "other protocol"
+
+    def of(mean: float, std: float = 0.001, n: int = 3) -> Summary:
+        return Summary(n, mean, std, None)
+
+    assert random.verdict(of(0.324)) == "reproduced"
+    assert random.verdict(of(0.326)) == "not reproduced"
+    assert random.verdict(of(0.324, std=0.02)) == "reproduced"  # of draws
+    assert random.verdict(of(0.324, n=1)) == "one draw"
+    dm = CELLS["dm/cifar10-ipc10"]
+    assert dm.verdict(of(0.48, std=0.015)) == "reproduced"
+    assert dm.verdict(of(0.48, std=0.016)) == "students too far apart"
+    assert dm.verdict(of(0.48, n=1)) == dm.verdict(of(0.1, n=1)) == "one student"
+    assert CELLS["random/cifar10-ipc1"].verdict(of(0.178)) == "reproduced"  # 15.4, 1 image a class
+    assert CELLS["dm/cifar10-ipc10@300"].verdict(of(0.489)) == "fewer steps"
+    few = Cell("dm", "cifar10", 10, protocol="vico@1+epochs=9")
+    assert few.verdict(of(0.489)) == "fewer epochs"
+    assert CELLS["herding/cifar10-ipc10"].verdict(of(0.316)) == "other protocol"
+    assert CELLS["k-means/cifar10-ipc10"].verdict(of(0.3)) == "nothing reported"
+    assert Cell("dm", "cifar10", 10, protocol="quick@1").verdict(of(0.489)) == "other protocol"
 
 
 def test_agreement() -> None:
@@ -106,10 +114,30 @@ def test_table_and_summary_of_a_ledger() -> None:
     told = "| `random/cifar10-ipc10` | vico@1 | 31.0 ± 0.5 | 31.0 (28.5 to 33.5) | 3 draws | +0.0 "
     assert row.startswith(told + "| - | reproduced |")
     assert "| `dm/cifar10-ipc10` | vico@1 | 48.9 ± 0.6 | - | - | - | - | not measured | - |" in text
-    assert "| 45.0 | 1 seed | -3.9 | +14.0 | fewer steps by one student | float32" in text
+    assert "| 45.0 | 1 seed | -3.9 | +14.0 | fewer steps | float32" in text
     assert "| ... at step 100 | vico@1 |  | 40.0 (27.3 to 52.7) | 2 seeds |  | +9.0 |" in text
     summary = json.loads(measured_json(records))
     assert summary["dm/cifar10-ipc10@300"] == {"float32": {"d": [0.45]}}
+
+
+def test_a_set_made_again_stands_below_the_first() -> None:
+    """The same recipe and seed on another machine: other bytes, and a verdict on the number."""
+    cell = CELLS["dm/cifar10-ipc10@300"]
+    made = [
+        record(v, i, row="dm@300", step=300, family="f", set_seed=0, **{**CIFAR, "set_key": key})
+        for key, values in (("a", (0.45, 0.46, 0.47)), ("b", (0.455, 0.465)), ("c", (0.5, 0.501)))
+        for i, v in enumerate(values)
+    ]
+    (first,) = cell.measured(made)
+    assert first.summary.mean == pytest.approx(0.46)
+    again = cell.made_again(made, first)
+    assert [line.summary.n for line in again] == [2, 2]
+    assert cell.made_again([r for r in made if r.set_key == "a"], first) == []
+    text = reproduction(made)
+    told = "| ... made again | vico@1 |  | 46.0 (39.6 to 52.4) | 2 seeds |  | - | agrees with the "
+    assert told + "row above (+0.0) | float32" in text
+    assert "| does not agree with the row above (+4.0) | float32" in text
+    assert json.loads(measured_json(made))[cell.name]["float32"] == {"d": [0.45, 0.46, 0.47]}
 
 
 def test_an_unknown_cell_is_named() -> None:

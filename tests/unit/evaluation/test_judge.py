@@ -195,6 +195,51 @@ def test_soft_labels_are_refused_where_hard_ones_are_asked_for(bench, store, tmp
     assert (one.protocol, one.selection) == ("datm@1+epochs=2", "last")
 
 
+def test_test_images_drawn_from_data_that_grew_are_refused(store, tmp_path):
+    """Some of them would be images that the set was made of: the draw depends on their number."""
+    from stillroom.data.benchmarks import from_arrays
+
+    how = {"classes": ("left", "right"), "name": "toy", "store": store}
+    first = from_arrays(*toy_images(20), **how)
+    out = tmp_path / "out"
+    made(first, store, out)
+    one = changed(asked("convnet1-w8"), baselines=False, seeds=1)
+    assert evaluate(out, first, one, Store(store), Machine(threads=1), Session())
+    grown = from_arrays(*toy_images(22), **how)
+    with pytest.raises(StillroomError, match="test images were drawn here, so some of them may"):
+        evaluate(out, grown, one, Store(store), Machine(threads=1), Session())
+    own_tests = from_arrays(*toy_images(22), *toy_images(seed=5), **how)
+    assert evaluate(out, own_tests, one, Store(store), Machine(threads=1), Session())
+
+
+def test_canvases_are_refused_until_something_takes_them_apart(bench, store, tmp_path):
+    out = tmp_path / "out"
+    made(bench, store, out)
+    replace(load(out), tiles=2).save(tmp_path / "tiled")
+    with pytest.raises(StillroomError, match=r"canvases of 2 x 2 images \(tiles\)"):
+        evaluate(
+            tmp_path / "tiled",
+            bench,
+            asked("convnet1-w8"),
+            Store(store),
+            Machine(threads=1),
+            Session(),
+        )
+
+
+def test_records_say_which_labels_students_had(bench, store, tmp_path):
+    out = tmp_path / "out"
+    made(bench, store, out)
+    data = load(out)
+    replace(data, labels=torch.eye(2)[data.labels], label_kind="probs").save(tmp_path / "soft")
+    for folder, kind in ((out, "hard"), (tmp_path / "soft", "probs")):
+        found = evaluate(
+            folder, bench, asked("convnet1-w8"), Store(store), Machine(threads=1), Session()
+        )
+        assert {r.labels for r in found if r.row == "dm@1" or r.row == "soft"} <= {kind}
+        assert {r.labels for r in found if r.row == "random"} == {"hard"}
+
+
 def test_the_searched_rate_is_chosen_on_validation_images(store, tmp_path, monkeypatch):
     """The rate whose student is best there wins, though another one is better on test."""
     from stillroom.data.benchmarks import from_arrays
@@ -324,7 +369,7 @@ def test_the_sets_own_data_read_otherwise_are_refused(store, tmp_path):
     how = (Store(store), Machine(threads=1), Session())
     with pytest.raises(StillroomError, match=r"read otherwise \(split_seed 0 against 7\)"):
         evaluate(out, other, asked("convnet1-w8"), *how)
-    strangers = from_arrays(*toy_images(seed=5), name="toy", store=store)
+    strangers = from_arrays(*toy_images(seed=5), *toy_images(seed=6), name="toy", store=store)
     assert evaluate(out, strangers, changed(asked("convnet1-w8"), baselines=False), *how)
 
 

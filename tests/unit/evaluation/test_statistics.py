@@ -33,6 +33,14 @@ def test_one_number_has_no_interval_and_is_never_separate():
     assert not one.separate_from(summarise([0.1, 0.1, 0.1]))
 
 
+def test_equal_numbers_have_no_interval():
+    """Of a small test set accuracies are coarse: no spread is no certainty."""
+    equal = summarise([0.1 + 0.2, 0.3, 0.3])
+    assert (equal.std, equal.half) == (0.0, None)
+    assert not equal.separate_from(summarise([0.9, 0.91]))
+    assert summarise([0.3, 0.3001, 0.3]).half > 0
+
+
 def test_coverage_is_95_percent():
     generator = np.random.default_rng(1)
     hits = 0
