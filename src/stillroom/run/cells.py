@@ -158,6 +158,7 @@ CELLS: dict[str, Cell] = {
         Cell("dm", "cifar10", 10, steps=HOUR, numerics="bf16"),
         Cell("dm", "cifar10", 1),
         Cell("dm", "cifar10", 10),
+        Cell("dsa", "cifar10", 1, steps=(100, 250)),
         Cell("dsa", "cifar10", 1, steps=QUARTERS),
         Cell("random", "cifar10", 1, "vico-plain@1", students=5),
         Cell("class-mean", "cifar10", 1, "vico-plain@1"),
