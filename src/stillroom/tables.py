@@ -107,6 +107,22 @@ def lines(records: Sequence[Record]) -> list[Line]:
     return sorted(whole, key=lambda line: (line.protocol, line.arch, -line.summary.mean))
 
 
+def lines_of(records: Sequence[Record], known: Sequence[Record]) -> list[Line]:
+    """The rows that `records` belong to, with the gaps to the baselines that `known` holds."""
+    wanted = {
+        (r.row, r.step, None if r.step is None else r.set_key, _conditions(r)) for r in records
+    }
+    return [
+        line
+        for line in lines(known)
+        if line.counts != "distillations"
+        and any(
+            (line.row, line.step, None if line.step is None else key, line.conditions) in wanted
+            for key in line.set_keys
+        )
+    ]
+
+
 def _values(group: Sequence[Record]) -> list[float]:
     """One number a student; of random images one a draw, the mean of its students."""
     if group[0].draw is None:

@@ -35,7 +35,7 @@ from stillroom.report.exhibits import _evenly
 from stillroom.report.exports import export
 from stillroom.report.figures import _apart, _binned, short
 from stillroom.report.gather import gather
-from stillroom.report.grids import Cell, Column, Grid, Row, reported_grid
+from stillroom.report.grids import Cell, Column, Grid, Row, accuracy_grid, reported_grid
 from stillroom.report.loading import plain_code, training_code
 from stillroom.report.pictures import _columns, gallery
 from stillroom.report.provenance import flat
@@ -125,9 +125,9 @@ def own(folder: Path, *values: float, **fields: Any) -> list[Record]:
     return [record(folder, v, i, **fields) for i, v in enumerate(values)]
 
 
-def drawn(folder: Path, *values: float) -> list[Record]:
+def drawn(folder: Path, *values: float, **fields: Any) -> list[Record]:
     return [
-        record(folder, v, i, row="random", draw=i, step=None, set_key=f"r{i}")
+        record(folder, v, i, row="random", draw=i, step=None, set_key=f"r{i}", **fields)
         for i, v in enumerate(values)
     ]
 
@@ -230,7 +230,8 @@ def test_headline_with_a_clear_gap(tmp_path: Path) -> None:
     text = said(folder)
     assert text.startswith(
         "Trained on these 2 images alone, a convnet1 network gets 89.2 % of the test images of "
-        "pets right; trained on as many random images, 63.5 %. Guessing one of 2 classes gets "
+        "pets right; trained on as many real ones picked at random, 63.5 %. Guessing one of 2 "
+        "classes gets "
         "50.0 %. Better than random images? Yes: "
         "+25.7 points 89.2 % (3 seeds) against 63.5 % (5 draws); the 95 % intervals do not touch."
     )
@@ -476,7 +477,7 @@ def test_several_sets_side_by_side(tmp_path: Path) -> None:
     assert "<bdi>dm (1)</bdi>" in text
     assert "<bdi>dm (2)</bdi>" in text
     assert "Side by side" in text
-    assert "These sets were not judged alike: network differs." in text
+    assert "These sets were not judged alike: they differ in network." in text
     assert "1 of them has not been judged yet." in text
     levels = [int(n) for n in re.findall(r"<h([1-6])", text)]
     assert all(b <= a + 1 for a, b in itertools.pairwise(levels))
@@ -945,12 +946,19 @@ def test_every_field_of_the_csv_is_one_number_or_a_text(tmp_path: Path) -> None:
     """Of a table with every kind of column: intervals, counts and sizes are apart."""
     folder = full(tmp_path)
     head, *rows = csv.reader(io.StringIO(page(folder, out=tmp_path / "t.csv")))
-    expected = "row,accuracy %,95 % low,95 % high,vs random,intervals apart,n,of,std,student,bytes"
-    assert head[:11] == expected.split(",")
-    shown = gather([folder])[0].lines
-    for row, line in zip(rows, shown, strict=True):
+    expected = "accuracy %,95 % low,95 % high,vs random,intervals apart,n,of,std,bytes,s / student"
+    assert head[:4] == ["row", "student", "protocol", "hash"]
+    assert head[-10:] == expected.split(",")
+    (shown,) = gather([folder])
+    assert len(rows) == len(shown.lines)
+    for row in rows:
         found = dict(zip(head, row, strict=True))
-        assert found["row"] == line.row
+        (line,) = [
+            x
+            for x in shown.lines
+            if (x.row, x.arch, x.conditions.protocol_hash, x.numerics, str(x.conditions.ipc))
+            == (*(found[n] for n in ("row", "student", "hash", "numerics", "images a class")),)
+        ]
         assert float(found["accuracy %"]) == pytest.approx(100 * line.summary.mean, abs=0.051)
         if line.summary.half is not None:
             ends = float(found["95 % low"]), float(found["95 % high"])
@@ -995,7 +1003,7 @@ def test_foreign_text_is_no_argument_no_link_and_no_formula() -> None:
 
 def test_the_suffix_decides_what_is_written(tmp_path: Path) -> None:
     folder = full(tmp_path)
-    for suffix, start in ((".md", "Accuracy on test"), (".tex", "\\begin"), (".csv", "row,acc")):
+    for suffix, start in ((".md", "Accuracy on test"), (".tex", "\\begin"), (".csv", "row,stu")):
         assert page(folder, out=tmp_path / f"t{suffix}").startswith(start)
         assert page(folder, folder, out=tmp_path / f"t{suffix}").count("dm (2)") >= 1
     assert page(folder, out=tmp_path / "t.HTML").startswith("<!DOCTYPE")
@@ -1150,7 +1158,7 @@ def test_sets_that_were_not_judged_alike_say_so_in_every_form(tmp_path: Path) ->
         text = write_report(sets, tmp_path / f"page{suffix}").read_text(encoding="utf-8")
         assert "bf16" in text
         assert "float32" in text
-        assert suffix == ".csv" or "not judged alike: numerics differ" in text
+        assert suffix == ".csv" or "not judged alike: they differ in numerics" in text
     head = (tmp_path / "page.csv").read_text(encoding="utf-8").splitlines()[0]
     for name in ("hash", "numerics", "data digest", "selection", "augmentation"):
         assert name in head
@@ -1165,7 +1173,7 @@ def test_random_images_are_counted_where_classes_are_of_unequal_size(tmp_path: P
     judged(folder, own(folder, 0.8, 0.81), drawn(folder, 0.3, 0.31))
     lead, _ = headline(gather([folder])[0])
     assert "Trained on these 3 images" in lead
-    assert "trained on 4 random images" in lead
+    assert "trained on 4 real ones picked at random" in lead
 
 
 def test_a_home_folder_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1201,7 +1209,10 @@ def test_the_page_says_how_far_all_the_data_are(tmp_path: Path) -> None:
     folder = make(tmp_path / "dm")
     judged(folder, own(folder, 0.8, 0.82))
     asked = "stillroom evaluate full:DATA --protocol quick@1 --records dm/records.jsonl"
-    assert f"How far from all the data? Not measured Run: {asked}" in said(folder)
+    assert "How far from all the data? Not measured Run, in the folder that holds the set: " in (
+        said(folder)
+    )
+    assert f"the set: {asked}" in said(folder)
     whole = own(folder, 0.9, row="full", set_key="full", step=None, ipc=0)
     judged(folder, own(folder, 0.8, 0.82), whole)
     assert "How far from all the data? −9.0 points 90.0 % (1 seed) when trained" in said(folder)
@@ -1239,3 +1250,96 @@ def test_full_data_judged_otherwise_are_said_to_be(tmp_path: Path) -> None:
     judged(folder, renamed, own(folder, 0.8, 0.82))
     head = page(folder, out=tmp_path / "page.html").partition("<thead>")[2].partition("</thead>")[0]
     assert "hash" in head
+
+
+def test_jpegs_judged_otherwise_than_the_headline_are_not_passed_over(tmp_path: Path) -> None:
+    folder = make(tmp_path / "dm")
+    other = {"protocol": "vico@1", "protocol_hash": "v"}
+    judged(
+        folder,
+        own(folder, 0.48, 0.49, **other),
+        drawn(folder, 0.3, 0.31, **other),
+        own(folder, 0.43, 0.44, bytes=2000),
+        jpegs(folder, 9, 1900, 0.55, 0.56),
+    )
+    assert (
+        "Better than real JPEGs? Not measured alike Under quick@1: 43.5 % against 55.5 % of "
+        in (said(folder))
+    )
+
+
+def test_rows_judged_as_the_headline_come_first_and_a_rule_parts_the_others(tmp_path: Path) -> None:
+    folder = make(tmp_path / "dm")
+    other = {"protocol": "a@1", "protocol_hash": "a"}
+    judged(
+        folder,
+        own(folder, 0.6, 0.62),
+        drawn(folder, 0.3, 0.31),
+        own(folder, 0.9, **other),
+        own(folder, 0.8, arch="mlp"),
+    )
+    grid = accuracy_grid(gather([folder])[0])
+    assert [c.name for c in grid.columns][:3] == ["row", "student", "protocol"]
+    told = [tuple(cell.text for cell in row.cells[:3]) for row in grid.rows]
+    assert told == [
+        ("dm@30", "convnet1", "quick@1"),
+        ("random", "convnet1", "quick@1"),
+        ("dm@30", "mlp", "quick@1"),
+        ("dm@30", "convnet1", "a@1"),
+    ]
+    assert [row.opens for row in grid.rows] == [False, False, False, True]
+    assert [row.main for row in grid.rows] == [True, False, False, False]
+    assert '<tr class="own opens">' in page(folder, out=tmp_path / "page.html")
+
+
+def test_a_set_borrows_the_baselines_of_its_neighbour(tmp_path: Path) -> None:
+    """Where all conditions are equal: then they are its own baselines."""
+    sets = [make(tmp_path / "a"), make(tmp_path / "b", side=5)]
+    judged(sets[0], own(sets[0], 0.6, 0.62), drawn(sets[0], 0.5, 0.51))
+    judged(sets[1], own(sets[1], 0.7, 0.72))
+    gaps = {row.cells[0].text: row.cells[4].text for row in comparison_grid(gather(sets)).rows}
+    assert gaps == {"a": "+10.5", "b": "+20.5"}
+    judged(sets[1], own(sets[1], 0.7, 0.72, numerics="bf16"))
+    gaps = {row.cells[0].text: row.cells[4].text for row in comparison_grid(gather(sets)).rows}
+    assert gaps == {"a": "+10.5", "b": "–"}
+
+
+def test_sets_and_baselines_of_one_name_are_two_series(tmp_path: Path) -> None:
+    """A random set beside random draws, and two sets with rows of one name."""
+    sets = [make(tmp_path / name, ipc=k) for k, name in enumerate(("small", "large"), 1)]
+    for k, folder in enumerate(sets, 1):
+        rows = own(folder, 0.6, 0.62, row="random", bytes=1000 * k**2, ipc=k)
+        judged(folder, rows, drawn(folder, 0.5, 0.51, bytes=900 * k, ipc=k))
+    text = page(*sets, out=tmp_path / "page.html")
+    chart = text[text.index("What the bytes buy") - 20_000 : text.index("What the bytes buy")]
+    for name in ("small", "large", "random"):
+        assert f">{name}</text>" in chart
+
+
+def test_a_common_ledger_gives_a_set_its_own_rows_steps_and_baselines(tmp_path: Path) -> None:
+    folder, other = make(tmp_path / "dm"), make(tmp_path / "other", side=5)
+    mine = {"family": "f", "set_seed": 0}
+    some = [
+        own(folder, 0.6, 0.62, **mine),
+        own(folder, 0.5, 0.52, row="dm@10", step=10, set_key="not in the folder", **mine),
+        own(other, 0.9, 0.91, row="dm@40", step=40, family="g", set_seed=0),
+        drawn(folder, 0.3, 0.31),
+        drawn(folder, 0.7, 0.71, ipc=9),
+        drawn(folder, 0.8, 0.81, data_digest="e" * 64),
+        jpegs(folder, 9, 1900, 0.4, 0.41),
+    ]
+    ledger = judged(tmp_path, *some) / "records.jsonl"
+    (shown,) = gather([folder], ledger)
+    assert {(x.row, x.conditions.ipc) for x in shown.lines} == {
+        ("dm@30", 1),
+        ("dm@10", 1),
+        ("random", 1),
+        ("random-jpeg", 9),
+    }
+    assert shown.stale == 0
+    assert [x.step for x in shown.curve()] == [10, 30]
+    write_report([folder], tmp_path / "p.html", records=ledger)
+    assert "61.0 %" in (tmp_path / "p.html").read_text(encoding="utf-8")
+    with pytest.raises(StillroomError, match="there is no such file"):
+        write_report([folder], tmp_path / "p.html", records=tmp_path / "none.jsonl")
+    assert run(["report", str(folder), "--records", str(ledger), "--out", "/dev/null/x.html"]) == 2

@@ -52,6 +52,8 @@ def _evaluate(**values: Any) -> None:
     ledgers = {path: named or path / LEDGER for path in [folder, *rivals] if path}
     if folder is not None:  # before anything is trained for the first
         fits.check_rivals(folder, asked.steps, rivals, asked.protocol, bench)
+    if named is not None and not named.parent.is_dir():
+        raise StillroomError(f"records={named}: its folder {named.parent} does not exist; make it")
     for path in {*ledgers.values(), *filter(None, [named])}:
         if path.exists():
             read_records(path)  # what cannot be added to is said before the work
@@ -196,15 +198,17 @@ def judge_and_show(
 ) -> list[Record]:
     """Judge a set (or the full data), store the records, print the table."""
     from stillroom.cli.show import accuracy_table, say
+    from stillroom.records import read_records
     from stillroom.run import judge as judges
     from stillroom.run import machine as machines
-    from stillroom.tables import lines
+    from stillroom.tables import lines_of
 
     store = machines.store(machine)
     records = judges.evaluate(folder, bench, asked, store, machine, session, ledger)
     protocol = asked.protocol
     title = f"{bench.name}, {protocol.id} ({protocol.digest()}), {asked.numerics}"
-    accuracy_table(lines(records), f"{title}, test: {bench.split}")
+    known = records if ledger is None else read_records(ledger)  # baselines of an earlier time too
+    accuracy_table(lines_of(records, known), f"{title}, test: {bench.split}")
     if ledger is not None:
         page = f"; page: {shlex.join(['stillroom', 'report', str(folder)])}" if folder else ""
         say(f"records in {ledger}{page}")

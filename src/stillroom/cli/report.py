@@ -33,6 +33,10 @@ def report(
         | None,
         Parameter(help="which table [default: all, in .csv accuracy]"),
     ] = None,
+    records: Annotated[
+        Path | None,
+        Parameter(help="a ledger of many sets [default: the records.jsonl of each]"),
+    ] = None,
     no_real_images: Annotated[
         bool,
         Parameter(
@@ -48,4 +52,4 @@ def report(
         raise StillroomError("report needs at least one set folder")
     target = user_path(out, "out") if out else user_path(folders[0], "set") / "report.html"
     kind = "page" if target.suffix == ".html" else "table"
-    say(f"{kind}: {write_report(folders, target, not no_real_images, table)}")
+    say(f"{kind}: {write_report(folders, target, not no_real_images, table, records)}")

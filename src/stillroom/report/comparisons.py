@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from stillroom.errors import StillroomError
 from stillroom.evaluation.statistics import Paired
-from stillroom.report.gather import Shown, distillations
+from stillroom.report.gather import Shown, among, distillations, pooled
 from stillroom.report.grids import (
     CONDITIONS,
     COST,
@@ -44,8 +44,8 @@ def comparison_grid(sets: Sequence[Shown], every: bool = False) -> Grid:
     more = ("data", "student", *(["labels"] if labels else []), *(CONDITIONS[i] for i in differ))
     columns = columns_of("set", "protocol", numbers=numbers, more=more)
 
-    rows = []
-    for whole in distillations(sets):
+    rows, company = [], pooled(sets)
+    for whole in distillations(sets, company):
         kinds = {s.data.label_kind for s in sets if s.keys & whole.set_keys}
         judged = _judged(whole, sorted(kinds) if labels else [], differ)
         head = (text_cell(f"{whole.row}, all distillations"), text_cell(whole.protocol))
@@ -65,7 +65,7 @@ def comparison_grid(sets: Sequence[Shown], every: bool = False) -> Grid:
             judged = _judged(line, [shown.data.label_kind] if labels else [], differ)
             cells = (
                 text_cell(line.protocol),
-                *result_cells(line)[:-1],
+                *result_cells(among(line, company))[:-1],
                 images,
                 *cost_cells(line),
                 *judged,
@@ -74,7 +74,9 @@ def comparison_grid(sets: Sequence[Shown], every: bool = False) -> Grid:
     rows.sort(key=lambda row: float(row.cells[2].value or -1), reverse=True)
     caption = "The last step of every set, on its own network where that was measured"
     if different := differing(mains):
-        caption += f"; not judged alike: {', '.join(different)} differ"
+        caption += f"; not judged alike: they differ in {', '.join(different)}"
+    if len({len(s.data) for s in sets}) > 1:
+        caption += "; of different numbers of images: compare accuracy with size"
     if told := _other_labels([s for s in sets if s.main]):
         caption += f"; {told}"
     return Grid(caption, columns, tuple(rows), 2)

@@ -58,7 +58,9 @@ def tables(sets: Sequence[Shown], every: bool = False) -> dict[str, grids.Grid]:
     return {name: grid for name, grid in found.items() if grid is not None}
 
 
-def chosen(found: Mapping[str, Grid], name: str | None, suffix: str) -> list[Grid]:
+def chosen(
+    found: Mapping[str, Grid], name: str | None, suffix: str, several: bool = False
+) -> list[Grid]:
     """The tables that a file of this suffix gets: the named one, else all; a CSV has one.
 
     Raises: StillroomError with those that there are.
@@ -66,7 +68,8 @@ def chosen(found: Mapping[str, Grid], name: str | None, suffix: str) -> list[Gri
     if name is None:
         return [found["accuracy"]] if suffix == ".csv" else list(found.values())
     if name not in found:
-        raise StillroomError(f"table={name[:80]!r} is not on this page; it has {', '.join(found)}")
+        where = "among the tables of several sets" if several else "on this page"
+        raise StillroomError(f"table={name[:80]!r} is not {where}; it has {', '.join(found)}")
     return [found[name]]
 
 

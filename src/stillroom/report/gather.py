@@ -199,25 +199,37 @@ def unsized(line: Line) -> Conditions:
     return line.conditions._replace(ipc=0)
 
 
-def distillations(sets: Sequence[Shown]) -> list[Line]:
-    """Lines over several sets that were distilled alike, as far as headlines quote them.
+def pooled(sets: Sequence[Shown]) -> list[Line]:
+    """The lines of all sets together.
 
     A baseline counts once, though every set brings it: chosen for students of another augmentation
     it is another set, and under a protocol with its own the same row.
     """
     same = ("row", "step", "draw", "seed", "metric", *Conditions._fields)
-    pooled = {
+    once = {
         (*(getattr(r, n) for n in same), r.set_key if r.step is not None else ""): r
         for shown in sets
         for r in shown.records
     }
+    return lines(list(once.values()))
+
+
+def distillations(sets: Sequence[Shown], company: Sequence[Line]) -> list[Line]:
+    """Of all lines those over sets that were distilled alike, as far as headlines quote them."""
     mains = {(s.main.row, s.main.step, s.main.conditions) for s in sets if s.main}
-    found = [x for x in lines(list(pooled.values())) if x.counts == "distillations"]
+    found = [x for x in company if x.counts == "distillations"]
     return [x for x in found if (x.row, x.step, x.conditions) in mains]
 
 
-def gather(folders: Sequence[Path]) -> list[Shown]:
-    """Read and check every folder.
+def among(line: Line, company: Sequence[Line]) -> Line:
+    """The same line among those of several sets, where another's baselines may stand beside it."""
+    of = (line.row, line.step, line.counts, line.set_keys, line.conditions)
+    same = (x for x in company if (x.row, x.step, x.counts, x.set_keys, x.conditions) == of)
+    return next(same, line)
+
+
+def gather(folders: Sequence[Path], ledger: Path | None = None) -> list[Shown]:
+    """Read and check every folder; `ledger`, where one is given, in place of the folders' own.
 
     Raises: StillroomError naming the first that is no set, or the damaged file and its line.
     """
@@ -225,7 +237,8 @@ def gather(folders: Sequence[Path]) -> list[Shown]:
         raise StillroomError("report needs at least one set folder")
     if len(folders) > MAX_SETS:
         raise StillroomError(f"{len(folders)} sets on one page; a page shows at most {MAX_SETS}")
-    found = [_read(user_path(folder, "set")) for folder in folders]
+    common = None if ledger is None else read_records(ledger)
+    found = [_read(user_path(folder, "set"), common) for folder in folders]
     names = [shown.name for shown in found]
     seen: dict[str, int] = {}
     unique = []
@@ -237,13 +250,39 @@ def gather(folders: Sequence[Path]) -> list[Shown]:
     return unique
 
 
-def _read(folder: Path) -> Shown:
+def _of_set(
+    records: Sequence[Record], data: Distilled, keys: frozenset[str]
+) -> tuple[list[Record], frozenset[str]]:
+    """What a ledger of many sets says of one: its records, those of its kept steps, baselines.
+
+    A kept step that is not in the folder is known by the recipe and seed of the set's own records.
+    Returns the records and the keys of the set and its steps.
+    """
+    made = {(r.family, r.set_seed) for r in records if r.set_key in keys and r.family}
+    keys |= {r.set_key for r in records if (r.family, r.set_seed) in made}
+    digest = data.data.get("digest")
+    found = [
+        r
+        for r in records
+        if (r.set_key in keys and r.draw is None)
+        or (
+            (r.step is None or r.draw is not None)
+            and r.data_digest == digest
+            and (r.ipc == data.ipc or r.row in (FULL, "random-jpeg"))
+        )
+    ]
+    return found, keys
+
+
+def _read(folder: Path, common: Sequence[Record] | None) -> Shown:
     data = load(folder)  # what is no set is said here
     kept = [p for p in folder.glob("steps/*") if re.fullmatch("[0-9]{1,9}", p.name)]
     sets = [p for p in [folder, *kept] if (p / "meta.json").is_file()]
     keys = frozenset(set_digest(path) for path in sets)
     ledger = folder / LEDGER
-    records = read_records(ledger) if ledger.exists() else []
+    records = read_records(ledger) if ledger.exists() and common is None else []
+    if common is not None:
+        records, keys = _of_set(common, data, keys)
     rows = len({(r.row, r.step, r.arch, r.protocol_hash) for r in records})
     if rows > MAX_ROWS:
         raise StillroomError(f"{ledger}: holds {rows} rows; a page shows at most {MAX_ROWS}")

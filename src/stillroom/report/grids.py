@@ -11,7 +11,7 @@ from stillroom.evaluation.protocol import SELECTIONS
 from stillroom.report.exhibits import Exhibit
 from stillroom.report.gather import Shown
 from stillroom.report.sentences import counted, ends, signed, taken
-from stillroom.tables import Line, percent, size
+from stillroom.tables import Conditions, Line, percent, size
 from stillroom.types import Record
 
 MAX_CLASSES = 50  # of which all are shown
@@ -64,11 +64,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One row; `kind` is its colour in table and chart; `main` marks what the headline quotes."""
+    """One row; `kind` is its colour in table and chart; `main` marks what the headline quotes.
+
+    `opens`: it is the first of a group that was not judged as the rows above it.
+    """
 
     kind: Kind
     cells: tuple[Cell, ...]
     main: bool = False
+    opens: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,29 +135,43 @@ def kind(shown: Shown, line: Line) -> Kind:
 
 
 def accuracy_grid(shown: Shown, every: bool = False) -> Grid:
-    """All rows of one set's records.
+    """All rows of one set's records, those that were judged as the headline was first.
 
     What they were measured under is a column if it differs, or with `every` in any case.
     """
-    table = shown.lines
+    # The headline's conditions first, and what is not judged alike apart.
+    firsts = [shown.main] if shown.main else []
+    groups: dict[Conditions, list[Line]] = {_judged(line): [] for line in firsts}
+    for line in shown.lines:
+        groups.setdefault(_judged(line), []).append(line)
+    table = [line for group in groups.values() for line in group]
     differ = list(range(len(CONDITIONS))) if every else differing_in(table)
-    columns = columns_of("row", numbers=RESULT, more=["student"])
-    columns += columns_of(numbers=COST, more=[CONDITIONS[i] for i in differ])
+    student = ["student"] if every or len({line.arch for line in table}) > 1 else []
+    columns = columns_of("row", *student, *(CONDITIONS[i] for i in differ), numbers=RESULT)
+    columns += columns_of(numbers=COST)
     baselines = {x.row for x in table if not shown.own(x)}
-    rows = []
+    rows: list[Row] = []
     for line in table:
         same = shown.own(line) and line.row in baselines  # a random set beside random draws
         cells = [
             text_cell(f"{line.row} (this set)" if same else line.row),
+            *(text_cell(line.arch) for _ in student),
+            *under(line, differ),
             *result_cells(line),
-            text_cell(line.arch),
             *cost_cells(line),
         ]
-        cells += under(line, differ)
-        rows.append(Row(kind(shown, line), tuple(cells), line is shown.main))
+        opens = bool(rows) and any(line is group[0] for group in groups.values())
+        rows.append(Row(kind(shown, line), tuple(cells), line is shown.main, opens))
     means = [line.summary.mean for line in table]
     falling = all(a >= b for a, b in itertools.pairwise(means))
-    return Grid(_caption(table, differ), columns, tuple(rows), 1 if falling else None)
+    place = 1 + len(student) + len(differ)
+    caption = _caption(table, differ, bool(student))
+    return Grid(caption, columns, tuple(rows), place if falling else None)
+
+
+def _judged(line: Line) -> Conditions:
+    """The conditions of a line but for the network and the number of images."""
+    return line.conditions._replace(arch="", ipc=0)
 
 
 def networks_of(shown: Shown) -> Grid | None:
@@ -343,7 +361,7 @@ def _differing(table: Sequence[Line]) -> list[int]:
     return [i for i in range(len(CONDITIONS)) if len({x.conditions[i + 1] for x in table}) > 1]
 
 
-def _caption(table: Sequence[Line], differ: Sequence[int]) -> str:
+def _caption(table: Sequence[Line], differ: Sequence[int], student: bool) -> str:
     """What all rows have in common."""
     if not table:
         return "Accuracy"
@@ -353,4 +371,5 @@ def _caption(table: Sequence[Line], differ: Sequence[int]) -> str:
     parts = ["Accuracy on test images" + (f" of {known['data']}" if "data" in known else "")]
     if "protocol" in known:
         parts.append(known["protocol"] + (f" ({known['hash']})" if "hash" in known else ""))
-    return ", ".join([*parts, *(known[k] for k in ("numerics",) if k in known)])
+    parts += [known["numerics"]] if "numerics" in known else []
+    return ", ".join([*parts, *([] if student else [f"student: {table[0].arch}"])])

@@ -26,6 +26,7 @@
       return sign * compare(a, b, numeric);
     });
     body.append(...rows);
+    table.classList.add("sorted"); // the rules between groups belong to the first order
     said.textContent = `Sorted by ${head.textContent}, ${order}`;
   }
 

@@ -83,7 +83,9 @@ def _view(shown: Shown, prefix: str, real_images: bool) -> dict[str, Any]:
         "subtitle": _subtitle(shown),
         "lead": lead,
         "facts": facts,
+        "legend": sentences.legend(shown),
         "gallery": pictures.gallery(shown.data),
+        "made": sentences.made(shown),
         "nearest": _nearest(shown, real_images),
         "grid": grids.accuracy_grid(shown) if shown.lines else None,
         "tables": _tables(shown),
@@ -177,7 +179,7 @@ def _dots(shown: Shown, line: Line, beside: Sequence[Line], prefix: str) -> dict
         caption.append(f"{left} more rows are in the tables only.")
     mean = shown.random.summary.mean if shown.random else None
     svg = figures.dot_chart(dots, mean, f"{prefix}-dots")
-    return _figure("Against baselines", svg, " ".join(caption))
+    return _figure("Against baselines" if beside else "Accuracy", svg, " ".join(caption))
 
 
 def _bytes(sets: Sequence[Shown], prefix: str) -> list[dict[str, Any]]:
@@ -190,17 +192,25 @@ def _bytes(sets: Sequence[Shown], prefix: str) -> list[dict[str, Any]]:
     lines = sorted((x for x in found.values() if x.bytes > 0), key=lambda x: x.bytes)
     if not lines or lines[-1].bytes < 1.5 * lines[0].bytes:
         return []
-    own, series = {x.row for x in mains}, dict[str, list[Line]]()
-    for x in sorted(lines, key=lambda x: x.row not in own):
-        name = x.row
+    own = {
+        (shown.name if len(sets) > 1 else shown.main.row): [shown.main]
+        for shown in sets
+        if shown.main
+    }
+    series = dict(list(own.items())[: figures.MAX_DOTS])
+    for x in lines:
+        if x in mains:
+            continue
+        name = f"{x.row} (baseline)" if x.row in own else x.row  # a random set beside draws
         if name in series or len(series) < figures.MAX_DOTS:
             series.setdefault(name, []).append(x)
-    svg = figures.bytes_chart(series, own, prefix)
+    svg = figures.bytes_chart(series, own.keys(), prefix)
     caption = (
         "What the bytes buy: accuracy against size on disk (a logarithmic scale), with 95 % "
-        "intervals. Further left is smaller, higher is better; random-jpeg is real images kept as "
-        "JPEG."
+        "intervals. Further left is smaller, higher is better."
     )
+    if any(x.row == "random-jpeg" for x in lines):
+        caption += " random-jpeg is real images kept as JPEG."
     return [_figure("Accuracy against bytes", svg, caption)]
 
 
@@ -253,9 +263,8 @@ def _comparison(sets: Sequence[Shown]) -> dict[str, Any]:
     warnings = []
     if differ:
         warnings.append(
-            f"These sets were not judged alike: {', '.join(differ)} "
-            f"{'differ' if len(differ) > 1 else 'differs'}. Their accuracies are not comparable "
-            "line by line."
+            f"These sets were not judged alike: they differ in {', '.join(differ)}. Their "
+            "accuracies are not comparable with one another."
         )
     if len(counts) > 1:
         warnings.append("They hold different numbers of images; compare accuracy with size.")

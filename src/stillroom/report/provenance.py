@@ -58,7 +58,7 @@ def _recipe(shown: Shown) -> Pairs:
         ("Network", shown.data.arch),
         ("Augmentation", shown.data.augment),
         ("Started from", flat(recipe.get("start"))),
-        ("Published row", flat(shown.run.get("row"))),
+        ("Packaged recipe", flat(shown.run.get("row"))),
     ]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from stillroom.data.named import NAMED
 from stillroom.evaluation.score import FULL
 from stillroom.report.exhibits import NEAR, Exhibit, Neighbours
-from stillroom.report.gather import Shown
+from stillroom.report.gather import Shown, unsized
 from stillroom.tables import CORESETS, Line, duration, percent, plural, size, span
 
 Fact = tuple[str, str, str]  # a reader's question, the answer, and why
@@ -41,7 +41,7 @@ def headline(shown: Shown) -> tuple[str, list[Fact]]:
     if line is None:
         command = f"stillroom evaluate {shlex.quote(shown.name)} --baselines"
         lead = f"{images}, not judged yet: no network has been trained on them."
-        return lead, [("How to judge them?", "Evaluate", f"Run: {command}"), _cost(shown)]
+        return lead, [("How to judge them?", "Evaluate", f"{_RUN}: {command}"), _cost(shown)]
     these = "this image" if len(shown.data) == 1 else f"these {len(shown.data)} images"
     right = f"{percent(line.summary.mean)} % of the test images of {line.conditions.benchmark}"
     if shown.key not in line.set_keys:
@@ -55,13 +55,15 @@ def headline(shown: Shown) -> tuple[str, list[Fact]]:
     else:
         drawn = shown.data.ipc * len(shown.data.classes)
         many = "as many" if drawn == len(shown.data) else f"{drawn}"  # classes of unequal size
-        lead += f"; trained on {many} random images, {percent(random.summary.mean)} %."
+        picked = f"{many} real ones picked at random"
+        lead += f"; trained on {picked}, {percent(random.summary.mean)} %."
         facts = [_fact("Better than random images?", line, random)]
     classes = len(shown.data.classes)
     lead += f" Guessing one of {plural(classes, 'class')} gets {percent(1 / classes)} %."
     for other in shown.beside(line):
         if other.row in CORESETS and not other.drawn:
-            facts.append(_fact(_CORESETS[other.row], line, other))
+            question, answer, why = _fact(_CORESETS[other.row], line, other)
+            facts.append((question, answer, f"{why} {_MEANING[other.row]}"))
     return lead, [*facts, _whole(shown, line), *_jpegs(shown, line), _cost(shown)]
 
 
@@ -83,7 +85,7 @@ def _whole(shown: Shown, line: Line) -> Fact:
     data = name[:80] if isinstance(name, str) and name in NAMED else "DATA"
     ask = ["stillroom", "evaluate", f"full:{data}", "--protocol", line.protocol]
     ask += ["--records", f"{shown.name}/records.jsonl"]
-    return question, "Not measured", f"Run: {shlex.join(ask)}"
+    return question, "Not measured", f"{_RUN}: {shlex.join(ask)}"
 
 
 def _jpegs(shown: Shown, line: Line) -> Iterator[Fact]:
@@ -97,12 +99,57 @@ def _jpegs(shown: Shown, line: Line) -> Iterator[Fact]:
         least = size(min(x.bytes for x in some))
         why = f"Even the fewest that were judged are larger ({least}) than the set "
         yield question, "Not comparable", f"{why}({size(line.bytes)})."
+    elif found := _jpegs_elsewhere(shown):
+        mine, jpegs = found
+        both = f"{percent(mine.summary.mean)} % against {percent(jpegs.summary.mean)} %"
+        why = f"Under {mine.protocol}: {both} of real JPEGs in {size(jpegs.bytes)}."
+        yield question, "Not measured alike", why
 
 
+def _jpegs_elsewhere(shown: Shown) -> tuple[Line, Line] | None:
+    """The set under other conditions than the headline's, and the JPEGs judged beside it there."""
+    pairs = [
+        (mine, other)
+        for other in shown.lines
+        for mine in shown.lines
+        if other.row == "random-jpeg"
+        and shown.own(mine)
+        and shown.key in mine.set_keys
+        and unsized(mine) == unsized(other)
+        and other.bytes <= mine.bytes
+    ]
+    return max(pairs, key=lambda pair: pair[1].bytes, default=None)
+
+
+_RUN = "Run, in the folder that holds the set"
 _CORESETS = {
     "class-mean": "Better than class means?",
     "k-means": "Better than k-means?",
 }
+
+_MEANING = {
+    "class-mean": "A class mean is an average picture of a class.",
+    "k-means": "k-means picks the real images that are most typical of their class.",
+}
+
+
+def legend(shown: Shown) -> str:
+    """What a reader must know to read the answers; nothing where there are none."""
+    if shown.main is None:
+        return ""
+    drawn = "; draws are other images picked at random, a network each" if shown.random else ""
+    return (
+        f"Seeds are networks that start from other weights{drawn}. A 95 % interval says how far a "
+        "mean may be off by this chance."
+    )
+
+
+def made(shown: Shown) -> str:
+    """What the images are, where they are no real ones."""
+    step = shown.data.provenance.get("step")
+    if not isinstance(step, int) or step < 1:
+        return ""
+    return "Made by optimisation, for networks to learn from; they need not look real."
 
 
 def ends(line: Line) -> str:

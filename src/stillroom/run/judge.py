@@ -35,7 +35,9 @@ from stillroom.session import Session
 from stillroom.types import Record
 
 ROWS_OF_A_COMMAND = 3  # compiled code serves them all; a usual command judges more
-WORTH_SAYING = 1e12  # floating-point operations, some seconds
+WORTH_PROBING = 1e12  # floating-point operations, some seconds
+WORTH_SAYING = 20.0  # seconds
+STEP = 0.01  # seconds of a step beside its network: draws, augmentation, the optimiser
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def evaluate(
     """
     how, rows = prepared(folder, bench, asked, store, machine, session)
     cost = cost_of(how, rows)
-    if cost.flops > WORTH_SAYING:
+    if cost.seconds > WORTH_SAYING:
         session.say(cost.in_words())
     own = folder / EXHIBITS if folder is not None and ledger == folder / LEDGER else None
     if own is not None and folder is not None:
@@ -135,13 +137,15 @@ def cost_of(how: Judging, rows: Sequence[Row]) -> Cost:
     """Count what is not in the store; the time is a rough estimate, of a half-second probe."""
     wanted = _wanted(how, rows)
     left = [pair for pair in wanted if not how.store.complete(pair[1].key())]
-    flops = 0.0
+    flops, steps = 0.0, 0
     for row, stage in left:
         images = row.ipc * len(how.bench.classes) or len(how.bench.train)
         each = student_flops(how.forward[stage.arch.name], how.protocol, how.bench, images)
         flops += len(stage.seeds) * each
+        steps += len(stage.seeds) * student_steps(how.protocol, images)
     students, missing = (sum(len(stage.seeds) for _, stage in some) for some in (wanted, left))
-    taken = seconds(flops, how.rt) / how.machine.workers if flops > WORTH_SAYING else 0.0
+    taken = steps * STEP + (seconds(flops, how.rt) if flops > WORTH_PROBING else 0.0)
+    taken /= how.machine.workers
     return Cost("student", students, missing, flops, taken)
 
 
@@ -200,6 +204,11 @@ def student_flops(forward: float, protocol: Protocol, bench: Benchmark, images: 
     """Of one student, at every rate that it is trained at; a backward pass is two forward ones."""
     tests = protocol.checks * (len(bench.test) + (len(bench.val) if bench.val else 0))
     return forward * (3.0 * protocol.passes * images + tests) * max(1, len(protocol.rates))
+
+
+def student_steps(protocol: Protocol, images: int) -> int:
+    """Training steps of one student, at every rate that it is trained at."""
+    return protocol.passes * -(-images // protocol.batch) * max(1, len(protocol.rates))
 
 
 @dataclass(frozen=True)

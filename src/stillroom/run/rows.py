@@ -21,7 +21,7 @@ from stillroom.run import machine as machines
 from stillroom.run.options import Machine
 from stillroom.run.publish import is_count, steps_of
 from stillroom.runtime import Runtime
-from stillroom.tables import CORESETS
+from stillroom.tables import CORESETS, plural
 from stillroom.types import LabelKind
 
 RANDOM_DRAWS = 5
@@ -138,7 +138,9 @@ def real_jpeg_rows(maker: Maker, ipc: int, budget: int) -> list[Row]:
 
     first = needed(ipc)
     if first > budget:
-        told = f"even {ipc} JPEGs a class take more bytes ({first}) than the set ({budget})"
+        told = (
+            f"even {plural(ipc, 'JPEG')} a class take more bytes ({first}) than the set ({budget})"
+        )
         maker.rt.session.say(f"random-jpeg: {told}; one row, of as many images")
     fitting = min(smallest, max(1, ipc * budget // first))
     each = (needed(fitting) - first) / (fitting - ipc) if fitting != ipc else first / ipc
