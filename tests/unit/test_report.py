@@ -1326,6 +1326,8 @@ def test_a_common_ledger_gives_a_set_its_own_rows_steps_and_baselines(tmp_path: 
         drawn(folder, 0.3, 0.31),
         drawn(folder, 0.7, 0.71, ipc=9),
         drawn(folder, 0.8, 0.81, data_digest="e" * 64),
+        drawn(folder, 0.8, 0.81, numerics="bf16"),
+        own(folder, 0.95, row="full", set_key="full", step=None, ipc=0, numerics="bf16"),
         jpegs(folder, 9, 1900, 0.4, 0.41),
     ]
     ledger = judged(tmp_path, *some) / "records.jsonl"
@@ -1335,7 +1337,9 @@ def test_a_common_ledger_gives_a_set_its_own_rows_steps_and_baselines(tmp_path: 
         ("dm@10", 1),
         ("random", 1),
         ("random-jpeg", 9),
+        ("full", 0),
     }
+    assert {x.numerics for x in shown.lines if x.row == "random"} == {"float32"}
     assert shown.stale == 0
     assert [x.step for x in shown.curve()] == [10, 30]
     write_report([folder], tmp_path / "p.html", records=ledger)

@@ -256,22 +256,25 @@ def _of_set(
     """What a ledger of many sets says of one: its records, those of its kept steps, baselines.
 
     A kept step that is not in the folder is known by the recipe and seed of the set's own records.
+    Baselines are those that were judged as any of these was, and full data.
     Returns the records and the keys of the set and its steps.
     """
     made = {(r.family, r.set_seed) for r in records if r.set_key in keys and r.family}
     keys |= {r.set_key for r in records if (r.family, r.set_seed) in made}
-    digest = data.data.get("digest")
-    found = [
-        r
-        for r in records
-        if (r.set_key in keys and r.draw is None)
-        or (
-            (r.step is None or r.draw is not None)
-            and r.data_digest == digest
-            and (r.ipc == data.ipc or r.row in (FULL, "random-jpeg"))
-        )
-    ]
-    return found, keys
+    own = {r.set_key for r in records if r.set_key in keys and r.draw is None}
+    judged = {_judged(r) for r in records if r.set_key in own}
+
+    def beside(r: Record) -> bool:
+        if (r.step is not None and r.draw is None) or r.data_digest != data.data.get("digest"):
+            return False
+        sized = r.ipc == data.ipc or r.row == "random-jpeg"
+        return r.row == FULL or (sized and _judged(r) in judged)
+
+    return [r for r in records if (r.set_key in own and r.draw is None) or beside(r)], keys
+
+
+def _judged(r: Record) -> tuple[str, str, str]:
+    return r.protocol_hash, r.arch, r.numerics
 
 
 def _read(folder: Path, common: Sequence[Record] | None) -> Shown:
