@@ -108,6 +108,7 @@ def columns_of(*texts: str, numbers: Sequence[str], more: Sequence[str] = ()) ->
 
 
 RESULT = ("accuracy %", "95 % interval", "vs random", "n", "std")
+SEEN = 3  # of them before what they were measured under
 COST = ("size", "s / student")
 _PARTS = {
     "95 % interval": ("95 % low", "95 % high"),
@@ -147,26 +148,29 @@ def accuracy_grid(shown: Shown, every: bool = False) -> Grid:
     table = [line for group in groups.values() for line in group]
     differ = list(range(len(CONDITIONS))) if every else differing_in(table)
     student = ["student"] if every or len({line.arch for line in table}) > 1 else []
-    columns = columns_of("row", *student, *(CONDITIONS[i] for i in differ), numbers=RESULT)
-    columns += columns_of(numbers=COST)
+    # A phone shows the first columns, a desk the conditions too.
+    columns = columns_of(
+        "row", numbers=RESULT[:SEEN], more=[*student, *(CONDITIONS[i] for i in differ)]
+    )
+    columns += columns_of(numbers=(*RESULT[SEEN:], *COST))
     baselines = {x.row for x in table if not shown.own(x)}
     rows: list[Row] = []
     for line in table:
         same = shown.own(line) and line.row in baselines  # a random set beside random draws
         cells = [
             text_cell(f"{line.row} (this set)" if same else line.row),
+            *result_cells(line)[:SEEN],
             *(text_cell(line.arch) for _ in student),
             *under(line, differ),
-            *result_cells(line),
+            *result_cells(line)[SEEN:],
             *cost_cells(line),
         ]
         opens = bool(rows) and any(line is group[0] for group in groups.values())
         rows.append(Row(kind(shown, line), tuple(cells), line is shown.main, opens))
     means = [line.summary.mean for line in table]
     falling = all(a >= b for a, b in itertools.pairwise(means))
-    place = 1 + len(student) + len(differ)
     caption = _caption(table, differ, bool(student))
-    return Grid(caption, columns, tuple(rows), place if falling else None)
+    return Grid(caption, columns, tuple(rows), 1 if falling else None)
 
 
 def _judged(line: Line) -> Conditions:
