@@ -301,3 +301,41 @@ def test_losses_of_every_label_kind_agree_on_one_hot():
     torch.testing.assert_close(loss_of(logits, hard, "hard"), expected)
     torch.testing.assert_close(loss_of(logits, one_hot, "probs"), expected)
     torch.testing.assert_close(loss_of(logits, 40 * one_hot, "logits"), expected)
+
+
+@pytest.mark.parametrize("count", [3, 8, 13])
+def test_weight_gradients_in_pieces_equal_those_of_the_whole_batch(monkeypatch, count):
+    """Pieces of four: a batch below one, whole ones, and one that is padded."""
+    nets = nets_of()
+    x, y = images(count), torch.arange(count) % 2
+    whole = nets.make(2, 3, "n").grads(x, y)
+    seen = []
+    plain = Ensemble._plain
+
+    def counted(self, what):
+        compute = plain(self, what)
+        return lambda *given: (seen.append(len(given[2])), compute(*given))[1]
+
+    monkeypatch.setattr(Ensemble, "_plain", counted)
+    monkeypatch.setattr(Nets, "piece", lambda self: 8)
+    again = nets_of().make(2, 3, "n").grads(x, y)
+    assert seen == [min(count, 4)] * (2 * -(-count // 4))
+    for one, other in zip(whole, again, strict=True):
+        for name, value in one.items():
+            torch.testing.assert_close(other[name], value, rtol=1e-12, atol=1e-15)
+
+
+def test_batchnorm_gradients_are_in_pieces_only_where_statistics_are_frozen(monkeypatch):
+    x, y = images(9), torch.arange(9) % 2
+    found = []
+    for piece in (64, 4):
+        monkeypatch.setattr(Nets, "piece", lambda self, size=piece: size)
+        ensemble = nets_of("convnet1-w8-bn").make(1, 0, "n")
+        moving = ensemble.grads(x, y)[0]
+        ensemble.freeze_norms(x, None)
+        found.append((moving, ensemble.grads(x, y)[0]))
+    for moving_or_frozen in (0, 1):
+        for name, value in found[0][moving_or_frozen].items():
+            torch.testing.assert_close(
+                found[1][moving_or_frozen][name], value, rtol=1e-10, atol=1e-14
+            )
