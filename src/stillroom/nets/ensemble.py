@@ -7,7 +7,7 @@ module inside a graph that is differentiated twice (docs/architecture.md, "Compi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -188,21 +188,12 @@ class Ensemble:
         return self._forward("logits", x, train)
 
     def grads(self, x: Tensor, y: Tensor) -> list[Params]:
-        """Weight gradients of the mean cross-entropy, one dict a network, without a graph.
-
-        Images go through in pieces of one fixed size, whose gradients are summed: activations of
-        forward and backward then stay in the cache, and memory does not grow with the batch.
-        """
+        """Weight gradients of the mean cross-entropy, one dict a network, without a graph."""
         compute = self._function("grads", train=True)
-        size = max(1, self.nets.piece() // 2)  # a backward pass holds twice as much
-        if len(x) <= size or not self._splits(train=True):
-            parts = [(x, y, mean_weights(y))]
-        else:
-            columns = (x, y, mean_weights(y))  # what is padded weighs nothing
-            parts = list(zip(*(_padded(some, size) for some in columns), strict=True))
         with self.nets.rt.autocast():
             return [
-                _summed(compute(*self.member(i), *part) for part in parts) for i in range(self.k)
+                {n: g.detach() for n, g in compute(p, b, x, y).items()}
+                for p, b in (self.member(i) for i in range(self.k))
             ]
 
     def match(
@@ -219,10 +210,7 @@ class Ensemble:
             weight_gradient = self._plain("grads")
 
             def compute(p: Params, b: Params, x: Tensor, y: Tensor, t: Params) -> Any:
-                def apart(z: Tensor) -> Tensor:
-                    return distance(weight_gradient(p, b, z, y, mean_weights(y)), t)
-
-                return grad_and_value(apart)(x)
+                return grad_and_value(lambda z: distance(weight_gradient(p, b, z, y), t))(x)
 
             return compute
 
@@ -277,16 +265,13 @@ class Ensemble:
         whole = torch.is_grad_enabled() and (
             x.requires_grad or next(iter(p.values())).requires_grad
         )
+        splits = not (train and self.nets.has_batchnorm())
         size = self.nets.piece()
-        if whole or not self._splits(train) or len(x) <= size:
+        if whole or not splits or len(x) <= size:
             whole_batch: Tensor = call(p, b, x)
             return whole_batch
         parts = [call(p, b, piece) for piece in _padded(x, size)]
         return torch.cat(parts)[: len(x)]
-
-    def _splits(self, train: bool) -> bool:
-        """Whether a batch may go through in pieces: not where a layer takes statistics of it."""
-        return not train or self.frozen or not self.nets.has_batchnorm()
 
     def _mode(self, train: bool) -> None:
         skeleton = self.nets.skeleton
@@ -323,9 +308,8 @@ class Ensemble:
         if what == "logits":
             return lambda p, b, x: functional_call(skeleton, (p, b), (x,))
 
-        def loss(p: Params, b: Params, x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
-            logits = functional_call(skeleton, (p, b), (x,)).to(x.dtype)
-            return (F.cross_entropy(logits, y, reduction="none") * weights.to(x.dtype)).sum()
+        def loss(p: Params, b: Params, x: Tensor, y: Tensor) -> Tensor:
+            return F.cross_entropy(functional_call(skeleton, (p, b), (x,)).to(x.dtype), y)
 
         return grad(loss)
 
@@ -364,21 +348,6 @@ def precomputed(x: Tensor, value: Tensor, slope: Tensor) -> Tensor:
     """The scalar `value`, whose gradient with respect to x is `slope`."""
     result: Tensor = Precomputed.apply(x, value, slope)  # type: ignore[no-untyped-call]
     return result
-
-
-def mean_weights(y: Tensor) -> Tensor:
-    """Weights [B] that make a sum over labels y [B] or [B,C] a mean."""
-    return torch.full((len(y),), 1 / len(y), device=y.device, dtype=torch.float64)
-
-
-def _summed(gradients: Iterable[Params]) -> Params:
-    """The sum of several gradients, by parameter name."""
-    first, *others = gradients
-    total = {name: value.detach().clone() for name, value in first.items()}
-    for other in others:
-        for name, value in other.items():
-            total[name] += value.detach()
-    return total
 
 
 def _padded(x: Tensor, size: int) -> list[Tensor]:
