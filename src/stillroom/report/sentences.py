@@ -192,6 +192,8 @@ def _cost(shown: Shown) -> Fact:
         why += f" in place of {train} training images, {part} % of the bytes of their pixels"
     if made := making_time(shown.run):
         why += f"; {made} to make"
+    else:
+        why += "; how long it took is not recorded"
     if shown.main:
         why += f"; {duration(shown.main.seconds)}"
         why += f" and {size(shown.main.memory)} of memory" if shown.main.memory else ""
