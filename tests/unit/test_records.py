@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from scipy import stats
 
 from stillroom.errors import StillroomError
 from stillroom.records import add_records, read_records
-from stillroom.tables import compare, lines
+from stillroom.tables import compare, lines, lines_of
 from toy import record
 
 
@@ -202,3 +203,39 @@ def test_the_ledger_says_how_many_records_went(tmp_path: Path) -> None:
     assert add_records(ledger, [record(0.5, i) for i in range(5)]) == 0
     assert add_records(ledger, [record(0.6, 0)]) == 0  # measured again
     assert add_records(ledger, [record(0.6, 0, code="newer")]) == 4
+
+
+def test_new_rows_stand_beside_the_baselines_that_a_ledger_holds() -> None:
+    """What was judged now, with the gap to random draws of an earlier time; nothing else of it."""
+    random = [record(v, i, row="random", draw=i, step=None) for i, v in enumerate((0.3, 0.32))]
+    other = [record(v, i, row="dm@10", step=10, set_key="k10") for i, v in enumerate((0.4, 0.5))]
+    elsewhere = [record(0.9, row="dm@30", protocol="vico@1", protocol_hash="v")]
+    now = [record(v, i) for i, v in enumerate((0.6, 0.62))]
+    (line,) = lines_of(now, [*random, *other, *elsewhere, *now])
+    assert (line.row, line.summary.n) == ("dm@30", 2)
+    assert line.gap == pytest.approx(0.3)
+    assert [x.row for x in lines_of([*now, *random], [*random, *other, *now])] == [
+        "dm@30",
+        "random",
+    ]
+    assert lines_of(now, now)[0].gap is None
+
+
+def test_distillations_are_said_to_lie_apart_from_nothing() -> None:
+    """Their students share seeds, whose luck their interval leaves out and random's does not."""
+    random = [record(v, i, row="random", draw=i, step=None) for i, v in enumerate((0.3, 0.31))]
+    means = [record(v, i, row="k-means", step=None) for i, v in enumerate((0.3, 0.31))]
+    sets = [
+        record(v, i, set_key=key, family="f", set_seed=j)
+        for j, key in enumerate("ab")
+        for i, v in enumerate((0.6, 0.601, 0.602))
+    ]
+    sets = [r if r.set_key == "a" else replace(r, value=r.value + 0.0005) for r in sets]
+    (whole,) = [x for x in lines([*random, *means, *sets]) if x.counts == "distillations"]
+    assert whole.gap is not None
+    assert whole.separate is None
+    assert whole.rival is not None
+    assert not whole.rival.separate
+    assert all(
+        x.separate for x in lines([*random, *sets]) if x.row == "dm@30" and x.counts == "seeds"
+    )

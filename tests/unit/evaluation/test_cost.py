@@ -12,7 +12,7 @@ from stillroom.artefacts.store import Store
 from stillroom.cli import run
 from stillroom.evaluation.protocol import find_protocol
 from stillroom.records import read_records
-from stillroom.run.judge import Asked, cost_of, judge, prepared
+from stillroom.run.judge import STEP, Asked, cost_of, judge, prepared
 from stillroom.run.options import Machine
 from stillroom.session import Interrupted, Session
 
@@ -74,6 +74,8 @@ def test_work_is_three_forwards_a_pass_and_one_a_test_image(bench, store, tmp_pa
     images = 2 * len(bench.classes)
     by_hand = 3 * forward * (3 * 7 * images + 5 * len(bench.test))  # E + 1 passes, 5 checks
     assert (cost.total, cost.left, cost.flops) == (3, 3, by_hand)
+    # Of networks this small a step costs what is around them: 3 students, 7 passes of one batch.
+    assert cost.seconds == pytest.approx(3 * 7 * STEP)
     judge(how, rows)
     after = cost_of(how, rows)
     assert (after.total, after.left, after.flops) == (3, 0, 0.0)
@@ -115,3 +117,10 @@ def test_the_limit_reaches_the_loop() -> None:
         assert session.stop.wait(10)
         with pytest.raises(Interrupted):
             session.check()
+
+
+def test_a_ledger_in_a_folder_that_is_not_there_is_refused(world: Path, capsys) -> None:
+    """It would be written where nobody looks for it: the page reads that of the set."""
+    assert run(evaluate(world, "--records", str(world / "nowhere" / "records.jsonl"))) == 2
+    assert "nowhere does not exist; make it" in " ".join(capsys.readouterr().err.split())
+    assert not (world / "nowhere").exists()
