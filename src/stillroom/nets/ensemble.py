@@ -190,8 +190,8 @@ class Ensemble:
     def grads(self, x: Tensor, y: Tensor) -> list[Params]:
         """Weight gradients of the mean cross-entropy, one dict a network, without a graph.
 
-        Through autograd, which compiles forward and backward apart and keeps between them what is
-        cheapest: faster than one compiled `torch.func.grad`, as `match` needs it (benchmarks/).
+        Through autograd, which compiles forward and backward apart and chooses what to keep between
+        them. Only `match` needs `torch.func.grad`, whose one compiled function cannot choose.
         """
         compute = self._function("loss", train=True)
         found = []

@@ -243,7 +243,7 @@ def of_networks(shown: Shown) -> str:
     mean = f"{percent(sum(off) / len(off))} % on average" if off else "not measured"
     text = f"Worst network: {worst}, {percent(by[worst].summary.mean)} %."
     if shown.data.arch == NO_ARCH:
-        return f"{text} The set was made without a network; mean of all: {mean}."
+        return f"{text} The set was made without a network; on all of them: {mean}."
     return (
         f"{text} Off {shown.data.arch}, the network that the set was made with: {mean} "
         f"({plural(len(off), 'network')})."
