@@ -1107,8 +1107,8 @@ def test_a_set_made_without_a_network_has_no_network_of_its_own(tmp_path: Path) 
     judged(folder, own(folder, 0.5, 0.6), own(folder, 0.7, 0.8, arch="mlp"))
     (shown,) = gather([folder])
     assert of_networks(shown) == (
-        "Worst network: convnet1, 55.0 %. The set was made without a network; on all of them: 65.0 % "
-        "on average."
+        "Worst network: convnet1, 55.0 %. The set was made without a network; on all of them: 65.0 "
+        "% on average."
     )
     judged(folder, own(folder, 0.5, 0.6))
     (transfer,) = [text for topic, text in limits(gather([folder])[0]) if topic == "Transfer"]
