@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stillroom.config import DSA
 from stillroom.errors import StillroomError
 from stillroom.evaluation.protocol import find_protocol
 from stillroom.evaluation.score import FULL
@@ -17,6 +18,7 @@ from stillroom.standing import near, verdict
 from stillroom.tables import Line, lines
 from stillroom.types import Record
 
+DISTILLATION = "distillation"  # the metric of a record that says how long a set took, in seconds
 MODELS, SCHOOLING = 3, "default+epochs=5"  # originals that a CPU can train
 
 
@@ -31,7 +33,8 @@ class Cell:
     draws of a random set. `numerics` is what distillation and students run in, unless the command
     says otherwise. With `clom`, its weight, the term is added, by `MODELS` originals of the arch
     trained as `SCHOOLING`; with `assess`, architectures, what held-out originals say of the set is
-    measured too.
+    measured too. `augment` is what students of a baseline see, under a protocol that leaves that to
+    the set; in a name it stands behind the protocol where it is not DSA's.
     """
 
     preset: str
@@ -44,6 +47,7 @@ class Cell:
     numerics: Numerics = "float32"
     clom: float | None = None
     assess: tuple[str, ...] = ()
+    augment: str = DSA
 
     @property
     def label(self) -> str:
@@ -56,7 +60,8 @@ class Cell:
         ipc = f"-ipc{self.ipc}" if self.ipc else ""
         name = f"{self.label}/{self.benchmark}{ipc}" + (f"@{self.steps[-1]}" if self.steps else "")
         family = self.protocol.partition("@")[0]
-        return name if family == "vico" else f"{name}:{family}"
+        seen = "" if self.augment == DSA else f"-{self.augment}"
+        return name if family == "vico" else f"{name}:{family}{seen}"
 
     @property
     def rows(self) -> tuple[str, ...]:
@@ -116,8 +121,15 @@ class Cell:
             held = (of.benchmark, of.ipc, of.arch, of.protocol_hash, of.source, line.row)
             if held != wanted or line.drawn != (self.preset == "random"):
                 continue
+            if line.step is None and self.preset != FULL and of.augment != self._seen():
+                continue
             found.setdefault((line.numerics, of.data_digest), []).append(line)
         return [sorted(some, key=lambda line: line.order) for some in found.values()]
+
+    def _seen(self) -> str:
+        """What students of a baseline are trained with."""
+        given = find_protocol(self.protocol).augment
+        return self.augment if given == "set" else given
 
     def _one(self, some: Sequence[Line]) -> Line:
         whole = [line for line in some if line.counts == "distillations"] or some
@@ -144,6 +156,7 @@ def _remade(line: Line, first: Line) -> bool:
 
 QUARTERS = (250, 500, 1000)
 HOUR = (1000, 2000, 4000, 6000)  # as many as an hour of two CPU cores allows in bf16
+HELD_OUT = ("convnet2", "lenet")  # networks that no cell distils with
 CELLS: dict[str, Cell] = {
     cell.name: cell
     for cell in (
@@ -163,9 +176,28 @@ CELLS: dict[str, Cell] = {
         Cell("random", "cifar10", 1, "vico-plain@1", students=5),
         Cell("class-mean", "cifar10", 1, "vico-plain@1"),
         Cell("dc", "cifar10", 1, "vico-plain@1", steps=QUARTERS),
+        Cell("random", "cifar10", 10, "quick@1", students=5),
+        Cell("class-mean", "cifar10", 10, "quick@1"),
+        Cell("k-means", "cifar10", 10, "quick@1"),
+        Cell("random", "cifar10", 10, "quick@1", students=5, augment="none"),
+        Cell("class-mean", "cifar10", 10, "quick@1", augment="none"),
+        Cell("k-means", "cifar10", 10, "quick@1", augment="none"),
+        # Half an hour each on two cores without bf16, and after five and fifteen minutes.
+        Cell("dm", "cifar10", 10, "quick@1", steps=(90, 270, 540), assess=HELD_OUT),
+        Cell("dm", "cifar10", 10, "quick@1", steps=(90, 270, 480), clom=2000, assess=HELD_OUT),
+        Cell("dsa", "cifar10", 10, "quick@1", steps=(10, 40, 80), assess=HELD_OUT),
+        Cell("dsa", "cifar10", 10, "quick@1", steps=(10, 40, 80), clom=5000, assess=HELD_OUT),
+        Cell("dc", "cifar10", 10, "quick@1", steps=(10, 40, 80), assess=HELD_OUT),
+        Cell("dc", "cifar10", 10, "quick@1", steps=(10, 40, 80), clom=1000, assess=HELD_OUT),
         Cell("full", "cifar10", 0, protocol="vico@1+epochs=10", students=1),
     )
 }
+
+
+def distilling(line: Line, records: Sequence[Record]) -> float | None:
+    """Seconds that the sets of a row took to make, by the ledger; None if it does not say."""
+    some = [r.value for r in records if r.metric == DISTILLATION and r.set_key in line.set_keys]
+    return sum(some) / len(some) if some else None
 
 
 def agrees(new: Summary, old: Summary, ipc: int) -> bool:

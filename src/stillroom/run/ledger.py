@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib import resources
 
 from stillroom.evaluation.statistics import Summary, summarise
-from stillroom.run.cells import CELLS, Cell, agrees
+from stillroom.run.cells import CELLS, Cell, agrees, distilling
 from stillroom.run.studies import clom_study
 from stillroom.tables import Line, percent, plural, span
 from stillroom.types import Record
@@ -62,30 +62,32 @@ def _rows(cell: Cell, records: Sequence[Record]) -> list[tuple[str, ...]]:
     for line in measured:
         mean = line.summary.mean
         gap = "-" if paper is None else percent(mean - paper.value, sign=True)
-        value, n, beside, how = _measured(line)
+        value, n, beside, how = _measured(line, records)
         verdict = cell.verdict(line.summary)
         rows.append((f"`{cell.name}`", cell.protocol, told, value, n, gap, beside, verdict, how))
         for again in cell.made_again(records, line):
-            value, n, beside, how = _measured(again)
+            value, n, beside, how = _measured(again, records)
             off = percent(again.summary.mean - mean, sign=True)
             same = "agrees" if agrees(again.summary, line.summary, cell.ipc) else "does not agree"
             verdict = f"{same} with the row above ({off})"
             rows.append(("... made again", cell.protocol, "", value, n, "", beside, verdict, how))
     for name in cell.rows[:-1]:  # the curve on the way
         for line in cell.measured(records, name):
-            value, n, beside, how = _measured(line)
+            value, n, beside, how = _measured(line, records)
             step = f"... at step {name.rpartition('@')[2]}"
             rows.append((step, cell.protocol, "", value, n, "", beside, "", how))
     return rows
 
 
-def _measured(line: Line) -> tuple[str, str, str, str]:
+def _measured(line: Line, records: Sequence[Record]) -> tuple[str, str, str, str]:
     """Of one row: mean and interval, n, the gap to random (a star: intervals apart), how."""
     s = line.summary
     interval = f" ({span(s)})" if s.half is not None else ""
     beside = percent(line.gap, sign=True) + (" *" if line.separate else "")
     data = "".join(filter(str.isalnum, line.conditions.data_digest[:8]))
-    how = f"{line.numerics}, {line.seconds:.0f} s a student, data {data}"
+    taken = distilling(line, records)
+    made = "" if taken is None else f"made in {taken / 60:.0f} min, "
+    how = f"{line.numerics}, {made}{line.seconds:.0f} s a student, data {data}"
     return percent(s.mean) + interval, plural(s.n, line.counts.removesuffix("s")), beside, how
 
 

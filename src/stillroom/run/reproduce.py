@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from stillroom.artefacts.schooling import find_schooling
 from stillroom.artefacts.store import Store
@@ -12,11 +14,12 @@ from stillroom.errors import StillroomError, suggest
 from stillroom.evaluation.protocol import find_protocol
 from stillroom.evaluation.score import FULL
 from stillroom.evaluation.statistics import Summary, summarise
+from stillroom.files import read_json
 from stillroom.methods import METHODS, PRESETS
 from stillroom.methods.base import Outer
 from stillroom.recipe import from_preset
 from stillroom.run.assess import held_out, measured
-from stillroom.run.cells import CELLS, MODELS, SCHOOLING, Cell, agrees
+from stillroom.run.cells import CELLS, DISTILLATION, MODELS, SCHOOLING, Cell, agrees
 from stillroom.run.distil import Plan, distil, plan
 from stillroom.run.estimate import Cost, seconds
 from stillroom.run.fits import full_row
@@ -76,34 +79,11 @@ def reproduce(
     """
     numerics = numerics or cell.numerics
     how = _judging(cell, bench, store, machine, session, numerics)
-    if cell.preset == FULL:
-        rows = [full_row(bench)]
-    elif _iterates(cell):
-        planned, steps = _planned(cell, how, session)
-        if not store.complete(planned.stage.key()):
-            taken = about(seconds(planned.estimate.flops, planned.rt))
-            session.say(f"{planned.estimate.steps} steps, {taken}")
-        distil(planned, machine)
-        made = store.folder(planned.stage.key()) / "steps"
-        rows = [row_of(f"{cell.label}@{s}", made / str(s), cell.ipc, s) for s in steps]
-    else:
-        from stillroom.config import DSA
-
-        maker = Maker(bench, store, machine, how.rt, how.archs[0], DSA)
-        draws = range(cell.students) if cell.preset == "random" else range(1)
-        drawn = cell.preset == "random"
-        rows = [
-            row_of(
-                cell.preset,
-                maker.folder(cell.preset, cell.ipc, d),
-                cell.ipc,
-                None,
-                d if drawn else None,
-            )
-            for d in draws
-        ]
+    rows, final = _made(cell, how, session)
     session.say(cost_of(how, rows).in_words())
     records = [record for student in judge(how, rows) for record in student.records]
+    if final is not None:
+        records += _took(records, final)
     if cell.assess:
         records += _assessed(cell, rows[-1], how, session)
     last = cell.rows[-1]
@@ -161,6 +141,37 @@ def _judging(
     )
     images = cell.ipc * len(bench.classes) or len(bench.train)
     return judging(bench, asked, store, machine, session, images)
+
+
+def _made(cell: Cell, how: Judging, session: Session) -> tuple[list[Row], dict[str, Any] | None]:
+    """What is judged, made now where it is not in the store; of a distillation what it took."""
+    if cell.preset == FULL:
+        return [full_row(how.bench)], None
+    if _iterates(cell):
+        planned, steps = _planned(cell, how, session)
+        key = planned.stage.key()
+        if not how.store.complete(key):
+            taken = about(seconds(planned.estimate.flops, planned.rt))
+            session.say(f"{planned.estimate.steps} steps, {taken}")
+        distil(planned, how.machine)
+        made = how.store.folder(key)
+        rows = [row_of(f"{cell.label}@{s}", made / "steps" / str(s), cell.ipc, s) for s in steps]
+        return rows, read_json(made / "final.json")
+    maker = Maker(how.bench, how.store, how.machine, how.rt, how.archs[0], cell.augment)
+    draws = range(cell.students) if cell.preset == "random" else (None,)
+    sets = [(d, maker.folder(cell.preset, cell.ipc, d or 0)) for d in draws]
+    return [row_of(cell.preset, folder, cell.ipc, None, d) for d, folder in sets], None
+
+
+def _took(records: Sequence[Record], final: dict[str, Any]) -> list[Record]:
+    """What making every judged set took: the steps of a run cost alike."""
+    one = {r.row: r for r in records if r.metric == "accuracy"}
+    found = []
+    for r in one.values():
+        seconds = round(final["seconds"] * (r.step or 0) / final["step"], 1)
+        found.append(replace(r, metric=DISTILLATION, value=seconds, unit="seconds", seed=0,
+                             seconds=seconds))  # fmt: skip
+    return found
 
 
 def _assessed(cell: Cell, row: Row, how: Judging, session: Session) -> list[Record]:

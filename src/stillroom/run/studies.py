@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from stillroom.evaluation.statistics import correlation
-from stillroom.run.cells import CELLS, Cell
+from stillroom.run.cells import CELLS, Cell, distilling
 from stillroom.tables import Line, compare, percent, span
 from stillroom.types import Record
 
@@ -19,8 +19,8 @@ def clom_study(records: Sequence[Record]) -> str:
     rows = [row for plain, cell in pairs if plain for row in _rows(plain, cell, records)]
     if not rows:
         return ""
-    head = ("method", "protocol", "without, %", "with CLOM, %", "difference, points", "p",
-            "held-out original model, without and with, %")  # fmt: skip
+    head = ("method", "protocol", "minutes, without and with", "without, %", "with CLOM, %",
+            "difference, points", "p", "held-out original model, without and with, %")  # fmt: skip
     table = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     table += ["| " + " | ".join(row) + " |" for row in rows]
     return _TEXT + "\n".join(table) + "\n" + _predicts(records)
@@ -55,10 +55,12 @@ def _rows(plain: Cell, cell: Cell, records: Sequence[Record]) -> list[tuple[str,
             if d.half is not None:
                 between = f" ({percent(d.low, sign=True)} to {percent(d.high, sign=True)})"
             told = [_held_out(line, records) for line in (bare, added)]
+            taken = [distilling(line, records) for line in (bare, added)]
             found.append(
                 (
                     f"{bare.row}, {added.row}",
                     cell.protocol,
+                    ", ".join("-" if v is None else f"{v / 60:.0f}" for v in taken),
                     _mean(bare),
                     _mean(added),
                     percent(d.mean, sign=True) + between,

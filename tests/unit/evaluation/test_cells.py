@@ -8,6 +8,7 @@ import numpy
 import pytest
 from scipy import stats
 
+from stillroom.config import DSA
 from stillroom.errors import StillroomError
 from stillroom.evaluation.protocol import find_protocol
 from stillroom.evaluation.statistics import Summary, summarise
@@ -25,6 +26,7 @@ CIFAR = {
     "protocol": "vico@1",
     "protocol_hash": find_protocol("vico@1").digest(),
     "numerics": "float32",
+    "augment": DSA,
 }
 
 
@@ -71,6 +73,16 @@ def test_a_cell_takes_its_own_rows_only() -> None:
                                                **{**CIFAR, "set_key": "other"})]  # fmt: skip
     with pytest.raises(StillroomError, match="2 rows for dm/cifar10-ipc10@300"):
         CELLS["dm/cifar10-ipc10@300"].measured(two)
+
+
+def test_a_baseline_is_held_to_what_its_students_see() -> None:
+    """Under quick@1 the set says what that is, so there is a cell for each."""
+    protocol = {"protocol": "quick@1", "protocol_hash": find_protocol("quick@1").digest()}
+    of = {**CIFAR, **protocol, "row": "k-means", "step": None}
+    records = [record(0.3, 0, **of), record(0.2, 0, **{**of, "augment": "none"})]
+    for name, value in (("quick", 0.3), ("quick-none", 0.2)):
+        (line,) = CELLS[f"k-means/cifar10-ipc10:{name}"].measured(records)
+        assert line.values == (value,)
 
 
 def test_verdicts() -> None:
@@ -177,16 +189,20 @@ def test_with_and_without_clom(monkeypatch: pytest.MonkeyPatch) -> None:
         records += [record(v, i, **of) for i, v in enumerate(some)]
         told = {"metric": "original-model-accuracy", "arch": "mlp", "protocol_hash": "assess"}
         records.append(record(0.5 + k / 10, 0, **{**of, **told}))
+        records.append(record(600.0 + 60 * k, 0, **{**of, "metric": "distillation"}))
     text = clom_study(records)
     gaps = [0.05, 0.04, 0.06]
     t = float(numpy.mean(gaps) / (numpy.std(gaps, ddof=1) / 3**0.5))
     p = 2 * float(stats.t.sf(t, 2))
-    assert "| dm@9, dm+clom@9 | vico@1 | 42.0 (37.0 to 47.0) | 47.0 (40.4 to 53.6) | +5.0 " in text
+    row = "| dm@9, dm+clom@9 | vico@1 | 10, 11 | 42.0 (37.0 to 47.0) | 47.0 (40.4 to 53.6) | +5.0 "
+    assert row in text
     assert f"| {p:.2g} | 50.0, 60.0 |" in text
     r = stats.pearsonr([0.5, 0.6, 0.7, 0.8], [0.42, 0.47, 0.3, 0.32]).statistic
     assert "Over these 4 sets of one size" in text
     assert f"r = {r:.2f} " in text
     assert clom_study([]) == ""
-    assert text in reproduction(records)
+    whole = reproduction(records)
+    assert text in whole
+    assert "| float32, made in 13 min, 2 s a student, data d |" in whole
     given = cells["dm+clom/cifar10-ipc10@9"].given()["regularisers"][0]
     assert (given["weights"], given["num"], given["schooling"]) == ([7.0], 3, "default+epochs=5")
