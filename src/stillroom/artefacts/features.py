@@ -43,6 +43,10 @@ class RealFeatures(Stage):
         """What it is, for a listing."""
         return f"real images seen by {self.model.about()}"
 
+    def needs(self) -> tuple[Stage, ...]:
+        """The model."""
+        return (self.model,)
+
     def make(self, shard: int, out: Path, rt: Runtime) -> None:
         """One pass over the images."""
         stage, rt = self.model, dataclasses.replace(rt, compile=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -55,6 +56,10 @@ class Stage(ABC):
     def about(self) -> str:
         """Return a few words for `stillroom store list`."""
         return ""
+
+    def needs(self) -> Sequence[Stage]:
+        """Return the artefacts that `make` reads; they are made first."""
+        return ()
 
     def shards(self) -> int:
         """Return the number of independent units of work."""

@@ -124,7 +124,7 @@ def obtain(store: Store, stage: Stage, executor: Executor, rt: Runtime) -> Any:
 
 
 def obtain_all(store: Store, stages: Sequence[Stage], executor: Executor, rt: Runtime) -> list[Any]:
-    """Return the artefacts of independent stages, in their order.
+    """Return the artefacts of independent stages, in their order; what they need is made first.
 
     What lacks is made one stage after another by `Serial`; other executors get the shards of up
     to `MOST_AT_ONCE` stages as one list of work. An artefact is published, and its lock freed, as
@@ -132,14 +132,22 @@ def obtain_all(store: Store, stages: Sequence[Stage], executor: Executor, rt: Ru
     """
     keys = [stage.key() for stage in stages]
     by_key = dict(zip(keys, stages, strict=True))
+    _fill(store, by_key, executor, rt)
+    return [stage.load(store.folder(key)) for key, stage in zip(keys, stages, strict=True)]
+
+
+def _fill(store: Store, by_key: dict[str, Stage], executor: Executor, rt: Runtime) -> None:
+    """Make what is not in the store; of what lacks, what it needs comes first."""
     for key in by_key:
         _refuse_damaged(store, key)
     size = 1 if isinstance(executor, Serial) else MOST_AT_ONCE
     # Again and again, because another process's `gc` may remove what was there at the first look.
     while missing := [key for key in by_key if not store.complete(key)]:
+        needed = [need for key in missing for need in by_key[key].needs()]
+        if needed:
+            _fill(store, {need.key(): need for need in needed}, executor, rt)
         for i in range(0, len(missing), size):
             _make(store, {key: by_key[key] for key in missing[i : i + size]}, executor, rt)
-    return [stage.load(store.folder(key)) for key, stage in zip(keys, stages, strict=True)]
 
 
 def _refuse_damaged(store: Store, key: str) -> None:

@@ -187,6 +187,31 @@ class Ensemble:
         """x float [B,ch,H,W] (shared) or [K,B,ch,H,W] -> float32 logits [K,B,C]."""
         return self._forward("logits", x, train)
 
+    def observed(
+        self, x: Tensor, looks: dict[str, Callable[[Tensor], Any]]
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Logits [B,C] of network 0 in evaluation mode, and looks[n](input of module n), by name.
+
+        A look is taken at the call, before anything can change the input in place.
+        Gradient: through both. Raises: StillroomError for a module that is never called.
+        """
+        self._mode(train=False)
+        seen: dict[str, Any] = {}
+        skeleton = self.nets.skeleton
+
+        def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+            return lambda _, inputs: seen.update({name: looks[name](inputs[0])})
+
+        hooks = [skeleton.get_submodule(n).register_forward_pre_hook(hook(n)) for n in looks]
+        try:
+            logits: Tensor = functional_call(skeleton, self.member(0), (x,))
+        finally:
+            for one in hooks:
+                one.remove()
+        if lost := [n for n in looks if n not in seen]:
+            raise StillroomError(f"arch={self.nets.arch.name} never calls its layer {lost[0]}")
+        return logits, {n: seen[n] for n in looks}
+
     def grads(self, x: Tensor, y: Tensor) -> list[Params]:
         """Weight gradients of the mean cross-entropy, one dict a network, without a graph.
 
