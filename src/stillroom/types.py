@@ -63,6 +63,16 @@ class Preprocess:
             x = (back + self.zca.mean.double().to(x.device)).float().view_as(x)
         return x * self._row(self.std, x) + self._row(self.mean, x)
 
+    def clamp(self, images: Tensor) -> Tensor:
+        """The nearest images in network space that have pixels in [0, 1].
+
+        Under ZCA by way of the pixels, so nearest there.
+        """
+        if self.zca is not None:
+            return self.apply(self.invert(images).clamp(0, 1)).to(images.dtype)
+        mean, std = self._row(self.mean, images), self._row(self.std, images)
+        return images.maximum(-mean / std).minimum((1 - mean) / std)
+
     def describe(self) -> dict[str, Any]:
         """Return the JSON form; the two ZCA tensors travel beside it."""
         return {
