@@ -1,7 +1,7 @@
 """Time the fast paths against plain twins in the same run: `make bench`, or one by name.
 
     python benchmarks/run.py [dm-step] [dc-step] [dc-step-100] [student-epoch] [students-vmap]
-                             [test-pass] [--json FILE]
+                             [test-pass] [relabel-epoch] [--json FILE]
 
 Every line is a ratio to the plain twin: eager float32, one class or one batch at a time, PyTorch's
 default allocator. "floor" is the time of the same multiply-adds at the rate of a large matrix
@@ -16,7 +16,9 @@ import argparse
 import dataclasses
 import functools
 import json
+import math
 import platform
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +30,9 @@ import torch.nn.functional as F
 from stillroom.config import DSA
 from stillroom.data.augment import apply, draw, parse
 from stillroom.data.benchmarks import Benchmark, from_arrays
+from stillroom.data.policy import Policy
+from stillroom.data.replay import epoch_draws
+from stillroom.data.views import apply as views_of
 from stillroom.methods.context import RunContext
 from stillroom.methods.distribution_matching import DistributionMatching
 from stillroom.methods.gradient_distance import layerwise
@@ -40,7 +45,16 @@ from stillroom.runtime import Numerics, Runtime, can_compile, default_threads
 
 CLASSES, IPC, REAL, SIZE = 10, 10, 256, 32
 MANY = 100  # classes of dc-step-100: time and memory against their number
-NAMES = ("dm-step", "dc-step", "dc-step-100", "student-epoch", "students-vmap", "test-pass")
+BATCH = 25  # images of a batch of labels
+NAMES = (
+    "dm-step",
+    "dc-step",
+    "dc-step-100",
+    "student-epoch",
+    "students-vmap",
+    "test-pass",
+    "relabel-epoch",
+)
 
 
 @dataclass(frozen=True)
@@ -199,6 +213,38 @@ def plain_test(bench: Benchmark, device: torch.device) -> Callable[[], object]:
     return work
 
 
+def plain_views(device: torch.device) -> Callable[[], object]:
+    """The views of an epoch of 100 images: crop, resize and flip image by image, then CutMix.
+
+    The teachers' passes would be the same on both sides and are left out.
+    """
+    x = torch.randn(CLASSES * IPC, 3, SIZE, SIZE, device=device)
+
+    def view(image: torch.Tensor) -> torch.Tensor:
+        top, left, height, width = 0, 0, SIZE, SIZE
+        for _ in range(10):
+            area = SIZE * SIZE * random.uniform(0.08, 1)
+            aspect = math.exp(random.uniform(math.log(3 / 4), math.log(4 / 3)))
+            h, w = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
+            if 0 < h <= SIZE and 0 < w <= SIZE:
+                top, left = random.randint(0, SIZE - h), random.randint(0, SIZE - w)
+                height, width = h, w
+                break
+        crop = image[None, :, top : top + height, left : left + width]
+        made = F.interpolate(crop, (SIZE, SIZE), mode="bilinear", antialias=True)[0]
+        return made.flip(2) if random.random() < 0.5 else made
+
+    def work() -> None:
+        for rows in torch.randperm(len(x)).split(BATCH):
+            views = torch.stack([view(x[i]) for i in rows.tolist()])
+            half = int(SIZE * math.sqrt(1 - random.random())) // 2
+            r, c = random.randrange(SIZE), random.randrange(SIZE)
+            box = (slice(max(r - half, 0), r + half), slice(max(c - half, 0), c + half))
+            views[:, :, *box] = views[torch.randperm(len(rows))][:, :, *box]
+
+    return work
+
+
 # -- the same jobs through the library -----------------------------------------------------------
 
 
@@ -254,6 +300,19 @@ def fast_test(bench: Benchmark, rt: Runtime) -> Callable[[], object]:
     return lambda: predict(nets, Images(take, bench.test.labels, SIZE))
 
 
+def fast_views(rt: Runtime) -> Callable[[], object]:
+    """Draws and views; neither compiled nor in bf16, so that its lines differ by chance alone."""
+    n = CLASSES * IPC
+    x = torch.randn(n, 3, SIZE, SIZE, device=rt.device)
+    policy, epochs = Policy(size=SIZE), iter(range(10**9))
+
+    def work() -> None:
+        for rows, drawn in epoch_draws(policy, n, BATCH, (SIZE, SIZE), 0, next(epochs)):
+            views_of(x[rows.to(x.device)], drawn)
+
+    return work
+
+
 @dataclass(frozen=True)
 class Job:
     """One job: its plain twin, the library's way, and the FLOPs of both; made when it is timed."""
@@ -296,6 +355,8 @@ def jobs(device: torch.device) -> dict[str, Job]:
         "test-pass": Job(
             lambda: plain_test(ten(), device), lambda rt: fast_test(ten(), rt), forward * 2000.0
         ),
+        # Two matrix products an image and channel.
+        "relabel-epoch": Job(lambda: plain_views(device), fast_views, n * 3 * 2.0 * 2 * SIZE**3),
     }
 
 
