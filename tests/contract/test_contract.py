@@ -12,7 +12,7 @@ import torch
 from contract.toys import Chunked, Unrolled
 from stillroom.artefacts.executor import Job, Processes, Serial, run_job
 from stillroom.artefacts.snapshot import SNAPSHOT
-from stillroom.artefacts.store import Store, obtain
+from stillroom.artefacts.store import Store, obtain, obtain_all
 from stillroom.config import DSA
 from stillroom.distilled import load
 from stillroom.errors import StillroomError
@@ -21,8 +21,10 @@ from stillroom.methods.context import RunContext
 from stillroom.methods.distil import Distil
 from stillroom.methods.distribution_matching import DistributionMatching
 from stillroom.methods.gradient_matching import GradientMatching
+from stillroom.methods.mosaics import Mosaics
 from stillroom.methods.outer import outer_loop
 from stillroom.methods.selection import Selection
+from stillroom.methods.statistics_matching import StatisticsMatching
 from stillroom.nets.ensemble import Nets
 from stillroom.nets.zoo import resolve
 from stillroom.recipe import method_class, validate
@@ -31,6 +33,8 @@ from stillroom.run.options import Machine
 from stillroom.runtime import Runtime
 from stillroom.session import Interrupted, Session
 
+ARCH = "convnet1-w8"
+SEEN = {"observers": ("convnet1-w4-bn",), "schooling": {"epochs": 1, "batch": 8}}
 METHODS: list[Method] = [
     DistributionMatching(batch_real=8),
     DistributionMatching(batch_real=8, init="noise", augment="none", nets=2),
@@ -38,6 +42,10 @@ METHODS: list[Method] = [
     GradientMatching(batch_real=8, matches=2, net_epochs=2, augment=DSA, init="noise"),
     Chunked(),
     Unrolled(),
+    StatisticsMatching(**SEEN, batch=2, flat={"weight": 0.25}, conv_drop=0.5),
+    StatisticsMatching(**SEEN, layers="norms", targets="whole", order="cycled", init="noise"),
+    StatisticsMatching(**SEEN, targets="each", priors={"spectrum": 1.0, "tv": 0.1, "l2": 0.1}),
+    Mosaics(**SEEN),
     Selection(rule="random"),
     Selection(rule="class-mean"),
     Selection(rule="herding"),
@@ -45,7 +53,7 @@ METHODS: list[Method] = [
     Selection(rule="k-means"),
     Selection(rule="k-means", centroids=True),
 ]
-ITERATIVE = [m for m in METHODS if not isinstance(m, Selection)]
+ITERATIVE = [m for m in METHODS if not isinstance(m, (Mosaics, Selection))]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -74,9 +82,17 @@ def outer(steps: int = 5, keep: tuple[int, ...] = ()) -> Outer:
     return Outer(steps=steps, images=optim, labels=optim, rate=Optim(lr=1e-3), keep=keep)
 
 
-def context(bench, rt: Runtime, chunk: int = 0, ipc: int = 2) -> RunContext:
-    nets = Nets(resolve("convnet1-w8"), len(bench.classes), bench.channels, bench.size, rt)
-    return RunContext(bench, ipc, 0, rt, nets, chunk=chunk)
+def context(bench, rt: Runtime, method: Method, store: Path) -> RunContext:
+    """The context of a chunk, with what the method wants made first."""
+    nets = Nets(resolve(ARCH), len(bench.classes), bench.channels, bench.size, rt)
+    return RunContext(bench, 2, 0, rt, nets, artefacts=wanted(method, bench, store))
+
+
+def wanted(method: Method, bench, store: Path) -> dict:
+    """The artefacts that a method wants."""
+    wants = method.stages(bench.describe(), resolve(ARCH), store)
+    made = obtain_all(Store(store), list(wants.values()), Serial(), runtime()) if wants else []
+    return dict(zip(wants, made, strict=True))
 
 
 def runtime(**changes) -> Runtime:
@@ -84,13 +100,14 @@ def runtime(**changes) -> Runtime:
 
 
 def stage(method: Method, bench, store: Path, **changes) -> Distil:
+    wanted(method, bench, store)
     fields = {
         "method": method,
         "outer": outer(),
         "bench": bench.describe(),
         "ipc": 2,
         "seed": 0,
-        "arch": resolve("convnet1-w8"),
+        "arch": resolve(ARCH),
         "numerics": "float32",
         "storage": "float32",
         "store": store,
@@ -108,8 +125,8 @@ def digest(folder: Path) -> dict[str, str]:
     }
 
 
-def test_steps_move_pixels_and_nothing_else(iterative, bench, tmp_path):
-    ctx = context(bench, runtime())
+def test_steps_move_pixels_and_nothing_else(iterative, bench, store, tmp_path):
+    ctx = context(bench, runtime(), iterative, store)
     rows = torch.arange(4)
     before = iterative.start(ctx, rows)
     after = outer_loop(iterative, ctx, outer(2), rows, tmp_path).synth
@@ -122,7 +139,7 @@ def test_steps_move_pixels_and_nothing_else(iterative, bench, tmp_path):
         assert float(after.lr) != float(before.lr.detach())
 
 
-def test_exactly_the_steps_asked_for(iterative, bench, tmp_path):
+def test_exactly_the_steps_asked_for(iterative, bench, store, tmp_path):
     seen: list[int] = []
 
     class Counting(type(iterative)):
@@ -131,7 +148,8 @@ def test_exactly_the_steps_asked_for(iterative, bench, tmp_path):
             return super().loss(ctx, synth, it)
 
     counting = Counting(**iterative.model_dump())
-    outcome = outer_loop(counting, context(bench, runtime()), outer(3), torch.arange(4), tmp_path)
+    ctx = context(bench, runtime(), counting, store)
+    outcome = outer_loop(counting, ctx, outer(3), torch.arange(4), tmp_path)
     assert seen == [0, 1, 2]
     assert [line["step"] for line in outcome.metrics] == [1, 2, 3]
 
@@ -168,7 +186,7 @@ def test_workers_give_the_same_bytes_as_one(bench, store, tmp_path):
     assert digest(serial.folder(one.key())) == digest(parallel.folder(one.key()))
 
 
-def test_two_ranks_sum_to_one(iterative, bench):
+def test_two_ranks_sum_to_one(iterative, bench, store):
     """Terms shared over two ranks give the gradient of one rank: draws are keyed."""
     if isinstance(iterative, (Chunked, Unrolled)):
         pytest.skip("its terms are not split over classes")
@@ -176,12 +194,14 @@ def test_two_ranks_sum_to_one(iterative, bench):
     def gradient(ranks: list[tuple[int, int]]) -> torch.Tensor:
         total = None
         for rank, world in ranks:
-            ctx = context(bench, runtime(numerics="float64", rank=rank, world=world))
+            rt = runtime(numerics="float64", rank=rank, world=world)
+            ctx = context(bench, rt, iterative, store)
             synth = iterative.start(ctx, torch.arange(4))
             for it in range(4):  # from the first: a method may carry something on
                 for term in iterative.loss(ctx, synth, it):
                     term.backward()
-            total = synth.images.grad if total is None else total + synth.images.grad
+            if synth.images.grad is not None:  # a method may leave it all to the first rank
+                total = synth.images.grad if total is None else total + synth.images.grad
         return total
 
     one, two = gradient([(0, 1)]), gradient([(0, 2), (1, 2)])
@@ -260,10 +280,10 @@ class Forgetful(DistributionMatching):
     ],
 )
 def test_slips_of_an_author_are_one_line(slip, told, bench, store, tmp_path):
+    made = Forgetful(slip=slip)
+    ctx = context(bench, runtime(), made, store)
     with pytest.raises(StillroomError, match=told) as caught:
-        outer_loop(
-            Forgetful(slip=slip), context(bench, runtime()), outer(1), torch.arange(4), tmp_path
-        )
+        outer_loop(made, ctx, outer(1), torch.arange(4), tmp_path)
     assert "\n" not in str(caught.value)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from cyclopts import App
 from pydantic import ValidationError
@@ -13,38 +14,77 @@ from stillroom.cli import flags
 from stillroom.errors import StillroomError
 from stillroom.run.options import DataOptions, Machine
 
-app = App(name="prepare", help="Make what methods need, alone: original models.")
+if TYPE_CHECKING:
+    from stillroom.artefacts.originals import Original
+    from stillroom.artefacts.store import Store
+    from stillroom.runtime import Runtime
+    from stillroom.session import Session
+
+app = App(name="prepare", help="Make what methods need, alone: trained networks, statistics.")
 
 
 def _originals(**values: Any) -> None:
-    from stillroom.cli.show import key_values, say
+    from stillroom.cli.show import say
     from stillroom.progress import Shown
-    from stillroom.run import machine as machines
-    from stillroom.run.prepare import cost_of_originals, obtain_originals, originals
+    from stillroom.run.prepare import obtain_originals
     from stillroom.tables import percent
 
-    if not 1 <= values["num"] <= 1000:
-        raise StillroomError(f"--num {values['num']} must lie in 1..1000")
-    machine = flags.settle(Machine, values, "machine")
-    schooling = _schooling(values)
-    store, shown = machines.store(machine), Shown(values["quiet"])
+    machine, shown = flags.settle(Machine, values, "machine"), Shown(values["quiet"])
     with shown.interruptible(machine.minutes):
-        options = flags.settle(DataOptions, values, "options")
-        bench = machines.benchmark(values["data"], options, store)
-        stages = originals(bench, values["arch"] or ["auto"], values["num"], schooling, store)
-        cost, rt = cost_of_originals(stages, bench, machine, shown, store)
-        if values["plan"]:
-            pairs = [("schooling", str(schooling.model_dump())), ("models", cost.in_words())]
-            key_values(f"originals of {bench.name} (estimates; nothing was run)", pairs)
+        stages, store, rt = _wanted(values, machine, shown)
+        if rt is None:
             return
-        if cost.left:
-            shown.say(cost.in_words())
         found = obtain_originals(stages, machine, store, rt)
     for arch, models in found.items():
         told = ", ".join(percent(m.accuracy) for m in models[:10])
         more = f" and {len(models) - 10} more" if len(models) > 10 else ""
         seconds = sum(m.seconds for m in models) / len(models)
         say(f"{arch}: {len(models)} models, test accuracy {told}{more} %, {seconds:.0f} s each")
+
+
+def _statistics(**values: Any) -> None:
+    from stillroom.cli.show import say
+    from stillroom.progress import Shown
+    from stillroom.run.prepare import obtain_statistics
+
+    machine, shown = flags.settle(Machine, values, "machine"), Shown(values["quiet"])
+    with shown.interruptible(machine.minutes):
+        models, store, rt = _wanted(values, machine, shown)
+        if rt is None:
+            return
+        made = obtain_statistics(
+            models, values["by_class"], values["batch"], values["augment"], machine, store, rt
+        )
+    for stage, seen, size in made:
+        kinds = [layer.kind for layer in seen.layers]
+        say(
+            f"{stage.model.arch.name} {stage.model.index}: {kinds.count('conv')} convolutions, "
+            f"{kinds.count('norm')} norms, {size / 1e6:.1f} MB, {stage.key()}"
+        )
+
+
+def _wanted(
+    values: dict[str, Any], machine: Machine, session: Session
+) -> tuple[list[Original], Store, Runtime | None]:
+    """The networks that are asked for, where they lie, how to train them; None: only a plan."""
+    from stillroom.cli.show import key_values
+    from stillroom.run import machine as machines
+    from stillroom.run.prepare import cost_of_originals, originals
+
+    if not 1 <= values["num"] <= 1000:
+        raise StillroomError(f"--num {values['num']} must lie in 1..1000")
+    schooling, store = _schooling(values), machines.store(machine)
+    options = flags.settle(DataOptions, values, "options")
+    bench = machines.benchmark(values["data"], options, store)
+    stages = originals(bench, values["arch"] or ["auto"], values["num"], schooling, store)
+    cost, rt = cost_of_originals(stages, bench, machine, session, store)
+    if values["plan"]:
+        pairs = [("schooling", str(schooling.model_dump())), ("models", cost.in_words())]
+        key_values(f"networks of {bench.name} (estimates; nothing was run)", pairs)
+        return stages, store, None
+    if cost.left:
+        session.say(cost.in_words())
+    return stages, store, rt
 
 
 def _schooling(values: dict[str, Any]) -> Schooling:
@@ -57,29 +97,54 @@ def _schooling(values: dict[str, Any]) -> Schooling:
         raise StillroomError(f"{name}={first['input']!r}: {first['msg']}") from None
 
 
-app.command(
-    flags.with_signature(
-        _originals,
-        [
-            flags.keyword(
-                "data",
-                flags.flag(str, "digits, a named benchmark, hf:owner/name, or a folder"),
-                inspect.Parameter.empty,
-            ),
-            flags.keyword("arch", flags.several(str, "networks [default: by image size]")),
-            flags.keyword("num", flags.flag(int, "models of each network"), 1),
-            flags.keyword(
-                "recipe",
-                flags.flag(str, f"what the flags below change: {flags.SCHOOLED}"),
-                "default",
-            ),
-            flags.keyword("plan", flags.flag(bool, "show the cost and stop", switch=True), False),
-            flags.keyword("quiet", flags.flag(bool, "no progress, no notes", switch=True), False),
-            *flags.of_model(Schooling, "schooling", "Method"),
-            *flags.of_model(DataOptions, "options", "Data"),
-            *flags.of_model(Machine, "machine", "Machine"),
-        ],
-        "Train networks on the original data, for CLOM and for assessing sets; cached by key.",
-    ),
-    name="originals",
+def _command(
+    name: str, run: Callable[..., None], about: str, recipe: str, more: list[inspect.Parameter]
+) -> None:
+    networks = [
+        flags.keyword(
+            "data",
+            flags.flag(str, "digits, a named benchmark, hf:owner/name, or a folder"),
+            inspect.Parameter.empty,
+        ),
+        flags.keyword("arch", flags.several(str, "networks [default: by image size]")),
+        flags.keyword("num", flags.flag(int, "models of each network"), 1),
+        flags.keyword(
+            "recipe",
+            flags.flag(str, f"what the flags below change: {flags.SCHOOLED}"),
+            recipe,
+        ),
+        *more,
+        flags.keyword("plan", flags.flag(bool, "show the cost and stop", switch=True), False),
+        flags.keyword("quiet", flags.flag(bool, "no progress, no notes", switch=True), False),
+        *flags.of_model(Schooling, "schooling", "Method"),
+        *flags.of_model(DataOptions, "options", "Data"),
+        *flags.of_model(Machine, "machine", "Machine"),
+    ]
+    app.command(flags.with_signature(run, networks, about), name=name)
+
+
+_command(
+    "originals",
+    _originals,
+    "Train networks on the original data, for CLOM and for assessing sets; cached by key.",
+    "default",
+    [],
+)
+_command(
+    "teachers",
+    _originals,
+    "Train networks on the original data (squeeze), to recover images by and to label them.",
+    "default",
+    [],
+)
+_command(
+    "statistics",
+    _statistics,
+    "Sum up what the layers of trained networks are given by the real images, in one pass.",
+    "default",
+    [
+        flags.keyword("by_class", flags.flag(bool, "also of every class [default: True]"), True),
+        flags.keyword("batch", flags.flag(int, "images a batch"), 64),
+        flags.keyword("augment", flags.flag(str, "augmentation of the images"), "none"),
+    ],
 )

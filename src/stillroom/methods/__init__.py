@@ -9,12 +9,16 @@ from stillroom.config import DSA
 from stillroom.methods.base import Method
 from stillroom.methods.distribution_matching import DistributionMatching
 from stillroom.methods.gradient_matching import GradientMatching
+from stillroom.methods.mosaics import Mosaics
 from stillroom.methods.selection import Selection
+from stillroom.methods.statistics_matching import StatisticsMatching
 
 METHODS: dict[str, type[Method]] = {
     "distribution_matching": DistributionMatching,
     "gradient_matching": GradientMatching,
+    "mosaics": Mosaics,
     "selection": Selection,
+    "statistics_matching": StatisticsMatching,
 }
 
 
@@ -33,6 +37,7 @@ def _selection(rule: str, about: str) -> Preset:
 
 
 _MATCHING = {"steps": 1000, "images": {"kind": "sgd", "lr": 0.1, "momentum": 0.5}}
+_ADAM = {"kind": "adam", "lr": 0.05, "momentum": 0.5, "beta2": 0.9, "schedule": "cosine"}
 PRESETS: dict[str, Preset] = {
     "dm": Preset(
         "distribution_matching",
@@ -51,6 +56,57 @@ PRESETS: dict[str, Preset] = {
         "gradient matching under one augmentation for both sides (DSA)",
         {"augment": DSA},
         _MATCHING,
+    ),
+    "sre2l": Preset(
+        "statistics_matching",
+        "recover (SRe2L): noise that a network classifies and whose norms see real statistics",
+        {
+            "observers": ("convnet-bn",),
+            "layers": "norms",
+            "targets": "whole",
+            "momentum": 0.0,
+            "first": 10.0,
+            "init": "noise",
+            "order": "cycled",
+            "views": {"crop": 0.08},
+        },
+        {"steps": 1000, "images": {**_ADAM, "lr": 0.25}},
+    ),
+    "cda": Preset(
+        "statistics_matching",
+        "recover (CDA): as sre2l, with crops that begin as whole images",
+        {
+            "observers": ("convnet-bn",),
+            "layers": "norms",
+            "targets": "whole",
+            "momentum": 0.0,
+            "first": 10.0,
+            "init": "noise",
+            "order": "cycled",
+            "views": {"crop": 0.08, "curriculum": "cosine"},
+        },
+        {"steps": 1000, "images": {**_ADAM, "lr": 0.25}},
+    ),
+    "gvbsm": Preset(
+        "statistics_matching",
+        "recover (G-VBSM): statistics of norms, convolutions and patches, several networks in turn",
+        {
+            "targets": "whole",
+            "init": "noise",
+            "conv_drop": 0.4,
+            "priors": {"spectrum": 1.0},
+            "views": {"crop": 1.0, "padding": 4},
+        },
+        {"steps": 1000, "images": _ADAM},
+    ),
+    "rded": Preset(
+        "mosaics", "real crops that a trained network finds easy (RDED)", {}, {"steps": 0}
+    ),
+    "edc": Preset(
+        "statistics_matching",
+        "recover (EDC): as gvbsm from real images, with statistics by class and flat minima",
+        {"flat": {"weight": 0.25}},
+        {"steps": 1000, "images": _ADAM},
     ),
     "random": _selection("random", "real images drawn at random, balanced"),
     "class-mean": _selection("class-mean", "the average image of a class (of parts, if ipc > 1)"),

@@ -6,8 +6,9 @@ nothing else: the loop (`outer.py`) owns backward, optimisers, snapshots, ranks 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -34,6 +35,21 @@ class Optim(Model):
     kind: Literal["sgd", "adam"] = Field("sgd", description="sgd (with momentum) or adam")
     lr: float = Field(1.0, gt=0, description="step size")
     momentum: float = Field(0.5, ge=0, lt=1, description="momentum of sgd; beta1 of adam")
+    # Fields that came later: at its default one is no part of a key, which stays what it was.
+    beta2: float = Field(
+        0.999, ge=0, lt=1, description="of adam", exclude_if=lambda value: value == 0.999
+    )
+    schedule: Literal["constant", "cosine"] = Field(
+        "constant",
+        description="of the step size: as it is, or half a cosine down to zero",
+        exclude_if=lambda value: value == "constant",
+    )
+
+    def rate(self, step: int, steps: int) -> float:
+        """The step size of a step (0-based) of so many."""
+        if self.schedule == "cosine":
+            return self.lr * 0.5 * (1 + math.cos(math.pi * step / steps))
+        return self.lr
 
 
 class Outer(Model):
@@ -82,6 +98,8 @@ class Context(Protocol):
     bench: Benchmark
     ipc: int
     seed: int
+    chunk: int
+    steps: int
     rt: Runtime
     artefacts: Mapping[str, Any]
 
@@ -107,6 +125,9 @@ class Context(Protocol):
     def groups(self, per_class: int) -> list[list[int]]:
         """This rank's classes in groups that share one forward of `per_class` images each."""
 
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """What `make` returned when `name` was first asked for in this chunk."""
+
     def log(self, **metrics: float | Tensor) -> None:
         """Numbers for `metrics.jsonl`, beside the loss."""
 
@@ -127,6 +148,9 @@ class Method(Model, ABC):
     def adjust(self, ctx: Context, synth: Synth, it: int) -> bool:
         """Edit `.grad` before the optimisers move; return False to drop the step."""
         return True
+
+    def project(self, ctx: Context, synth: Synth) -> None:
+        """Bring the learnables back to where they may be, after the optimisers moved them."""
 
     def chunks(self, classes: int, ipc: int) -> Sequence[range]:
         """Rows that are optimised together; by default all of them."""
@@ -154,6 +178,10 @@ class Method(Model, ABC):
     def name(self) -> str:
         """What tables call the method: the preset it is, else its kind."""
         return str(getattr(self, "kind", type(self).__name__)).rpartition(":")[2]
+
+    def tiles(self, size: int) -> int:
+        """Smaller pictures a side of every image of `size` pixels; 1: it is one picture."""
+        return 1
 
     def augment_name(self) -> str:
         """The augmentation that a student of the set should be trained with."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,7 +36,9 @@ class RunContext:
     networks: Nets
     chunk: int = 0
     artefacts: Mapping[str, Any] = field(default_factory=dict)
+    steps: int = 0  # outer steps that the run has in all
     metrics: dict[str, float | Tensor] = field(default_factory=dict)
+    made: dict[str, Any] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
@@ -97,6 +99,12 @@ class RunContext:
         real = per_class * 4 * pixels  # images, their augmentation and its temporaries
         size = classes_together(real + self.ipc * self.networks.activation_bytes())
         return [classes[i : i + size] for i in range(0, len(classes), size)]
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """What `make` returned when `name` was first asked for; never part of a snapshot."""
+        if name not in self.made:
+            self.made[name] = make()
+        return self.made[name]
 
     def log(self, **metrics: float | Tensor) -> None:
         """Numbers for `metrics.jsonl`, beside the loss."""

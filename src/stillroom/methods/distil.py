@@ -136,14 +136,14 @@ class Distil(Stage):
         bench = open_bench(self.bench, self.store, rt)
         networks = nets_for(self.arch, bench, rt)
         wanted = _Wanted(self.wants(), self.store, rt)
-        ctx = RunContext(bench, self.ipc, self.seed, rt, networks, shard, wanted)
+        last = self.method.steps(self.outer)
+        ctx = RunContext(bench, self.ipc, self.seed, rt, networks, shard, wanted, last)
         rows = self.rows()[shard]
         initial = None if self.start is None else load_file(self.start)["images"][rows]
         watch = self.watch.measures if self.watch else ()
         outcome = outer_loop(
             self.method, ctx, self.outer, rows, out, initial, self.regularisers, watch
         )
-        last = self.method.steps(self.outer)
         for step, synth in [*outcome.kept.items(), (last, outcome.synth)]:
             tensors = {"rows": rows, **_tensors(synth)}
             write_atomic(out / f"step-{step:08d}.safetensors", save(tensors))
@@ -187,6 +187,7 @@ class Distil(Stage):
             augment=self.method.augment_name(),
             arch=self._arch_name(),
             lr=float(tensors["lr"]) if "lr" in tensors else None,
+            tiles=self.method.tiles(self.bench["size"]),
             storage=self.storage,
             data=described,
             provenance={

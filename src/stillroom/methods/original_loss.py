@@ -25,7 +25,7 @@ VERDICTS = {
 
 def cross_entropy(ctx: Context, model: OriginalModel, images: Tensor, labels: Tensor) -> Tensor:
     """Mean over images [N,ch,H,W] in network space; labels int64 [N] or logits [N,C]."""
-    logits = _network(ctx, model).logits(_space(ctx, model, images))[0]
+    logits = _network(ctx, model).logits(shown_to(ctx, model, images))[0]
     return F.cross_entropy(logits, labels.softmax(1) if labels.is_floating_point() else labels)
 
 
@@ -33,7 +33,7 @@ def watched(ctx: Context, synth: Synth, names: Sequence[str]) -> dict[str, float
     """The named assessments of the images as they are, by the model that no term may use."""
     model = ctx.artefacts[WATCH]
     with torch.no_grad():
-        logits = _network(ctx, model).logits(_space(ctx, model, synth.images))[0]
+        logits = _network(ctx, model).logits(shown_to(ctx, model, synth.images))[0]
     return {name: VERDICTS[name][0](logits, synth.of_class) for name in names}
 
 
@@ -44,8 +44,8 @@ def contrast(ctx: Context, model: OriginalModel, synth: Synth, batch: int, it: i
     real = ctx.bench.preprocess.apply(source.take(rows, ctx.device)).to(ctx.rt.dtype)
     nets = _network(ctx, model)
     with torch.no_grad():
-        theirs = nets.features(_space(ctx, model, real))[0]
-    mine = nets.features(_space(ctx, model, synth.images))[0]
+        theirs = nets.features(shown_to(ctx, model, real))[0]
+    mine = nets.features(shown_to(ctx, model, synth.images))[0]
     return ratio(mine, theirs, synth.of_class, source.labels[rows].to(ctx.device))
 
 
@@ -68,6 +68,6 @@ def _network(ctx: Context, model: OriginalModel) -> Ensemble:
     return nets
 
 
-def _space(ctx: Context, model: OriginalModel, images: Tensor) -> Tensor:
-    """Images in the space that the model was trained in."""
+def shown_to(ctx: Context, model: OriginalModel, images: Tensor) -> Tensor:
+    """Images in network space, in the space that the model was trained in."""
     return ctx.bench.preprocess.invert(images).to(images.dtype) if model.raw else images

@@ -154,8 +154,12 @@ class _Loop:
         if total is not None and (log or self.ctx.device.type == "cpu"):
             self._guard(float(total))
         if self.method.adjust(self.ctx, self.synth, it):
-            for optimiser in self.optimisers.values():
+            for name, optimiser in self.optimisers.items():
+                for group in optimiser.param_groups:
+                    group["lr"] = _settings(self.outer, name).rate(it, self.total)
                 optimiser.step()
+            with torch.no_grad():
+                self.method.project(self.ctx, self.synth)
         self.step = it + 1
         if log and total is not None:
             extra = {k: float(v) for k, v in self.ctx.metrics.items()}
@@ -274,6 +278,8 @@ def _settings(outer: Outer, name: str) -> Optim:
 def _optimiser(settings: Optim, tensor: Tensor) -> torch.optim.Optimizer:
     make: dict[str, Callable[[Sequence[Tensor]], torch.optim.Optimizer]] = {
         "sgd": lambda p: torch.optim.SGD(p, lr=settings.lr, momentum=settings.momentum),
-        "adam": lambda p: torch.optim.Adam(p, lr=settings.lr, betas=(settings.momentum, 0.999)),
+        "adam": lambda p: torch.optim.Adam(
+            p, lr=settings.lr, betas=(settings.momentum, settings.beta2)
+        ),
     }
     return make[settings.kind]([tensor])

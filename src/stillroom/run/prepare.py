@@ -9,8 +9,11 @@ from stillroom.artefacts.opened import nets_for
 from stillroom.artefacts.originals import Original, OriginalModel
 from stillroom.artefacts.schooling import Schooling
 from stillroom.artefacts.stage import Stage
+from stillroom.artefacts.statistics import FILE, Observed, Statistics
 from stillroom.artefacts.store import Store, obtain_all
+from stillroom.data.augment import parse
 from stillroom.data.benchmarks import Benchmark
+from stillroom.errors import StillroomError
 from stillroom.run import machine as machines
 from stillroom.run.distil import choose_arch
 from stillroom.run.estimate import Cost, seconds
@@ -60,3 +63,25 @@ def obtain_originals(
     for stage, model in zip(stages, found, strict=True):
         pool.setdefault(stage.arch.name, []).append(model)
     return pool
+
+
+def obtain_statistics(
+    models: Sequence[Original],
+    by_class: bool,
+    batch: int,
+    augment: str,
+    machine: Machine,
+    store: Store,
+    rt: Runtime,
+) -> list[tuple[Statistics, Observed, int]]:
+    """What the layers of every model are given by the real images, and its bytes on disk.
+
+    Models are trained, and their data looked at, now where that is not in the store.
+    """
+    if batch < 1:
+        raise StillroomError(f"--batch {batch} must be at least 1")
+    parse(augment)
+    stages = [Statistics(model, by_class, batch, augment) for model in models]
+    found: list[Observed] = obtain_all(store, stages, machines.executor(machine), rt)
+    sizes = [(store.folder(stage.key()) / FILE).stat().st_size for stage in stages]
+    return list(zip(stages, found, sizes, strict=True))

@@ -1,0 +1,103 @@
+"""Mosaics of real crops that a trained network finds easy; nothing is optimised.
+
+RDED: Sun et al. 2024, arXiv:2312.03526. "edc" is the variant that EDC starts from, as its code has
+it (arXiv:2404.13733). Specification of the decoupled methods, 3.1 and 7.4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from stillroom.artefacts.schooling import NamedSchooling, Schooling
+from stillroom.config import Model
+from stillroom.methods.base import Context, Method, Outer, Synth
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from stillroom.artefacts.stage import Stage
+    from stillroom.nets.zoo import Arch
+
+WHOLE = 64  # px: up to here a crop is an image of its own, above it four make a mosaic
+
+
+class Crops(Model):
+    """Which crops are looked at, who scores them, and how the best become images."""
+
+    rule: Literal["rded", "edc"] = Field(
+        "rded",
+        description="rded: the best crop of each of some images, mixed over ranks; edc: the best "
+        "crops of the easiest images, easiest together",
+    )
+    pool: int = Field(300, ge=1, strict=True, description="images a class that are cropped")
+    crops: int = Field(5, ge=1, le=1000, strict=True, description="crops of each")
+    factor: int | None = Field(
+        None,
+        ge=1,
+        le=16,
+        strict=True,
+        description="crops a side of a mosaic; default 1 up to 64 px, 2 above",
+    )
+    scale: float = Field(0.08, gt=0, le=1, description="least area of a crop")
+
+    def cells(self, size: int) -> int:
+        """Crops a side of a mosaic of `size` pixels."""
+        return self.factor or (1 if size <= WHOLE else 2)
+
+
+class Mosaics(Method):
+    """Crops of real images that trained networks classify best, put together."""
+
+    kind: Literal["mosaics"] = "mosaics"
+    observers: tuple[str, ...] = Field(
+        ("auto",), min_length=1, description="networks that score, together; auto: the recipe's"
+    )
+    schooling: NamedSchooling = Field(Schooling(), description="how they are trained")
+    crops: Crops = Field(Crops(), description="what is scored")
+    augment: str = Field("crop_flip", description="what students should be trained with")
+    papers: ClassVar[tuple[str, ...]] = ("sun2024rded",)
+
+    def steps(self, outer: Outer) -> int:
+        """None: crops are chosen at the start."""
+        return 0
+
+    def name(self) -> str:
+        """The preset."""
+        return "rded"
+
+    def tiles(self, size: int) -> int:
+        """Crops a side of an image of the set."""
+        return self.crops.cells(size)
+
+    def stages(self, bench: dict[str, Any], arch: Arch, store: Path) -> dict[str, Stage]:
+        """The networks that score."""
+        return scorers(self.observers, self.schooling, bench, arch, store)
+
+    def start(self, ctx: Context, rows: Tensor) -> Synth:
+        """Choose and compose, class by class."""
+        from stillroom.methods.scored import mosaics_of
+
+        of_class = (rows // ctx.ipc).to(ctx.device)
+        return Synth(mosaics_of(self.crops, ctx, rows), of_class, of_class)
+
+    def loss(self, ctx: Context, synth: Synth, it: int) -> Iterator[Tensor]:
+        """Nothing is optimised."""
+        return iter(())
+
+
+def scorers(
+    names: tuple[str, ...], schooling: Schooling, bench: dict[str, Any], arch: Arch, store: Path
+) -> dict[str, Stage]:
+    """One trained network of every name, as "observer/<k>"."""
+    from stillroom.artefacts.originals import Original
+    from stillroom.nets.zoo import resolve
+
+    pool = [arch if name == "auto" else resolve(name) for name in names]
+    return {
+        f"observer/{k}": Original(schooling, bench, one, 0, "float32", store)
+        for k, one in enumerate(pool)
+    }

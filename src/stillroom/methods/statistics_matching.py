@@ -1,0 +1,265 @@
+"""Recover: images that trained networks classify, and in whose layers they look like real ones.
+
+SRe2L: Yin, Xing and Shen 2023, arXiv:2306.13092; CDA: Yin and Shen 2024, arXiv:2311.18838; G-VBSM:
+Shao et al. 2024, arXiv:2311.17950; EDC: Shao et al. 2024, arXiv:2404.13733. One method, four
+settings of it; specification of the decoupled methods, section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from stillroom.artefacts.schooling import NamedSchooling, Schooling
+from stillroom.config import Model
+from stillroom.methods.base import Context, Method, Synth
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from stillroom.artefacts.stage import Stage
+    from stillroom.methods.observers import Observer
+    from stillroom.nets.hooks import Stats
+    from stillroom.nets.zoo import Arch
+
+
+class Views(Model):
+    """How the images of a chunk are shown to a network: one crop and one flip for all of them."""
+
+    crop: float = Field(0.5, gt=0, le=1, description="least area of a resized crop; 1: none")
+    padding: int = Field(0, ge=0, le=512, description="or a crop after so much padding (G-VBSM)")
+    curriculum: Literal["none", "step", "linear", "cosine"] = Field(
+        "none", description="crops begin as whole images and shrink to that (CDA)"
+    )
+    milestone: float = Field(1.0, ge=0, le=1, description="share of the steps that takes")
+    flip: bool = Field(True, description="mirror at random")
+    jitter: tuple[int, int] = Field(
+        (0, 0), description="then roll by so many pixels, least and most, down and right (SRe2L)"
+    )
+
+    @model_validator(mode="after")
+    def _one_crop(self) -> Views:
+        if self.padding and self.crop < 1:
+            raise ValueError(f"padding {self.padding} is a crop of another kind; set crop to 1")
+        if self.curriculum != "none" and self.crop == 1:
+            raise ValueError("a curriculum ends at a crop; set crop below 1")
+        if self.jitter[0] > self.jitter[1]:
+            raise ValueError(f"jitter {self.jitter}: the first must not be greater")
+        return self
+
+
+class Priors(Model):
+    """Terms of the images alone, by weight."""
+
+    tv: float = Field(0.0, ge=0, description="weight of their total variation")
+    l2: float = Field(0.0, ge=0, description="weight of their norm")
+    spectrum: float = Field(0.0, ge=0, description="weight of G-VBSM's term for variety")
+    spectrum_tau: float = Field(4.0, gt=0, description="its temperature")
+    spectrum_form: Literal["scaled", "released"] = Field(
+        "scaled", description="Gram matrix by its mean diagonal, or as released: no effect"
+    )
+
+
+class Flatness(Model):
+    """EDC's term for flat minima: stay where the moving average of the images is understood."""
+
+    weight: float = Field(0.0, ge=0, description="0: no such term; the paper has 0.25")
+    rate: float = Field(0.99, ge=0, lt=1, description="of the moving average of the images")
+    tau: float = Field(4.0, gt=0, description="temperature")
+    form: Literal["intended", "released"] = Field(
+        "intended", description="KL from images to average, or as released the other way"
+    )
+
+
+class StatisticsMatching(Method):
+    """Cross-entropy of a trained network, plus distances of layer statistics to real ones."""
+
+    kind: Literal["statistics_matching"] = "statistics_matching"
+    observers: tuple[str, ...] = Field(
+        ("auto",), min_length=1, description="networks, in turn; auto: the distiller's"
+    )
+    num: int = Field(1, ge=1, le=1000, strict=True, description="models of each")
+    schooling: NamedSchooling = Field(Schooling(), description="how they are trained")
+    layers: Literal["all", "norms"] = Field(
+        "all", description="whose input is compared: convolutions and norms, or norms alone (SRe2L)"
+    )
+    weight: float = Field(0.01, ge=0, description="of the distance of statistics")
+    first: float = Field(10.0, ge=0, description="of the first layer among them")
+    targets: Literal["whole", "classes", "each", "local"] = Field(
+        "classes",
+        description="statistics of all data; with those of the chunk's classes, averaged (EDC) or "
+        "class by class; with those of some images of these classes",
+    )
+    share: float = Field(0.5, ge=0, le=1, description="of the targets by class, where there are")
+    local_real: int = Field(500, ge=1, strict=True, description="images a class of local targets")
+    variance: Literal["exact", "released"] = Field(
+        "exact",
+        description="of all pixels, or as released: averaged over batches (all data), inside one "
+        "image (classes)",
+    )
+    momentum: float = Field(0.8, ge=0, lt=1, description="of the moving average of statistics")
+    average_start: Literal["corrected", "zero"] = Field(
+        "corrected", description="of that average: right from the first step, or as released"
+    )
+    conv_drop: float = Field(
+        0.0, ge=0, le=1, description="share of convolutions left out, drawn a step"
+    )
+    views: Views = Field(Views(), description="crops and flips")
+    priors: Priors = Field(Priors(), description="terms of the images alone")
+    flat: Flatness = Field(Flatness(), description="the term for flat minima")
+    init: Literal["real", "noise"] = Field("real", description="first images: real or noise")
+    batch: int = Field(100, ge=1, strict=True, description="images optimised together")
+    order: Literal["class", "cycled"] = Field(
+        "class", description="of images in batches: class by class, or one of each class in turn"
+    )
+    augment: str = Field("crop_flip", description="what students should be trained with")
+    papers: ClassVar[tuple[str, ...]] = ("shao2024edc", "shao2024gvbsm", "yin2023sre2l")
+
+    def name(self) -> str:
+        """The preset that it is nearest to."""
+        if self.layers == "norms":
+            return "sre2l" if self.views.curriculum == "none" else "cda"
+        return "gvbsm" if self.targets == "whole" else "edc"
+
+    def chunks(self, classes: int, ipc: int) -> Sequence[range]:
+        """Consecutive rows, `batch` at a time; "cycled": one image of every class, then the next.
+
+        Class by class is what makes targets by class mean something. Differs from the reference:
+        no image is lost where `batch` does not divide their number, and a batch is not split over
+        devices, so statistics do not depend on how many there are.
+        """
+        rows = classes * ipc
+        if self.order == "class":
+            return [range(i, min(i + self.batch, rows)) for i in range(0, rows, self.batch)]
+        found = []
+        for image in range(ipc):
+            cycle = range(image, rows, ipc)
+            found += [cycle[i : i + self.batch] for i in range(0, classes, self.batch)]
+        return found
+
+    def stages(self, bench: dict[str, Any], arch: Arch, store: Path) -> dict[str, Stage]:
+        """The observers, and where the data are looked at, what their layers are given by them."""
+        from stillroom.artefacts.originals import Original
+        from stillroom.artefacts.statistics import Statistics
+        from stillroom.nets.zoo import resolve
+
+        pool = [arch if name == "auto" else resolve(name) for name in self.observers]
+        models = [
+            Original(self.schooling, bench, one, i, "float32", store)
+            for one in pool
+            for i in range(self.num)
+        ]
+        found: dict[str, Stage] = {f"observer/{k}": model for k, model in enumerate(models)}
+        if self.layers == "all":
+            by_class = self.targets in ("classes", "each")
+            for k, model in enumerate(models):
+                found[f"statistics/{k}"] = Statistics(model, by_class)
+        return found
+
+    def image_forwards(self, classes: int, ipc: int) -> float:
+        """A forward and a backward of all images; with the term for flatness a forward more."""
+        return (3.0 + (self.flat.weight > 0)) * classes * ipc
+
+    def start(self, ctx: Context, rows: Tensor) -> Synth:
+        """Real images of each class, or Gaussian noise in network space."""
+        from stillroom.methods.starts import start_images
+
+        of_class = (rows // ctx.ipc).to(ctx.device)
+        images = start_images(ctx, rows, self.init)
+        return Synth(images.requires_grad_(), of_class, of_class)
+
+    def project(self, ctx: Context, synth: Synth) -> None:
+        """Pixels stay in [0, 1]."""
+        synth.images.copy_(ctx.bench.preprocess.clamp(synth.images))
+
+    def loss(self, ctx: Context, synth: Synth, it: int) -> Iterator[Tensor]:
+        """One scalar: every step shows all images of the chunk to one observer.
+
+        Statistics are of all of them, so one rank makes it; work is shared out chunk by chunk.
+        """
+        import torch
+        import torch.nn.functional as F
+
+        from stillroom.methods import statistics_distance as distances
+        from stillroom.methods.observers import observer, view
+
+        if ctx.rt.rank:
+            return
+        seen = observer(ctx, (ctx.chunk + it) % self._count(ctx), self.layers)
+        by_class = synth.of_class if self.targets == "each" else None
+        shown = view(self.views, ctx, synth.images, it)
+        logits, stats = seen.look(shown, self._dropped(ctx, seen, it), by_class)
+        terms = [(1.0, F.cross_entropy(logits, synth.labels))]
+        if self.weight:
+            terms.append((self.weight, self._distance(ctx, synth, seen, stats)))
+        if self.flat.weight:
+            average = self._average(synth)
+            with torch.no_grad():
+                theirs = seen.logits(view(self.views, ctx, average, it))
+            released = self.flat.form == "released"
+            term = distances.flatness(logits, theirs, self.flat.tau, released)
+            terms.append((self.flat.weight, term))
+        yield distances.averaged(terms + self._priors(synth))
+
+    def _count(self, ctx: Context) -> int:
+        return sum(name.startswith("observer/") for name in ctx.artefacts)
+
+    def _dropped(self, ctx: Context, seen: Observer, it: int) -> set[str]:
+        """Convolutions that are not looked at in a step; norms always are."""
+        import torch
+
+        if not self.conv_drop:
+            return set()
+        draws = torch.rand(len(seen.watched), generator=ctx.rng("drop", it))
+        return {
+            layer.name
+            for layer, u in zip(seen.watched, draws.tolist(), strict=True)
+            if layer.kind == "conv" and u < self.conv_drop
+        }
+
+    def _distance(
+        self, ctx: Context, synth: Synth, seen: Observer, stats: dict[str, list[Stats]]
+    ) -> Tensor:
+        """Sum over the layers that were looked at; the first of all counts `first` times."""
+        from stillroom.methods import statistics_distance as distances
+        from stillroom.methods.observers import aims
+
+        wanted = aims(self, ctx, synth, seen)
+        corrected = self.average_start == "corrected"
+        terms = []
+        for name, found in stats.items():
+            weight = self.first if name == seen.watched[0].name else 1.0
+            for part, mine in enumerate(found):
+                key = f"{seen.number}/{name}/{part}"
+                shown = distances.smoothed(synth.memory, key, mine, self.momentum, corrected)
+                terms += [
+                    (weight * share, distances.apart(shown, target))
+                    for share, target in wanted[name][part]
+                ]
+        return distances.averaged(terms)
+
+    def _average(self, synth: Synth) -> Tensor:
+        """The moving average of the images, which starts at the first ones."""
+        now = synth.images.detach()
+        old = synth.memory.get("images", now)
+        average = now + self.flat.rate * (old - now)
+        synth.memory["images"] = average
+        return average
+
+    def _priors(self, synth: Synth) -> list[tuple[float, Tensor]]:
+        from stillroom.methods import statistics_distance as distances
+
+        p, x = self.priors, synth.images
+        found: list[tuple[float, Tensor]] = []
+        if p.tv:
+            found.append((p.tv, distances.total_variation(x)))
+        if p.l2:
+            found.append((p.l2, distances.image_norm(x)))
+        if p.spectrum:
+            scaled = p.spectrum_form == "scaled"
+            term = distances.spectrum(x, synth.of_class, p.spectrum_tau, scaled)
+            found.append((p.spectrum, term))
+        return found
