@@ -11,6 +11,7 @@ import stillroom
 from stillroom.artefacts.features import RealFeatures
 from stillroom.artefacts.originals import Original
 from stillroom.artefacts.stage import Stage
+from stillroom.artefacts.statistics import Statistics
 from stillroom.evaluation.score import Score
 from stillroom.methods.distil import Distil
 
@@ -30,6 +31,7 @@ INDIFFERENT = {
     "artefacts/starts.py",  # in a key by the digest of what it brings
     "artefacts/originals.py",  # likewise, where it is not the stage itself
     "artefacts/schooling.py",
+    "artefacts/statistics.py",  # likewise
     "evaluation/__init__.py",
     "methods/__init__.py",
     "nets/__init__.py",
@@ -77,7 +79,7 @@ def covered(stage: type[Stage]) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("stage", [Distil, Score, Original, RealFeatures])
+@pytest.mark.parametrize("stage", [Distil, Score, Original, RealFeatures, Statistics])
 def test_everything_that_is_imported_is_a_source(stage: type[Stage]) -> None:
     own = covered(stage)
     assert all((ROOT / name).is_file() for name in own)

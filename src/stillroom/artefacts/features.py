@@ -11,13 +11,12 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from stillroom.artefacts.opened import nets_for, open_bench
-from stillroom.artefacts.originals import Original, OriginalModel
+from stillroom.artefacts.opened import open_bench
+from stillroom.artefacts.originals import Original, OriginalModel, opened
 from stillroom.artefacts.stage import COMMON, Stage
 from stillroom.artefacts.store import Store
 from stillroom.data.benchmarks import Benchmark
 from stillroom.files import write_atomic
-from stillroom.nets.ensemble import Ensemble
 from stillroom.rng import rng
 from stillroom.runtime import Runtime
 
@@ -72,10 +71,3 @@ def real_rows(bench: Benchmark, per_class: int) -> Tensor:
         order = torch.randperm(len(rows), generator=rng(0, "assess", c))
         picked.append(rows[order[:per_class]])
     return torch.cat(picked)
-
-
-def opened(model: OriginalModel, bench: Benchmark, rt: Runtime) -> Ensemble:
-    """The model as an ensemble of one."""
-    nets = nets_for(model.arch, bench, rt).make(1, 0, "original")
-    model.put_into(nets)
-    return nets

@@ -229,6 +229,13 @@ class _Work:
         (self.out / snapshot.SNAPSHOT).unlink(missing_ok=True)
 
 
+def opened(model: OriginalModel, bench: Benchmark, rt: Runtime) -> Ensemble:
+    """The model as an ensemble of one."""
+    nets = nets_for(model.arch, bench, rt).make(1, 0, "original")
+    model.put_into(nets)
+    return nets
+
+
 def pixels(bench: Benchmark) -> Preprocess:
     """Pixels in [0, 1] as they are."""
     return Preprocess("none", (0.0,) * bench.channels, (1.0,) * bench.channels)

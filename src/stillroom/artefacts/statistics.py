@@ -15,9 +15,8 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from stillroom.artefacts.features import opened
 from stillroom.artefacts.opened import open_bench
-from stillroom.artefacts.originals import Original, OriginalModel
+from stillroom.artefacts.originals import Original, OriginalModel, opened
 from stillroom.artefacts.stage import COMMON, Stage
 from stillroom.artefacts.store import Store
 from stillroom.data.augment import apply, draw, parse
@@ -64,7 +63,6 @@ class Statistics(Stage):
     sources: ClassVar[tuple[str, ...]] = (
         *COMMON,
         "artefacts/statistics.py",
-        "artefacts/features.py",
         "nets/hooks.py",
     )
 

@@ -43,6 +43,7 @@ class Distil(Stage):
     sources: ClassVar[tuple[str, ...]] = (
         *COMMON,
         "artefacts/snapshot.py",
+        "nets/hooks.py",
         "nets/verdicts.py",
         "methods",
     )

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from stillroom.artefacts.features import opened
-from stillroom.artefacts.originals import OriginalModel
+from stillroom.artefacts.originals import OriginalModel, opened
 from stillroom.artefacts.statistics import Observed
 from stillroom.data.curriculum import smallest_scale
 from stillroom.data.replay import MixDraw, flips, jitter, padded_crops, resized_crops

@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stillroom.artefacts.features import opened
-from stillroom.artefacts.originals import OriginalModel
+from stillroom.artefacts.originals import OriginalModel, opened
 from stillroom.data.mosaic import best_of_all, best_of_each, mosaics, padded
 from stillroom.data.replay import MixDraw, Sides, flips, resized_crops
 from stillroom.data.views import apply

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 import stillroom
-from stillroom.artefacts.features import RealFeatures, opened, real_rows
+from stillroom.artefacts.features import RealFeatures, real_rows
 from stillroom.artefacts.opened import nets_for
-from stillroom.artefacts.originals import Original, OriginalModel
+from stillroom.artefacts.originals import Original, OriginalModel, opened
 from stillroom.artefacts.schooling import Schooling
 from stillroom.artefacts.stage import code_digest
 from stillroom.artefacts.store import Store, obtain_all
