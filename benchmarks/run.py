@@ -38,7 +38,8 @@ from stillroom.methods.distribution_matching import DistributionMatching
 from stillroom.methods.gradient_distance import layerwise
 from stillroom.methods.gradient_matching import GradientMatching
 from stillroom.nets.ensemble import Backend, Nets
-from stillroom.nets.train import Images, Training, predict, train
+from stillroom.nets.sources import Images
+from stillroom.nets.train import Training, predict, train
 from stillroom.nets.zoo import feature_function, resolve
 from stillroom.rng import rng
 from stillroom.runtime import Numerics, Runtime, can_compile, default_threads

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 DSA = "dsa:color_crop_cutout_flip_scale_rotate"
 """The augmentation of DSA, DM and their successors (Zhao and Bilen 2021, arXiv:2102.08259)."""
@@ -16,3 +18,21 @@ class Model(BaseModel):
 
     # defer_build: a model's validator is built when it is first used, which --help never does.
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
+
+
+class Grown(Model):
+    """A model that got fields after artefacts were keyed by it.
+
+    Of those, which `later` names, whatever dumps the model leaves out the ones at their default: a
+    key or a hash of before is what it was, and what dumped before is read as it was meant.
+    """
+
+    later: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = dump(self)
+        for name in self.later:
+            if getattr(self, name) == type(self).model_fields[name].default:
+                found.pop(name, None)
+        return found

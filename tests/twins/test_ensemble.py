@@ -13,7 +13,8 @@ from stillroom.data.augment import parse
 from stillroom.methods.context import RunContext
 from stillroom.methods.distribution_matching import DistributionMatching, class_means
 from stillroom.nets.ensemble import Ensemble, Nets
-from stillroom.nets.train import Images, Training, loss_of, predict, rate, train
+from stillroom.nets.losses import loss_of
+from stillroom.nets.train import Images, Training, predict, rate, train
 from stillroom.nets.zoo import resolve
 from stillroom.rng import rng
 from stillroom.runtime import Runtime, can_compile

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,14 @@ import torch
 
 from stillroom.artefacts.executor import Serial
 from stillroom.artefacts.opened import nets_for
-from stillroom.artefacts.originals import WEIGHTS, Original
-from stillroom.artefacts.schooling import SCHOOLINGS, Schooling
+from stillroom.artefacts.originals import WEIGHTS, Original, _Work
+from stillroom.artefacts.schooling import SCHOOLINGS, Schooling, find_schooling
 from stillroom.artefacts.snapshot import SNAPSHOT
 from stillroom.artefacts.store import Store, obtain
 from stillroom.data.augment import parse
 from stillroom.data.benchmarks import Benchmark
+from stillroom.files import canonical, sha256
+from stillroom.methods.regularisers import Clom
 from stillroom.nets.train import Training, predict, rate
 from stillroom.nets.zoo import resolve
 from stillroom.runtime import Runtime
@@ -54,7 +57,8 @@ def digest(folder: Path) -> str:
 def test_a_stopped_training_goes_on_to_the_same_bytes(
     bench: Benchmark, store: Path, tmp_path: Path, arch: str, select: str
 ) -> None:
-    one = stage(bench, store, arch=arch, select=select, schedule="steps", milestones=(2, 4))
+    how = {"schedule": "steps", "milestones": (2, 4), "warmup": 1, "stop": 6}
+    one = stage(bench, store, arch=arch, select=select, **{**how, "epochs": 8})
     straight, broken = Store(tmp_path / "straight"), Store(tmp_path / "broken")
     whole = obtain(straight, one, Serial(), runtime())
     for epoch in (2, 5):
@@ -128,6 +132,76 @@ def test_the_released_schedule() -> None:
     rates = [rate(training, epoch) for epoch in range(s.epochs)]
     assert rates == pytest.approx([0.01] * 50 + [0.001] * 50 + [0.0001] * 50)
     assert (s.weight_decay, s.raw_pixels, s.select) == (0.005, True, "best")
+
+
+BEFORE = {  # digests of what these dumped before warm-up and stop came
+    "default": "09c33bdcb9a5",
+    "clom": "f9a153989ab1",
+}
+
+
+@pytest.mark.parametrize("name", BEFORE)
+def test_fields_that_came_later_change_no_key(name: str) -> None:
+    """Nor where a schooling is part of something else that is dumped: a regulariser."""
+    found = SCHOOLINGS[name].model_dump(mode="json")
+    assert sha256(canonical(found))[:12] == BEFORE[name]
+    term = Clom(weights=(1.0,), schooling=name)
+    assert term.model_dump(mode="json")["schooling"] == found
+    assert Schooling(**found) == SCHOOLINGS[name]
+    longer = SCHOOLINGS[name].model_copy(update={"warmup": 2, "stop": 3})
+    assert longer.model_dump(mode="json") == {**found, "warmup": 2, "stop": 3}
+
+
+@pytest.mark.parametrize(
+    ("name", "passes", "first", "last"),
+    [
+        ("edc", 10, 0.05, 0.05),
+        ("edc-released", 1, 0.05, 0.05),
+        ("edc-cifar100", 50, 0.05, 0.05),
+        ("edc-cifar100-released", 41, 0.05, 0.05),
+        ("edc-tiny", 50, 0.1, 0.05 * (1 + math.cos(math.pi * 49 / 50))),
+        ("edc-tiny-released", 41, 0.1, 0.05 * (1 + math.cos(math.pi * 40 / 50))),
+        ("sre2l-tiny", 50, 0.002, 0.1 * (1 + math.cos(math.pi * 44 / 45))),
+        ("sre2l-cifar100", 200, 0.1, 0.05 * (1 + math.cos(math.pi * 199 / 200))),
+    ],
+)
+def test_teachers_of_the_decoupled_methods(
+    bench: Benchmark, store: Path, name: str, passes: int, first: float, last: float
+) -> None:
+    arch = resolve("convnet1-w4")
+    one = Original(SCHOOLINGS[name], bench.describe(), arch, 0, "float32", store)
+    training = _Work(one, store, runtime())._training()
+    assert training.passes == SCHOOLINGS[name].passes == passes
+    assert rate(training, 0) == pytest.approx(first)
+    assert rate(training, passes - 1) == pytest.approx(last)
+
+
+def test_a_short_form_keeps_its_shares() -> None:
+    short = find_schooling("edc-cifar100-released+epochs=10")
+    assert (short.epochs, short.stop) == (10, 8)
+    assert find_schooling("edc-released+epochs=2").stop == 1
+    assert find_schooling("sre2l-tiny+epochs=100").warmup == 10
+    assert find_schooling("sre2l-tiny+epochs=1").warmup == 0
+
+
+def test_what_is_released_is_what_the_long_training_passed(
+    bench: Benchmark, store: Path, tmp_path: Path
+) -> None:
+    """Stopped after 4 of 6 epochs: the first four of them, not four of another schedule."""
+    opened = Store(tmp_path)
+    stopped = obtain(opened, stage(bench, store, stop=4), Serial(), runtime())
+    whole = obtain(opened, stage(bench, store, select="best"), Serial(), runtime())
+    assert stopped.curve == whole.curve[3:4]
+    other = obtain(opened, stage(bench, store, epochs=4), Serial(), runtime())
+    first = next(iter(stopped.weights))
+    assert not torch.equal(stopped.weights[first], other.weights[first])
+
+
+def test_warm_up_and_stop_lie_within_the_epochs() -> None:
+    with pytest.raises(ValueError, match="cannot be more than the 6 epochs"):
+        Schooling(epochs=6, stop=7)
+    with pytest.raises(ValueError, match="must be fewer than the 6 epochs"):
+        Schooling(epochs=6, warmup=6)
 
 
 def test_milestones_and_schedule_belong_together() -> None:

@@ -13,7 +13,7 @@ from stillroom.data.benchmarks import Benchmark, reopen
 from stillroom.data.source import ImageSource
 from stillroom.errors import StillroomError
 from stillroom.nets.ensemble import Backend, Nets
-from stillroom.nets.train import Images
+from stillroom.nets.sources import Images
 from stillroom.nets.zoo import Arch
 from stillroom.runtime import Runtime, available_memory
 from stillroom.types import Preprocess

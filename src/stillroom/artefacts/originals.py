@@ -88,7 +88,7 @@ class Original(Stage):
     def about(self) -> str:
         """What it is, for a listing."""
         return (
-            f"{self.arch.name} {self.index} of {self.bench['name']}, {self.schooling.epochs} epochs"
+            f"{self.arch.name} {self.index} of {self.bench['name']}, {self.schooling.passes} epochs"
         )
 
     def make(self, shard: int, out: Path, rt: Runtime) -> None:
@@ -133,7 +133,7 @@ class _Work:
         """Train to the end and write what is kept."""
         schooling, session = self.stage.schooling, self.rt.session
         began = saved = time.monotonic()
-        session.begin(f"original {self.stage.arch.name}", schooling.epochs, self.progress.epochs)
+        session.begin(f"original {self.stage.arch.name}", schooling.passes, self.progress.epochs)
 
         def keep(progress: Progress) -> None:
             self.progress = progress
@@ -145,7 +145,7 @@ class _Work:
                     f"{self.stage.about()}: its loss is NaN by epoch {done}; lower --lr, now "
                     f"{schooling.lr:g}"
                 )
-            if schooling.select == "best" or done == schooling.epochs:
+            if schooling.select == "best" or done == schooling.passes:
                 self._test(done)
             session.update(done, loss=loss)
             if session.stop.is_set() or time.monotonic() - saved > snapshot.SECONDS:
@@ -169,7 +169,7 @@ class _Work:
         """Write everything that the next epoch depends on."""
         tensors = {f"now.{k}": v for k, v in self._now().items()}
         tensors |= {f"best.{k}": v for k, v in self.best.items()}
-        tensors |= {f"momentum.{i:04d}": m for i, m in enumerate(self.progress.momenta)}
+        tensors |= {f"progress.{k}": v for k, v in self.progress.tensors().items()}
         header = {
             "epochs": self.progress.epochs,
             "curve": [list(point) for point in self.curve],
@@ -183,12 +183,13 @@ class _Work:
         if found is None:
             return
         header, tensors = found
-        here = {k: v.to(self.rt.device) for k, v in tensors.items()}
+        # Counts of steps stay on the CPU, where optimisers keep them.
+        here = {k: v.to(self.rt.device) if v.ndim else v for k, v in tensors.items()}
         for name, tensor in self._now().items():
             tensor.copy_(here[f"now.{name}"])
         self.best = _under("best.", here)
-        momenta = _under("momentum.", here)
-        self.progress = Progress(int(header["epochs"]), tuple(momenta[k] for k in sorted(momenta)))
+        leaves = len(self.nets.member(0)[0])
+        self.progress = Progress.of(int(header["epochs"]), _under("progress.", here), leaves)
         self.curve = [(int(epoch), float(value)) for epoch, value in header["curve"]]
         self.seconds = float(header["seconds"])
 
@@ -203,6 +204,8 @@ class _Work:
             schedule=s.schedule,
             augment=parse(s.augment),
             milestones=s.milestones,
+            warmup=s.warmup,
+            stop=s.stop,
         )
 
     def _now(self) -> dict[str, Tensor]:

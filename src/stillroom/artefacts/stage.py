@@ -22,6 +22,11 @@ COMMON = (
     "nets/zoo",
     "nets/ensemble.py",
     "nets/train.py",
+    "nets/averaging.py",
+    "nets/losses.py",
+    "nets/optimisers.py",
+    "nets/schedules.py",
+    "nets/sources.py",
     "artefacts/opened.py",
     "config.py",
 )

@@ -17,7 +17,10 @@ from pydantic import BaseModel, ValidationError
 from stillroom.errors import StillroomError
 
 SEPARATOR = "__"
-SCHOOLED = "default, clom (as the paper's code does), or default+epochs=N"
+SCHOOLED = (
+    "default, clom, edc, edc-cifar100, edc-tiny (the last three also as ...-released), "
+    "sre2l-cifar100, sre2l-tiny, or NAME+epochs=N"
+)
 M = TypeVar("M", bound=BaseModel)
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from stillroom.config import DSA, Model
+from stillroom.config import DSA, Grown
 from stillroom.errors import StillroomError, suggest
 from stillroom.files import canonical, sha256
+from stillroom.nets.schedules import SLOWED, Schedule
 
-Quirk = Literal["one_extra_epoch", "optim_reset_at_drop", "never_decays", "best_on_test"]
+Quirk = Literal[
+    "one_extra_epoch", "optim_reset_at_drop", "never_decays", "best_on_test", "live_norms"
+]
 Selection = Literal["last", "best", "val"]
 SELECTIONS: tuple[Selection, ...] = ("last", "best", "val")
 QUIRKS: dict[Quirk, str] = {
@@ -19,16 +22,40 @@ QUIRKS: dict[Quirk, str] = {
     "optim_reset_at_drop": "the rate drops by a new optimiser, whose momentum starts at zero",
     "never_decays": "the epochs at which the rate should drop are read as text and never met",
     "best_on_test": "the headline is the best of the checks on the test images",
+    "live_norms": "averaged weights are tested with the BatchNorm statistics of the live ones",
 }
+_BELONGS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "zeta": ("schedule", SLOWED),
+    "factor": ("schedule", ("steps",)),
+    "temperature": ("loss", ("soft_ce", "kl", "dist")),
+    "ce_weight": ("loss", ("mse_gt",)),
+    "t_squared": ("loss", ("kl",)),
+}
+"""Fields that something reads only under some values of another field."""
 MAX_EPOCHS = 100_000
 
 
-class Protocol(Model):
+class Protocol(Grown):
     """One way to judge a set. Two numbers of different hashes never share a column unmarked.
 
-    `schedule` "drop": a tenth of the rate once, after the epoch of index E // 2 + 1; "steps": a
-    tenth from each of `milestones` (epochs, 0-based) on.
+    `schedule` "drop": a tenth of the rate once, after the epoch of index E // 2 + 1; "steps":
+    `factor` of it from each of `milestones` (epochs, 0-based) on; the others, with `zeta` and
+    `warmup`, are those of `nets.schedules.multiplier`.
     """
+
+    later: ClassVar[tuple[str, ...]] = (
+        "factor",
+        "zeta",
+        "warmup",
+        "optimiser",
+        "decay",
+        "loss",
+        "temperature",
+        "ce_weight",
+        "t_squared",
+        "ema",
+        "pieces",
+    )
 
     name: str
     version: int
@@ -42,11 +69,22 @@ class Protocol(Model):
     )
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    schedule: Literal["constant", "cosine", "drop", "steps"]
+    schedule: Schedule
     milestones: tuple[int, ...] = ()
+    factor: float = 0.1
+    zeta: float = 1.0
+    warmup: int = Field(0, description="epochs in which the rate climbs first")
+    optimiser: Literal["sgd", "adamw"] = Field("sgd", description="momentum is of sgd")
+    decay: Literal["all", "matrices"] = Field("all", description="parameters that decay")
+    loss: Literal["ce", "soft_ce", "kl", "mse_gt", "dist"] = "ce"
+    temperature: float = 1.0
+    ce_weight: float = 0.0
+    t_squared: bool = False
+    ema: float | None = Field(None, description="decay of averaged weights, which are tested")
+    pieces: int = Field(1, description="forward passes that a batch is split into")
     augment: str = Field(description="a strategy, or 'set': the one that the set names")
-    labels: Literal["any", "hard"] = Field(
-        "any", description="kinds of labels that it takes; soft ones by cross-entropy"
+    labels: Literal["any", "hard", "logits"] = Field(
+        "any", description="kinds of labels that it takes; 'any': soft ones by cross-entropy"
     )
     select: Selection = "last"
     checks: int = Field(description="times that a student is tested, evenly spaced, last included")
@@ -66,6 +104,20 @@ class Protocol(Model):
             raise ValueError("quirk never_decays is schedule: constant")
         if not isinstance(self.lr, float) and not self.rates:
             raise ValueError(f"lr: {self.lr} needs rates")
+        if "live_norms" in self.quirks and self.ema is None:
+            raise ValueError("quirk live_norms is of averaged weights, which ema asks for")
+        if self.warmup >= self.epochs:
+            raise ValueError(f"warmup must be fewer than the {self.epochs} epochs")
+        return self
+
+    @model_validator(mode="after")
+    def _every_field_is_read(self) -> Protocol:
+        for name, (by, values) in _BELONGS.items():
+            default = type(self).model_fields[name].default
+            if getattr(self, name) != default and getattr(self, by) not in values:
+                raise ValueError(f"{name} belongs to {by} {', '.join(values)}")
+        if (self.loss == "ce") == (self.labels == "logits"):
+            raise ValueError("labels: logits is for losses other than ce, which need them")
         return self
 
     @property
@@ -253,6 +305,11 @@ def _changed(protocol: Protocol, name: str, change: str) -> Protocol:
         raise StillroomError(
             f"protocol={name[:80]!r}: only +epochs=N can be changed, N in 1..{MAX_EPOCHS}"
         )
-    scaled = tuple(round(m * count / protocol.epochs) for m in protocol.milestones)
-    changed = {"epochs": count, "checks": min(protocol.checks, count), "milestones": scaled}
+    share = count / protocol.epochs
+    changed = {
+        "epochs": count,
+        "checks": min(protocol.checks, count),
+        "milestones": tuple(round(m * share) for m in protocol.milestones),
+        "warmup": round(protocol.warmup * share),
+    }
     return protocol.model_copy(update=changed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,8 +23,11 @@ from stillroom.distilled import load, set_digest
 from stillroom.errors import StillroomError
 from stillroom.evaluation.protocol import Protocol
 from stillroom.files import read_json, write_atomic, write_json
+from stillroom.nets.averaging import averaged
 from stillroom.nets.ensemble import Backend, Ensemble
-from stillroom.nets.train import Images, Training, predict, train
+from stillroom.nets.losses import Objective
+from stillroom.nets.sources import Images
+from stillroom.nets.train import Progress, Training, predict, together, train
 from stillroom.nets.zoo import Arch
 from stillroom.runtime import Numerics, Runtime, environment, forget_peak, peak_memory
 from stillroom.types import LabelKind, Preprocess
@@ -153,6 +156,7 @@ class Score(Stage):
         checks = set(protocol.check_epochs())
         tests: list[_Test] = []
         lost: set[int] = set()  # of diverged students, which their neighbours do not feel
+        judged = _Judged(protocol, nets, taught.images, training, seeds)
 
         def on_epoch(done: int, loss: float) -> None:
             session.update(done, loss=loss)
@@ -164,10 +168,11 @@ class Score(Stage):
             if len(lost) == len(seeds):
                 raise _AllLostError
             if done in checks:
-                tests.append(_test(nets, done, taught.preprocess, bench, rt))
+                with judged.weights(done):
+                    tests.append(_test(nets, done, taught.preprocess, bench, rt))
 
         with contextlib.suppress(_AllLostError):
-            train(nets, taught.images, training, seeds, on_epoch)
+            train(nets, taught.images, training, seeds, on_epoch, keep=judged.keep)
         session.end()
         return [
             None if i in lost else _student(protocol, seed, lr, [test.of(i) for test in tests])
@@ -186,7 +191,12 @@ class Score(Stage):
         labels = data.labels.to(rt.device)
         labels = labels.to(rt.dtype) if labels.is_floating_point() else labels
         return Taught(
-            Images(lambda rows: images[rows.to(images.device)], labels, bench.size),
+            Images(
+                lambda rows: images[rows.to(images.device)],
+                labels,
+                bench.size,
+                data.of_class.to(rt.device),
+            ),
             data.label_kind,
             data.preprocess,
             data.augment,
@@ -200,6 +210,38 @@ class Score(Stage):
                 f"{folder}: the set changed while it was judged ({self.set_digest} -> {found}); "
                 "judge it again"
             )
+
+
+class _Judged:
+    """The weights that students are tested with: their own, or the average of their way."""
+
+    def __init__(
+        self,
+        protocol: Protocol,
+        nets: Ensemble,
+        images: Images,
+        training: Training,
+        seeds: Sequence[int],
+    ) -> None:
+        self.protocol, self.nets = protocol, nets
+        self.images, self.training, self.seeds = images, training, seeds
+        self.progress = Progress()
+
+    def keep(self, progress: Progress) -> None:
+        """Take note of how far the training is."""
+        self.progress = progress
+
+    def weights(self, done: int) -> contextlib.AbstractContextManager[Ensemble]:
+        """The networks as they are tested after so many epochs, within a block."""
+        if self.protocol.ema is None:
+            return contextlib.nullcontext(self.nets)
+        live = "live_norms" in self.protocol.quirks
+        inputs = None if live else self._inputs(done)
+        return averaged(self.nets, self.progress.average, inputs)
+
+    def _inputs(self, epoch: int) -> Iterator[Tensor]:
+        for batches in together(self.images, self.training, self.seeds, epoch):
+            yield torch.stack([batch.images for batch in batches])
 
 
 class _AllLostError(Exception):
@@ -250,6 +292,16 @@ def training_of(
         one_extra_epoch="one_extra_epoch" in protocol.quirks,
         reset_at_drop="optim_reset_at_drop" in protocol.quirks,
         milestones=protocol.milestones,
+        factor=protocol.factor,
+        zeta=protocol.zeta,
+        warmup=protocol.warmup,
+        objective=Objective(
+            protocol.loss, protocol.temperature, protocol.ce_weight, protocol.t_squared
+        ),
+        optimiser=protocol.optimiser,
+        decay=protocol.decay,
+        ema=protocol.ema,
+        pieces=protocol.pieces,
     )
 
 

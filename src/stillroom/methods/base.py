@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from stillroom.config import Model
+from stillroom.config import Grown, Model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,20 +29,17 @@ if TYPE_CHECKING:
     from stillroom.runtime import Runtime
 
 
-class Optim(Model):
+class Optim(Grown):
     """The optimiser of one learnable."""
+
+    later: ClassVar[tuple[str, ...]] = ("beta2", "schedule")
 
     kind: Literal["sgd", "adam"] = Field("sgd", description="sgd (with momentum) or adam")
     lr: float = Field(1.0, gt=0, description="step size")
     momentum: float = Field(0.5, ge=0, lt=1, description="momentum of sgd; beta1 of adam")
-    # Fields that came later: at its default one is no part of a key, which stays what it was.
-    beta2: float = Field(
-        0.999, ge=0, lt=1, description="of adam", exclude_if=lambda value: value == 0.999
-    )
+    beta2: float = Field(0.999, ge=0, lt=1, description="of adam")
     schedule: Literal["constant", "cosine"] = Field(
-        "constant",
-        description="of the step size: as it is, or half a cosine down to zero",
-        exclude_if=lambda value: value == "constant",
+        "constant", description="of the step size: as it is, or half a cosine down to zero"
     )
 
     def rate(self, step: int, steps: int) -> float:

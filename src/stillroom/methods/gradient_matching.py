@@ -125,7 +125,8 @@ class GradientMatching(Method):
         import torch
 
         from stillroom.data.augment import parse
-        from stillroom.nets.train import Images, Training, train
+        from stillroom.nets.sources import Images
+        from stillroom.nets.train import Training, train
 
         images = synth.images.detach()
         data = Images(lambda rows: images[rows.to(images.device)], synth.labels, ctx.bench.size)

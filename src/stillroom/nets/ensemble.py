@@ -7,7 +7,7 @@ module inside a graph that is differentiated twice (docs/architecture.md, "Compi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -178,6 +178,34 @@ class Ensemble:
             for layer, old in zip(layers, usual, strict=True):
                 layer.momentum = old
         self.frozen = True
+
+    @torch.no_grad()
+    def estimate_norms(self, batches: Iterable[Tensor]) -> None:
+        """Take BatchNorm statistics anew: the mean over batches [K,B,ch,H,W] of those of each.
+
+        All else is as in evaluation, so that no dropout is drawn.
+        """
+        layers = _batchnorms(self.nets.skeleton)
+        if not layers:
+            return
+        members = [self.member(i) for i in range(self.k)]
+        for _, buffers in members:
+            for name, value in buffers.items():
+                if name.endswith("num_batches_tracked"):
+                    value.zero_()
+        self._mode(train=False)
+        usual = [layer.momentum for layer in layers]
+        try:
+            for layer in layers:
+                layer.train()
+                layer.momentum = None  # the plain mean of all batches so far
+            with self.nets.rt.autocast():
+                for x in batches:
+                    for own, images in zip(members, x, strict=True):
+                        functional_call(self.nets.skeleton, own, (images,))
+        finally:
+            for layer, old in zip(layers, usual, strict=True):
+                layer.momentum = old
 
     def features(self, x: Tensor, train: bool = False) -> Tensor:
         """x float [B,ch,H,W] (shared) or [K,B,ch,H,W] -> float32 features [K,B,D]."""

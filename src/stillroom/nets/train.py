@@ -9,21 +9,22 @@ for all, keyed by the first seed; so it is not that of "loop", and depends on wh
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from stillroom.data.augment import Strategy, apply, draw
+from stillroom.data.augment import Strategy
+from stillroom.errors import StillroomError
+from stillroom.nets.averaging import follow
 from stillroom.nets.ensemble import Ensemble
-from stillroom.rng import global_rng, rng
+from stillroom.nets.losses import CROSS_ENTROPY, Objective
+from stillroom.nets.optimisers import Decay, Memory, Optimiser, memory_of, optimiser_of, remind
+from stillroom.nets.schedules import Schedule, multiplier
+from stillroom.nets.sources import Batch, Images, Source
+from stillroom.rng import global_rng
 from stillroom.types import LabelKind
-
-Schedule = Literal["constant", "cosine", "drop", "steps"]
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,13 @@ class Training:
     """How a classifier is trained: everything but the data and the seed.
 
     `epochs` is the nominal number E that schedules refer to; `one_extra_epoch` makes it E + 1
-    passes. Schedule "drop" is a tenth of the rate once, after the epoch of index E // 2 + 1;
-    `reset_at_drop` does it as a new optimiser does, with momentum that starts at zero. Schedule
-    "steps" is a tenth of the rate from each of `milestones` (epochs, 0-based) on.
+    passes, `stop` that many. Schedule "drop" is a tenth of the rate once, after the epoch of index
+    E // 2 + 1; `reset_at_drop` does it as a new optimiser does, with momentum that starts at zero.
+    The other schedules, `milestones`, `factor`, `zeta` and `warmup`: see `multiplier`.
+
+    `momentum` is of sgd, `betas` and `eps` are of adamw; `decay` says which parameters decay (see
+    `parameter_groups`). `ema` is the decay of a moving average of the weights, None: none is kept.
+    `pieces` splits every batch into so many forward and backward passes with the same gradient.
     """
 
     epochs: int
@@ -47,38 +52,36 @@ class Training:
     one_extra_epoch: bool = False
     reset_at_drop: bool = False
     milestones: tuple[int, ...] = ()
+    factor: float = 0.1
+    zeta: float = 1.0
+    warmup: int = 0
+    stop: int | None = None
+    objective: Objective = CROSS_ENTROPY
+    optimiser: Optimiser = "sgd"
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    decay: Decay = "all"
+    ema: float | None = None
+    pieces: int = 1
 
     @property
     def passes(self) -> int:
         """Passes over the data."""
-        return self.epochs + self.one_extra_epoch
-
-
-@dataclass(frozen=True)
-class Images:
-    """Training images, given by a function of rows so that a full data set need not be float.
-
-    take(rows int64 [B] on CPU) -> float [B,ch,H,W] in network space; labels int64 [N] or
-    float [N,C], on the same device as the images.
-    """
-
-    take: Callable[[Tensor], Tensor]
-    labels: Tensor
-    size: int
-
-    def __len__(self) -> int:
-        return len(self.labels)
+        return self.epochs + self.one_extra_epoch if self.stop is None else self.stop
 
 
 def rate(training: Training, epoch: int) -> float:
     """The learning rate of an epoch (0-based)."""
-    if training.schedule == "cosine":
-        return training.lr * 0.5 * (1 + math.cos(math.pi * epoch / training.epochs))
-    if training.schedule == "drop" and epoch >= first_after_drop(training):
-        return training.lr * 0.1
-    if training.schedule == "steps":
-        return training.lr * 0.1 ** sum(epoch >= m for m in training.milestones)
-    return training.lr
+    drops = training.schedule == "drop"
+    return training.lr * multiplier(
+        training.schedule,
+        epoch,
+        training.epochs,
+        zeta=training.zeta,
+        milestones=(first_after_drop(training),) if drops else training.milestones,
+        factor=training.factor,
+        warmup=training.warmup,
+    )
 
 
 def first_after_drop(training: Training) -> int:
@@ -89,76 +92,135 @@ def first_after_drop(training: Training) -> int:
     return training.epochs // 2 + 2
 
 
-def loss_of(logits: Tensor, labels: Tensor, kind: LabelKind) -> Tensor:
-    """Cross-entropy of logits [B,C] with labels int64 [B], probabilities or logits [B,C]."""
-    return F.cross_entropy(logits, labels.softmax(1) if kind == "logits" else labels)
-
-
 @dataclass(frozen=True)
 class Progress:
-    """Where a training is, beside the weights: epochs done, and the momentum of every leaf."""
+    """Where a training is, beside the weights and buffers: all that the next epoch depends on.
+
+    Epochs done; what the optimiser remembers of every leaf; the moving average of every leaf. The
+    tensors are those that the training goes on changing: copy what must stay.
+    """
 
     epochs: int = 0
-    momenta: tuple[Tensor, ...] = ()
+    memory: tuple[Memory, ...] = ()
+    average: tuple[Tensor, ...] = ()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by name, for a snapshot."""
+        found = {f"average.{i:04d}": mean for i, mean in enumerate(self.average)}
+        for i, own in enumerate(self.memory):
+            found |= {f"memory.{i:04d}.{slot}": value for slot, value in own.items()}
+        return found
+
+    @classmethod
+    def of(cls, epochs: int, tensors: Mapping[str, Tensor], leaves: int) -> Progress:
+        """What `tensors` gave, for a training of so many leaves.
+
+        Scalars, which are counts of steps, belong on the CPU, the others where the leaves are.
+        """
+        memory: tuple[Memory, ...] = tuple({} for _ in range(leaves))
+        for name, value in tensors.items():
+            kind, number, *slot = name.split(".")
+            if kind == "memory":
+                memory[int(number)][slot[0]] = value
+        average = tuple(tensors[name] for name in sorted(tensors) if name.startswith("average."))
+        return cls(epochs, memory, average)
 
 
 def train(
     nets: Ensemble,
-    data: Images,
+    data: Source,
     training: Training,
     seeds: Sequence[int],
     on_epoch: Callable[[int, float], None] | None = None,
     since: Progress | None = None,
     keep: Callable[[Progress], None] | None = None,
 ) -> None:
-    """Train all networks in place by SGD; seeds[i] keys every draw of net i.
+    """Train all networks in place; seeds[i] keys every draw of net i.
 
     Where networks are stacked ("vmap", several), seeds[0] keys the dropout of all.
     on_epoch(epochs done, mean loss over networks of the last batch) is called after every epoch;
-    it may test the networks. keep(progress) is called before it: with the weights of that moment,
-    `since` goes on from there, to the same weights as an unbroken training.
+    it may test the networks, also as `averaged`. keep(progress) is called before it: with the
+    weights of that moment, `since` goes on from there, to the same weights as an unbroken training.
+    Raises: StillroomError if batches cannot be split (`pieces`) or lack what the loss needs.
     """
+    _refuse_pieces(nets, training)
     leaves = nets.leaves()
-    optimiser = _sgd(leaves, training)
+    optimiser = optimiser_of(nets, training)
     since = since or Progress()
-    for leaf, momentum in zip(leaves, since.momenta, strict=False):
-        optimiser.state[leaf]["momentum_buffer"] = momentum
+    if since.memory:
+        remind(optimiser, leaves, since.memory)
+    average = since.average
+    if training.ema is not None and not average:
+        average = tuple(leaf.detach().clone() for leaf in leaves)
     parts = [nets] if nets.stacked else _one_by_one(nets)
     last = torch.zeros(())
     for epoch in range(since.epochs, training.passes):
         if training.reset_at_drop and epoch == first_after_drop(training):
-            optimiser = _sgd(leaves, training)
+            optimiser = optimiser_of(nets, training)
         for group in optimiser.param_groups:
             group["lr"] = rate(training, epoch)
-        orders = [torch.randperm(len(data), generator=rng(s, "shuffle", epoch)) for s in seeds]
-        for step, begin in enumerate(range(0, len(data), training.batch)):
-            rows = [order[begin : begin + training.batch] for order in orders]
-            batches = [
-                _augmented(data, r, training.augment, seed, epoch, step)
-                for r, seed in zip(rows, seeds, strict=True)
-            ]
+        for step, batches in enumerate(together(data, training, seeds, epoch)):
             optimiser.zero_grad(set_to_none=True)
-            logits = _logits(parts, batches, seeds, epoch, step)
-            losses = [
-                loss_of(out, data.labels[r.to(data.labels.device)], training.labels)
-                for out, r in zip(logits, rows, strict=True)
-            ]
-            torch.stack(losses).sum().backward()
+            last = _backward(parts, batches, training, seeds, epoch, step)
             optimiser.step()
-            last = torch.stack([loss.detach() for loss in losses]).mean()
+            if training.ema is not None:
+                follow(average, leaves, training.ema)
         if keep is not None:
-            held = (optimiser.state[leaf].get("momentum_buffer") for leaf in leaves)
-            keep(Progress(epoch + 1, tuple(m for m in held if m is not None)))
+            keep(Progress(epoch + 1, memory_of(optimiser, leaves), average))
         if on_epoch is not None:
             on_epoch(epoch + 1, float(last))
     for leaf in leaves:
         leaf.requires_grad_(False)
 
 
-def _sgd(leaves: list[Tensor], training: Training) -> torch.optim.SGD:
-    return torch.optim.SGD(
-        leaves, lr=training.lr, momentum=training.momentum, weight_decay=training.weight_decay
-    )
+def together(
+    data: Source, training: Training, seeds: Sequence[int], epoch: int
+) -> Iterator[tuple[Batch, ...]]:
+    """The batches of an epoch, step by step, each step with one a seed."""
+    return zip(*(data.batches(training, seed, epoch) for seed in seeds), strict=True)
+
+
+def _refuse_pieces(nets: Ensemble, training: Training) -> None:
+    if training.pieces == 1:
+        return
+    if nets.nets.has_batchnorm() and not nets.frozen:
+        raise StillroomError(
+            f"pieces={training.pieces}: {nets.nets.arch.name} has BatchNorm, whose statistics are "
+            "those of a whole batch; train with pieces=1 and, if memory is short, smaller batches"
+        )
+    if not training.objective.splits:
+        raise StillroomError(
+            f"pieces={training.pieces}: loss {training.objective.loss} compares the images of a "
+            "batch with each other; train with pieces=1"
+        )
+
+
+def _backward(
+    parts: list[Ensemble],
+    batches: Sequence[Batch],
+    training: Training,
+    seeds: Sequence[int],
+    epoch: int,
+    step: int,
+) -> Tensor:
+    """Leave the gradient of a step in the leaves, piece by piece; the mean loss over networks."""
+    size = len(batches[0].images)
+    width = -(-size // training.pieces)
+    means = []
+    for begin in range(0, size, width):
+        rows = slice(begin, begin + width)
+        pieces = [batch.part(rows) for batch in batches]
+        share = len(pieces[0].images) / size
+        # The first piece draws as a whole batch does.
+        key = ("forward", epoch, step, *((begin,) if begin else ()))
+        logits = _logits(parts, [piece.images for piece in pieces], seeds, key)
+        losses = [
+            share * training.objective(out, piece.target)
+            for out, piece in zip(logits, pieces, strict=True)
+        ]
+        torch.stack(losses).sum().backward()
+        means.append(torch.stack([loss.detach() for loss in losses]).mean())
+    return torch.stack(means).sum()
 
 
 def _one_by_one(nets: Ensemble) -> list[Ensemble]:
@@ -172,24 +234,17 @@ def _one_by_one(nets: Ensemble) -> list[Ensemble]:
 
 
 def _logits(
-    parts: list[Ensemble], batches: list[Tensor], seeds: Sequence[int], epoch: int, step: int
+    parts: list[Ensemble], images: list[Tensor], seeds: Sequence[int], key: Sequence[str | int]
 ) -> list[Tensor]:
-    """Logits [B,C] of every network on its own batch, part by part."""
-    x = torch.stack(batches)
+    """Logits [B,C] of every network on its own images, part by part."""
+    x = torch.stack(images)
     found: list[Tensor] = []
     for part in parts:
         first = len(found)
         # Dropout in a user's network draws from the global generator, so that is keyed too.
-        with global_rng(seeds[first], "forward", epoch, step):
+        with global_rng(seeds[first], *key):
             found += part.logits(x[first : first + part.k], train=True)
     return found
-
-
-def _augmented(
-    data: Images, rows: Tensor, strategy: Strategy, seed: int, epoch: int, step: int
-) -> Tensor:
-    drawn = draw(strategy, len(rows), data.size, rng(seed, "augment", epoch, step))
-    return apply(data.take(rows), drawn)
 
 
 @torch.no_grad()

@@ -116,6 +116,11 @@ def check_labels(data: Distilled, protocol: Protocol, name: str) -> None:
             f"{name}: {protocol.id} trains on hard labels and the set has {data.label_kind}; "
             f"judge it under one of {takes}"
         )
+    if protocol.labels == "logits" and data.label_kind != "logits":
+        raise StillroomError(
+            f"{name}: {protocol.id} compares students with logits of teachers and the set has "
+            f"{data.label_kind} labels; judge it under another protocol, such as quick@1"
+        )
 
 
 def bench_of_set(data: Distilled, folder: Path, store: Store) -> Benchmark:

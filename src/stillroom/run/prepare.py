@@ -46,8 +46,8 @@ def cost_of_originals(
     flops = 0.0
     for stage in left:
         s = stage.schooling
-        tests = len(bench.test) * (s.epochs if s.select == "best" else 1)
-        images = 3.0 * s.epochs * len(bench.train) + tests
+        tests = len(bench.test) * (s.passes if s.select == "best" else 1)
+        images = 3.0 * s.passes * len(bench.train) + tests
         flops += images * nets_for(stage.arch, bench, probe).forward_flops()
     rt = machines.runtime(machine, "float32", flops, session)
     taken = seconds(flops, rt) / machine.workers

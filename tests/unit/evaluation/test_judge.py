@@ -12,7 +12,7 @@ from stillroom.artefacts.store import Store
 from stillroom.data.benchmarks import from_arrays
 from stillroom.distilled import load, set_bytes, set_digest
 from stillroom.errors import StillroomError
-from stillroom.evaluation.protocol import find_protocol
+from stillroom.evaluation.protocol import Protocol, find_protocol
 from stillroom.evaluation.score import Score
 from stillroom.nets.zoo import resolve
 from stillroom.recipe import from_preset
@@ -190,6 +190,10 @@ def test_soft_labels_are_refused_where_hard_ones_are_asked_for(bench, store, tmp
     how = (Store(store), Machine(threads=1), Session())
     with pytest.raises(StillroomError, match=r"vico@1\+epochs=2 trains on hard labels.*datm@1"):
         evaluate(tmp_path / "soft", bench, vico, *how)
+    plain = find_protocol("datm@1+epochs=2").model_dump()
+    taught = Protocol(**{**plain, "why": "", "loss": "kl", "labels": "logits"})
+    with pytest.raises(StillroomError, match="logits of teachers and the set has probs labels"):
+        evaluate(tmp_path / "soft", bench, changed(vico, protocol=taught), *how)
     datm = changed(vico, protocol=find_protocol("datm@1+epochs=2"))
     one, *_ = evaluate(tmp_path / "soft", bench, datm, *how)
     assert (one.protocol, one.selection) == ("datm@1+epochs=2", "last")

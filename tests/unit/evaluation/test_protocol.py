@@ -55,6 +55,42 @@ def test_the_hash_covers_what_changes_a_number_and_nothing_else() -> None:
             assert vico.model_copy(update={field: "?"}).digest() != vico.digest(), field
 
 
+def test_fields_that_came_later_change_no_key_at_their_defaults() -> None:
+    """What was dumped before they came is what is dumped now, and is read as it was meant."""
+    before = {
+        "name", "version", "epochs", "batch", "lr", "rates", "momentum", "weight_decay", "schedule",
+        "milestones", "augment", "labels", "select", "checks", "seeds", "quirks",
+    }  # fmt: skip
+    for protocol in PROTOCOLS.values():
+        for mode in ("json", "python"):
+            assert protocol.model_dump(mode=mode).keys() == before
+    fields = Protocol.model_fields
+    assert set(Protocol.later) == set(fields) - before - {"papers", "why"}
+
+
+def test_what_the_trainer_is_told() -> None:
+    """Every field of a student of logits arrives."""
+    from stillroom.evaluation.score import training_of
+    from stillroom.nets.losses import Objective
+
+    edc = Protocol(
+        name="edc-like", version=1, epochs=300, batch=100, lr=1e-3, weight_decay=0.01,
+        schedule="smoothing", zeta=2.0, warmup=5, augment="none", labels="logits", checks=10,
+        seeds=1, optimiser="adamw", decay="matrices", loss="mse_gt", ce_weight=0.025, ema=0.99,
+        pieces=4, why="",
+    )  # fmt: skip
+    t = training_of(edc, 1e-3, "none", "logits")
+    assert (t.optimiser, t.decay, t.ema, t.pieces) == ("adamw", "matrices", 0.99, 4)
+    assert (t.schedule, t.zeta, t.warmup, t.labels) == ("smoothing", 2.0, 5, "logits")
+    assert t.objective == Objective("mse_gt", ce_weight=0.025)
+    halved = edc.model_copy(
+        update={"schedule": "steps", "milestones": (200,), "factor": 0.5, "zeta": 1.0}
+    )
+    assert training_of(halved, 1e-3).factor == 0.5
+    kl = edc.model_copy(update={"loss": "kl", "temperature": 20.0, "t_squared": True})
+    assert training_of(kl, 1e-3).objective == Objective("kl", 20.0, 0.025, True)
+
+
 def test_epochs_of_vico() -> None:
     """The parity README: E = 1000 makes 1001 passes, E = 300 makes 301."""
     assert PROTOCOLS["vico@1"].passes == 1001
@@ -103,6 +139,15 @@ def test_every_protocol_explains_itself(name: str) -> None:
         ({"schedule": "steps"}, "milestones belong to schedule steps"),
         ({"milestones": (3,)}, "milestones belong to schedule steps"),
         ({"lr": "search", "rates": ()}, "needs rates"),
+        ({"quirks": ("live_norms",)}, "live_norms is of averaged weights"),
+        ({"warmup": 100}, "warmup must be fewer than the 100 epochs"),
+        ({"zeta": 2.0}, "zeta belongs to schedule smoothing, linear, cos2"),
+        ({"factor": 0.5}, "factor belongs to schedule steps"),
+        ({"temperature": 4.0}, "temperature belongs to loss soft_ce, kl, dist"),
+        ({"loss": "kl", "labels": "logits", "ce_weight": 0.1}, "ce_weight belongs to loss mse_gt"),
+        ({"t_squared": True}, "t_squared belongs to loss kl"),
+        ({"loss": "kl"}, "labels: logits is for losses other than ce"),
+        ({"labels": "logits"}, "labels: logits is for losses other than ce"),
     ],
     ids=str,
 )

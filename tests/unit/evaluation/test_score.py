@@ -10,14 +10,18 @@ import pytest
 import torch
 
 from stillroom.artefacts.executor import Serial
-from stillroom.artefacts.opened import nets_for
+from stillroom.artefacts.opened import nets_for, real_images
 from stillroom.artefacts.store import Store, obtain
+from stillroom.data.augment import parse
 from stillroom.data.benchmarks import Benchmark, from_arrays
 from stillroom.distilled import Distilled, load, set_digest
 from stillroom.errors import StillroomError
 from stillroom.evaluation import score
-from stillroom.evaluation.protocol import find_protocol
-from stillroom.evaluation.score import FULL, Score
+from stillroom.evaluation.protocol import Protocol, find_protocol
+from stillroom.evaluation.score import FULL, Score, training_of
+from stillroom.nets.losses import Objective
+from stillroom.nets.sources import Images
+from stillroom.nets.train import Training, predict, train
 from stillroom.nets.zoo import resolve
 from stillroom.runtime import Runtime
 from stillroom.session import Session
@@ -150,10 +154,10 @@ def test_one_diverged_student_costs_its_neighbours_nothing(students, carved, sto
     better = healthy[1]["rate"]
     real = score.train
 
-    def spoilt(nets, images, training, seeds, on_epoch):
+    def spoilt(nets, images, training, seeds, on_epoch, keep):
         if training.lr == better:
             next(iter(nets.member(1)[0].values())).view(-1)[0] = float("nan")
-        real(nets, images, training, seeds, on_epoch)
+        real(nets, images, training, seeds, on_epoch, keep=keep)
 
     monkeypatch.setattr(score, "train", spoilt)
     other = Store(store.parent / "other")
@@ -162,6 +166,112 @@ def test_one_diverged_student_costs_its_neighbours_nothing(students, carved, sto
     for i in (0, 2):
         assert found[i]["rate"] == healthy[i]["rate"]
         assert found[i]["curve"] == healthy[i]["curve"]
+
+
+# -- losses, optimisers, averages ----------------------------------------------------------------
+
+TAUGHT = {
+    "soft_ce": {"temperature": 4.0},
+    "kl": {"temperature": 20.0, "t_squared": True},
+    "mse_gt": {"ce_weight": 0.025},
+    "dist": {"temperature": 4.0},
+}
+
+
+def protocol_of(**fields: Any) -> Protocol:
+    plain = find_protocol("quick@1+epochs=6")
+    return Protocol(**{**plain.model_dump(), "why": plain.why, **fields})
+
+
+def with_logits(folder: Path, bench: Benchmark) -> None:
+    save_set(folder, bench)
+    data = load(folder)
+    soft = torch.randn(4, 2, generator=torch.Generator().manual_seed(2))
+    replace(data, labels=soft, label_kind="logits").save(folder)
+
+
+@pytest.mark.parametrize("loss", TAUGHT)
+def test_a_student_of_logits_is_the_trainer_s(loss, bench, store, tmp_path):
+    """What the stage predicts is what a student trained by hand on the same set predicts."""
+    folder = tmp_path / "set"
+    with_logits(folder, bench)
+    more = {"optimiser": "adamw", "decay": "matrices", "schedule": "smoothing", "zeta": 2.0}
+    protocol = protocol_of(lr=0.01, loss=loss, labels="logits", **TAUGHT[loss], **more)
+    (found,) = obtain(Store(store), stage(bench, store, folder, protocol=protocol), Serial(), RT)
+    data = load(folder)
+    objective = Objective(
+        loss,
+        protocol.temperature,
+        protocol.ce_weight,
+        t_squared=loss == "kl",
+    )
+    training = Training(
+        6, 256, 0.01, 0.9, 5e-4, "smoothing", parse("none"), "logits",
+        zeta=2.0, objective=objective, optimiser="adamw", decay="matrices",
+    )  # fmt: skip
+    images = Images(lambda rows: data.images[rows], data.labels, bench.size, data.of_class)
+    nets = nets_for(resolve("convnet1-w8"), bench, RT).seeded([0], "student")
+    train(nets, images, training, [0])
+    tests = real_images(bench.test, bench.preprocess, bench.size, RT)
+    assert torch.equal(found["predicted"].long(), predict(nets, tests)[0])
+
+
+@pytest.mark.parametrize("kind", ["hard", "probs"])
+def test_labels_without_a_teacher_are_refused_by_the_loss(kind, bench, store, tmp_path):
+    folder = tmp_path / "set"
+    save_set(folder, bench)
+    if kind == "probs":
+        data = load(folder)
+        replace(data, labels=torch.eye(2)[data.labels], label_kind="probs").save(folder)
+    protocol = protocol_of(loss="kl", labels="logits")
+    with pytest.raises(StillroomError, match=rf"^loss=kl compares .* labels are {kind}"):
+        obtain(Store(store), stage(bench, store, folder, protocol=protocol), Serial(), RT)
+
+
+BATCHNORM = resolve("convnet1-w8-bn")
+
+
+@pytest.mark.parametrize("students", ["loop", "vmap"])
+def test_an_average_without_memory_is_judged_as_the_live_student(students, bench, store):
+    how = {"students": students, "seeds": (0, 1), "arch": BATCHNORM}
+    plain = stage(bench, store, protocol=protocol_of(checks=3), **how)
+    live = protocol_of(checks=3, ema=0.0, quirks=("live_norms",))
+    ours = obtain(Store(store), stage(bench, store, protocol=live, **how), Serial(), RT)
+    theirs = obtain(Store(store), plain, Serial(), RT)
+    for a, b in zip(ours, theirs, strict=True):
+        assert a["curve"] == b["curve"]
+        assert torch.equal(a["predicted"], b["predicted"])
+
+
+@pytest.mark.parametrize("quirks", [(), ("live_norms",)])
+def test_students_are_tested_with_averaged_weights(quirks, bench, store, monkeypatch):
+    """At each check the test sees the average; the training goes on from the live weights."""
+    protocol = protocol_of(checks=3, ema=0.9, quirks=quirks)
+    one = stage(bench, store, protocol=protocol, arch=BATCHNORM)
+    seen, kept, real = [], [], score._test
+
+    def watched(nets, done, *rest):
+        params, buffers = nets.member(0)
+        seen.append([value.clone() for value in (*params.values(), *buffers.values())])
+        return real(nets, done, *rest)
+
+    monkeypatch.setattr(score, "_test", watched)
+    obtain(Store(store), one, Serial(), RT)
+
+    training = training_of(protocol, protocol.lr, "none")
+    nets = nets_for(BATCHNORM, bench, RT).seeded([0], "student")
+    images = real_images(bench.train, bench.preprocess, bench.size, RT)
+
+    def keep(progress):
+        if progress.epochs in protocol.check_epochs():
+            average = [value.clone() for value in progress.average]
+            kept.append((average, [value.clone() for value in nets.member(0)[1].values()]))
+
+    train(nets, images, training, [0], keep=keep)
+    assert len(seen) == len(kept) == 3
+    for tested, (average, buffers) in zip(seen, kept, strict=True):
+        assert all(map(torch.equal, tested[: len(average)], average))
+        assert all(map(torch.equal, tested[len(average) :], buffers)) == bool(quirks)
 
 
 # -- what a session keeps ------------------------------------------------------------------------
