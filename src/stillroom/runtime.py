@@ -13,7 +13,7 @@ import platform
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ from stillroom.errors import StillroomError
 from stillroom.session import Session
 
 Numerics = Literal["float32", "tf32", "bf16", "float64"]
+COMPILE_FLOPS = 3e13  # about five minutes of two CPU cores: compiling (20 to 60 s) then pays
 MOST_COMPILATIONS = 256  # of one piece of code; as many as torch's second limit lets through
 
 
@@ -32,12 +33,15 @@ class Runtime:
     """The machine side of a run.
 
     rank and world number the processes that share one chunk; a chunk run by one process has
-    rank 0 of 1. `compile` is decided (True or False) before a Runtime is made.
+    rank 0 of 1. `compile` is decided (True or False) before a Runtime is made; where `by_size`, a
+    stage that knows what it alone costs decides again (`sized`), so that it is the same whatever
+    else a command makes.
     """
 
     device: torch.device
     numerics: Numerics = "float32"
     compile: bool = False
+    by_size: bool = False
     threads: int = 1
     deterministic: bool = False
     allow_drift: bool = False
@@ -49,6 +53,10 @@ class Runtime:
     def dtype(self) -> torch.dtype:
         """The dtype of master values: float64 under "float64", else float32."""
         return torch.float64 if self.numerics == "float64" else torch.float32
+
+    def sized(self, flops: float) -> Runtime:
+        """The same for work of so many operations: where size decides, compiled if it pays."""
+        return replace(self, compile=flops >= COMPILE_FLOPS) if self.by_size else self
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Forward passes run under this: bfloat16 convolutions under "bf16", else nothing."""

@@ -96,9 +96,16 @@ class Original(Stage):
 
         Raises: StillroomError if it diverges.
         """
-        work = _Work(self, out, rt)
+        work = _Work(self, out, rt.sized(self.flops(rt)))
         work.restore()
         work.run()
+
+    def flops(self, rt: Runtime) -> float:
+        """Operations of its training and of its tests: a static count."""
+        bench, s = open_bench(self.bench, self.store, rt), self.schooling
+        tests = len(bench.test) * (s.passes if s.select == "best" else 1)
+        images = 3.0 * s.passes * len(bench.train) + tests
+        return images * nets_for(self.arch, bench, rt).forward_flops()
 
     def load(self, folder: Path) -> OriginalModel:
         """The trained network."""
@@ -123,7 +130,9 @@ class _Work:
         space = pixels(bench) if stage.schooling.raw_pixels else bench.preprocess
         self.data = real_images(bench.train, space, bench.size, rt)
         self.tests = real_images(bench.test, space, bench.size, rt)
-        self.nets = nets_for(stage.arch, bench, rt).make(1, stage.index, "original")
+        # Keyed by architecture too: networks with the same first layers would begin alike.
+        name = stage.arch.name
+        self.nets = nets_for(stage.arch, bench, rt).make(1, stage.index, "original", name)
         self.progress = Progress()
         self.curve: list[tuple[int, float]] = []
         self.best: dict[str, Tensor] = {}

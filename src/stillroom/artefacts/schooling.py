@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from stillroom.config import Grown
 from stillroom.errors import StillroomError, suggest
@@ -45,6 +53,16 @@ class Schooling(Grown):
         if info.field_name == "warmup" and value is not None and value >= epochs:
             raise ValueError(f"must be fewer than the {epochs} epochs of the schedule")
         return value
+
+    @field_validator("augment")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        from stillroom.data.augment import parse  # imports torch, which --help does without
+
+        try:
+            return parse(value).text
+        except StillroomError as error:
+            raise ValueError(str(error)) from None
 
     @model_validator(mode="after")
     def _read(self) -> Schooling:
@@ -100,34 +118,55 @@ SCHOOLINGS = {
 
 
 def find_schooling(name: str) -> Schooling:
-    """Look a schooling up by name; `name+epochs=N` is the same with N epochs, as of a protocol.
+    """Look a schooling up by name; `name+epochs=N+lr=0.1` is the same with some fields changed.
 
-    Milestones, warm-up and stop lie at the same shares of them.
-    Raises: StillroomError with the known names.
+    Raises: StillroomError with the known names or fields.
     """
-    base, plus, change = name.partition("+")
+    base, *changes = name.split("+")
     if base not in SCHOOLINGS:
         raise StillroomError(
             f"originals={name[:80]!r} is unknown; known: {', '.join(SCHOOLINGS)}"
             f"{suggest(base, SCHOOLINGS)}"
         )
-    field, _, value = change.partition("=")
-    count = int(value) if value.isascii() and value.isdigit() and len(value) < 7 else 0
-    if plus and (field != "epochs" or not 1 <= count <= MAX_EPOCHS):
-        raise StillroomError(
-            f"originals={name[:80]!r}: only +epochs=N can be changed, N in 1..{MAX_EPOCHS}"
-        )
-    if not plus:
-        return SCHOOLINGS[base]
-    named = SCHOOLINGS[base]
-    share = count / named.epochs
-    changed = {
-        "epochs": count,
-        "milestones": tuple(round(m * share) for m in named.milestones),
-        "warmup": round(named.warmup * share),
-        "stop": None if named.stop is None else max(1, round(named.stop * share)),
+    values: dict[str, Any] = {}
+    for change in changes:
+        field, equals, text = change.partition("=")
+        if not equals or field not in Schooling.model_fields:
+            raise StillroomError(
+                f"originals={name[:80]!r}: {change[:40]!r} must be FIELD=VALUE, FIELD one of "
+                f"{', '.join(Schooling.model_fields)}{suggest(field, Schooling.model_fields)}"
+            )
+        try:
+            values[field] = json.loads(text)
+        except ValueError:
+            values[field] = text
+    try:
+        return changed(SCHOOLINGS[base], values)
+    except StillroomError as error:
+        raise StillroomError(f"originals={name[:80]!r}: {error}") from None
+
+
+def changed(base: Schooling, values: dict[str, Any]) -> Schooling:
+    """The same with other values; of other epochs, milestones, warm-up and stop keep their shares.
+
+    Milestones go where another schedule is named. Raises: StillroomError naming the field.
+    """
+    share = values["epochs"] / base.epochs if isinstance(values.get("epochs"), int) else 1.0
+    scaled = {
+        "milestones": tuple(sorted({max(1, round(m * share)) for m in base.milestones})),
+        "warmup": round(base.warmup * share),
+        "stop": None if base.stop is None else max(1, round(base.stop * share)),
     }
-    return named.model_copy(update=changed)
+    if values.get("schedule", "steps") != "steps":
+        scaled["milestones"] = ()
+    try:
+        return Schooling(**{**base.model_dump(), **scaled, **values})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        got = f" (got {str(first['input'])[:40]!r})" if where else ""
+        why = first["msg"].removeprefix("Value error, ")
+        raise StillroomError(f"{where + ': ' if where else ''}{why}{got}") from None
 
 
 def _named(value: Any) -> Any:

@@ -67,8 +67,9 @@ def of_model(
             name=flag,
             help=f"{info.description or ''}{shown}",
             group=panel,
-            negative="" if boolean and default is False else None,
+            negative="" if boolean and default is False and slot != "schooling" else None,
             converter=_converter(info.annotation),
+            consume_multiple=get_origin(info.annotation) is tuple,
         )
         kind: Any = info.annotation
         annotation: Any = Annotated[kind | None, parameter]
@@ -109,8 +110,15 @@ def whole(kind: Any, tokens: Sequence[Any]) -> int:
     return int(text)
 
 
-def _converter(kind: Any) -> Callable[..., int] | None:
-    return whole if int in (kind, *get_args(kind)) else None
+def wholes(kind: Any, tokens: Sequence[Any]) -> tuple[int, ...]:
+    """Whole numbers, one after another."""
+    return tuple(whole(int, [token]) for token in tokens)
+
+
+def _converter(kind: Any) -> Callable[..., Any] | None:
+    if int not in (kind, *get_args(kind)):
+        return None
+    return wholes if get_origin(kind) is tuple else whole
 
 
 def with_signature(

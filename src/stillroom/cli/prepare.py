@@ -7,9 +7,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from cyclopts import App
-from pydantic import ValidationError
 
-from stillroom.artefacts.schooling import Schooling, find_schooling
+from stillroom.artefacts.schooling import Schooling, changed, find_schooling
 from stillroom.cli import flags
 from stillroom.errors import StillroomError
 from stillroom.run.options import DataOptions, Machine
@@ -88,13 +87,7 @@ def _wanted(
 
 
 def _schooling(values: dict[str, Any]) -> Schooling:
-    base = find_schooling(values["recipe"]).model_dump()
-    try:
-        return Schooling(**{**base, **flags.chosen(values, "schooling")})
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = "--" + ".".join(map(str, first["loc"])).replace("_", "-")
-        raise StillroomError(f"{name}={first['input']!r}: {first['msg']}") from None
+    return changed(find_schooling(values["recipe"]), flags.chosen(values, "schooling"))
 
 
 def _command(

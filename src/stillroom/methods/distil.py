@@ -196,9 +196,15 @@ class Distil(Stage):
                 "label": self.label(),
                 "key": self.key(),
                 "step": step,
+                "models": self._models(),
                 "papers": [*self.method.papers, *(p for r in self.regularisers for p in r.papers)],
             },
         )
+
+    def _models(self) -> dict[str, list[str | int]]:
+        """Architecture and number of every trained network that it used, by name."""
+        found = {n: s for n, s in self.wants().items() if isinstance(s, Original)}
+        return {name: [stage.arch.name, stage.index] for name, stage in found.items()}
 
     def _preprocess(self) -> Any:
         return reopen(self.bench, self.store).preprocess

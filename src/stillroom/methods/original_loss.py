@@ -58,10 +58,10 @@ def ratio(mine: Tensor, theirs: Tensor, of_mine: Tensor, of_theirs: Tensor) -> T
 
 def _network(ctx: Context, model: OriginalModel) -> Ensemble:
     """The model as an ensemble of one, kept by the session: only its weights change."""
-    name = ("original", model.arch.name, id(ctx.bench))
-    cache = ctx.rt.session.cache
+    factory = nets_for(model.arch, ctx.bench, ctx.rt)  # one a runtime, kept as long as the session
+    name, cache = ("original", id(factory)), ctx.rt.session.cache
     if name not in cache:
-        cache[name] = nets_for(model.arch, ctx.bench, ctx.rt).make(1, 0, "original")
+        cache[name] = factory.make(1, 0, "original")
     nets = cache[name]
     assert isinstance(nets, Ensemble)
     model.put_into(nets)

@@ -74,16 +74,16 @@ def held_out(
 ) -> list[Original]:
     """`num` models of every network, without those that the set was made with.
 
-    What such a model says of the set is what was minimised.
+    What such a model says of the set is what was minimised. They are known by architecture and
+    number: of one number, a model that was trained otherwise began with the same weights.
     """
-    recipe = made.provenance.get("recipe")
-    wants = recipe.get("wants") if isinstance(recipe, dict) else None
-    held = wants.items() if isinstance(wants, dict) else ()  # a foreign set may say anything
-    used = {k for n, k in list(held)[:MOST_USED] if n != WATCH and isinstance(k, str)}
+    models = made.provenance.get("models")
+    held = models.items() if isinstance(models, dict) else ()  # a foreign set may say anything
+    used = {tuple(m) for n, m in list(held)[:MOST_USED] if n != WATCH and isinstance(m, list)}
     found = []
     for arch in archs:
         more = originals(bench, [arch], num + len(used), schooling, store)
-        found += [stage for stage in more if stage.key() not in used][:num]
+        found += [stage for stage in more if (stage.arch.name, stage.index) not in used][:num]
     return found
 
 

@@ -14,8 +14,6 @@ from stillroom.run.options import DataOptions, Machine
 from stillroom.runtime import Numerics, Runtime, can_compile, default_threads, pick_device
 from stillroom.session import Session
 
-COMPILE_FLOPS = 3e13  # about five minutes of two CPU cores: compiling (20 to 60 s) then pays
-
 
 def runtime(machine: Machine, numerics: Numerics, flops: float, session: Session) -> Runtime:
     """Decide device, threads and compilation; all from what is static, none from a timing.
@@ -33,20 +31,17 @@ def runtime(machine: Machine, numerics: Numerics, flops: float, session: Session
             "--compile on needs a C++ compiler (CPU) or triton (CUDA), and there is none; "
             "install one or use --compile off"
         )
-    threads = machine.threads or default_threads(machine.workers)
-    return Runtime(
+    made = Runtime(
         device=device,
         numerics=numerics,
-        compile=able
-        and (
-            machine.compile == "on"
-            or (machine.compile == "auto" and device.type == "cpu" and flops >= COMPILE_FLOPS)
-        ),
-        threads=threads,
+        compile=able and machine.compile == "on",
+        by_size=able and machine.compile == "auto" and device.type == "cpu",
+        threads=machine.threads or default_threads(machine.workers),
         deterministic=machine.deterministic,
         allow_drift=machine.allow_drift,
         session=session,
     )
+    return made.sized(flops)
 
 
 def store(machine: Machine) -> Store:

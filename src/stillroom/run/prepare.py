@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from stillroom.artefacts.opened import nets_for
 from stillroom.artefacts.originals import Original, OriginalModel
 from stillroom.artefacts.schooling import Schooling
 from stillroom.artefacts.stage import Stage
@@ -43,13 +42,8 @@ def cost_of_originals(
     left = [stage for stage in stages if not store.complete(stage.key())]
     bare = machines.runtime(machine, "float32", 0, session)
     probe = dataclasses.replace(bare, session=Session())
-    flops = 0.0
-    for stage in left:
-        s = stage.schooling
-        tests = len(bench.test) * (s.passes if s.select == "best" else 1)
-        images = 3.0 * s.passes * len(bench.train) + tests
-        flops += images * nets_for(stage.arch, bench, probe).forward_flops()
-    rt = machines.runtime(machine, "float32", flops, session)
+    each = [stage.flops(probe) for stage in left]
+    flops, rt = sum(each), bare.sized(max(each, default=0.0))
     taken = seconds(flops, rt) / machine.workers
     return Cost("original model", len(stages), len(left), flops, taken), rt
 
