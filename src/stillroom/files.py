@@ -17,7 +17,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from stillroom.errors import StillroomError
 
@@ -54,6 +54,18 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     Raises: StillroomError if the disk is full or the folder cannot be written.
     """
     blob = data.encode() if isinstance(data, str) else data
+    with fresh_file(path) as stream:
+        stream.write(blob)
+
+
+@contextlib.contextmanager
+def fresh_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield a temporary sibling of `path` to write to; on success it becomes `path`, else it goes.
+
+    It is flushed to disk before it is renamed.
+    Raises: StillroomError if the disk is full or the folder cannot be written; an OSError out of
+    the block is taken for one of these.
+    """
     with readable_os_errors(path):
         fresh = not path.parent.exists()
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +74,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         )
         try:
             with os.fdopen(handle, "wb") as stream:
-                stream.write(blob)
+                yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
             os.chmod(temporary, 0o666 & ~_umask())
@@ -80,8 +92,8 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n")
 
 
-def read_limited(path: Path, limit: int) -> bytes:
-    """The content of a foreign file of at most `limit` bytes.
+def read_limited(path: Path, limit: int, why: str = "so not a file of stillroom's") -> bytes:
+    """The content of a foreign file of at most `limit` bytes; `why` ends the refusal of a larger.
 
     Both its kind and its size are those of the opened file: a device or a file of /proc is of 0
     bytes by its name and gives bytes without end, and a pipe waits for a writer for ever.
@@ -101,9 +113,7 @@ def read_limited(path: Path, limit: int) -> bytes:
     except OSError as error:
         raise StillroomError(f"{path}: {error.strerror or error}") from None
     if max(status.st_size, len(data)) > limit:
-        raise StillroomError(
-            f"{path}: larger than {limit // 2**20} MiB, so not a file of stillroom's"
-        )
+        raise StillroomError(f"{path}: larger than {limit // 2**20} MiB, {why}")
     return data
 
 

@@ -52,7 +52,8 @@ OWNERS = {  # library -> the only parts that may import it
     "rich": {"cli", "progress.py"},
     "jinja2": {"report"},
     "datasets": {"data/hub.py", "run/publish.py"},
-    "torchvision": set(),
+    "torchvision": set(),  # by `optional_import` alone, in nets/zoo/libraries.py
+    "timm": set(),
 }
 
 

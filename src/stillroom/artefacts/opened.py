@@ -14,7 +14,7 @@ from stillroom.data.source import ImageSource
 from stillroom.errors import StillroomError
 from stillroom.nets.ensemble import Backend, Nets
 from stillroom.nets.sources import Images
-from stillroom.nets.zoo import Arch
+from stillroom.nets.zoo import Arch, of_library
 from stillroom.runtime import Runtime, available_memory
 from stillroom.types import Preprocess
 
@@ -66,8 +66,13 @@ def _refuse_if_too_large(arch: Arch, bench: Benchmark, rt: Runtime) -> None:
     # again what it made here; and no foreign set can name one.
     if arch.factory is not None:
         return
-    with torch.device("meta"):
-        net = arch.build(len(bench.classes), bench.channels, bench.size)
+    try:
+        with torch.device("meta"):
+            net = arch.build(len(bench.classes), bench.channels, bench.size)
+    except StillroomError:
+        if not of_library(arch.name):
+            raise
+        return  # some of theirs need values while they are made; what else is wrong is said then
     need = COPIES * rt.dtype.itemsize * sum(p.numel() for p in net.parameters())
     supply = available_memory(rt.device)
     if rt.device.type == "cuda":  # what torch holds for its next tensors is free too

@@ -54,7 +54,7 @@ def _offline_if_cut_off(config: Any) -> Iterator[None]:
     It would try for 25 seconds, and only then look into its cache or give up.
     """
     old = getattr(config, "HF_HUB_OFFLINE", True)  # a version without the switch is left alone
-    if old or _reachable(str(config.HF_ENDPOINT)):
+    if old or reachable(str(config.HF_ENDPOINT)):
         yield
         return
     config.HF_HUB_OFFLINE = True
@@ -64,7 +64,7 @@ def _offline_if_cut_off(config: Any) -> Iterator[None]:
         config.HF_HUB_OFFLINE = old
 
 
-def _reachable(url: str) -> bool:
+def reachable(url: str) -> bool:
     """Whether the server of `url`, or the proxy in front of it, takes a connection in time."""
     try:
         host, port = _gate(url)

@@ -156,7 +156,7 @@ def test_offline_mode_lasts_as_long_as_the_call(
         seen.append(datasets.config.HF_HUB_OFFLINE)
         raise ConnectionError("no")
 
-    monkeypatch.setattr(hub, "_reachable", reachable)
+    monkeypatch.setattr(hub, "reachable", reachable)
     monkeypatch.setattr(datasets, "load_dataset", load)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", offline)
     with pytest.raises(StillroomError, match=r"\(ConnectionError: no\)"):
@@ -167,11 +167,11 @@ def test_offline_mode_lasts_as_long_as_the_call(
 
 
 def test_reachable(closed: str, no_proxy: None) -> None:
-    assert not hub._reachable(closed)
-    assert not hub._reachable("https://nowhere.invalid")
-    assert hub._reachable("no address at all")  # the library says what is wrong with it
+    assert not hub.reachable(closed)
+    assert not hub.reachable("https://nowhere.invalid")
+    assert hub.reachable("no address at all")  # the library says what is wrong with it
     with socket.create_server(("127.0.0.1", 0)) as server:
-        assert hub._reachable(f"http://127.0.0.1:{server.getsockname()[1]}/x")
+        assert hub.reachable(f"http://127.0.0.1:{server.getsockname()[1]}/x")
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_slow_is_not_dead(
     monkeypatch.setattr(hub, "_connects", connects)
     monkeypatch.setattr(hub, "PATIENCE", 1.0)
     began = time.monotonic()
-    assert hub._reachable("https://huggingface.co") is reached
+    assert hub.reachable("https://huggingface.co") is reached
     assert time.monotonic() - began < 3
     ended.set()
 

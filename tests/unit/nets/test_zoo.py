@@ -52,6 +52,14 @@ SPELLINGS = {
     "resnet18": ("ResNet18", "resnet18-in"),
     "resnet18-bn-ap": ("ResNet18BN_AP", " resnet18-ap-bn "),
     "resnet18-ap": ("ResNet18_AP",),
+    "mobilenetv2-x0.5": ("MobileNetV2", "mobilenetv2-X0.5"),
+    "shufflenetv2-x0.5": ("ShuffleNetV2_0_5",),
+    "wrn16-2": ("WRN_16_2", "wrn-16-2", " wrn16_2"),
+    "imagenet/resnet18": ("ImageNet/ResNet18",),
+    "imagenet/mobilenet_v2": ("imagenet/mobilenet-v2",),
+    "imagenet/shufflenet_v2_x0_5": ("imagenet/shufflenet_v2-x0_5",),
+    "torchvision/resnet50": ("Torchvision/ResNet50",),
+    "timm/vit_base_patch16_224": (" timm/vit_base_patch16_224 ",),
 }
 
 
@@ -79,6 +87,15 @@ def test_known_names_are_canonical() -> None:
         ("convnet-d99", "depth 99"),
         ("convnet-w0", "width 0"),
         ("", "not a known network"),
+        ("mobilenetv2-x1.0", "did you mean 'mobilenetv2-x0.5'"),
+        ("wrn16-2-bn", "not a known network"),
+        ("imagenet/resnet50", "did you mean 'imagenet/resnet18'.*torchvision/NAME"),
+        ("imagenet/", "known there are imagenet/resnet18, imagenet/mobilenet_v2"),
+        ("timm/", "not a name that timm can have"),
+        ("torchvision/a b", "not a name that torchvision can have"),
+        ("timm/../x", "not a name that timm can have"),
+        ("timm/resnet50.a1_in1k", "names published weights.*write 'timm/resnet50'"),
+        ("timm/" + "x" * 200, "too long"),
     ],
 )
 def test_bad_names(name: str, words: str) -> None:

@@ -7,16 +7,23 @@ is imported inside the functions, so that `stillroom.nets.zoo.names` stays free 
 
 from __future__ import annotations
 
-import functools
 import importlib
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stillroom.code import digest
 from stillroom.errors import StillroomError, suggest
-from stillroom.nets.zoo.names import canonical, default_arch, depth_for, known_names, parse
+from stillroom.nets.zoo.factories import from_factory, one_line, qualname
+from stillroom.nets.zoo.names import (
+    LIBRARIES,
+    canonical,
+    default_arch,
+    depth_for,
+    known_names,
+    of_library,
+    parse,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -30,15 +37,11 @@ __all__ = [
     "feature_function",
     "from_factory",
     "known_names",
+    "of_library",
     "resolve",
 ]
 
 MAX_NAME = 200  # letters of a qualified name; a record holds 300
-_NAMES_OF = {  # what we pass -> the names under which a factory may take it
-    "classes": ("classes", "num_classes"),
-    "channels": ("channels", "in_channels"),
-    "size": ("size", "image_size"),
-}
 
 
 @dataclass(frozen=True)
@@ -62,12 +65,23 @@ class Arch:
 def build(name: str, classes: int, channels: int, size: int) -> nn.Module:
     """Build a network of the zoo for square images: x [B,channels,size,size] -> logits [B,classes].
 
-    The net has `features(x)` -> [B,D] and a head (`classifier`, `fc` in ResNets) on top of it.
-    Randomness: PyTorch's default initialisation from the *global* generator; wrap the call in
-    `stillroom.rng.global_rng`.
-    Raises: StillroomError for an unknown name, or a size too small for it.
+    The net has `features(x)` -> [B,D] and a head (`classifier`, or `fc`) on top of it; those of
+    torchvision and timm are as their library has them, and `feature_function` finds the features.
+    Randomness: initialisation (PyTorch's default, or what the network's source prescribes) from the
+    *global* generator; wrap the call in `stillroom.rng.global_rng`.
+    Raises: StillroomError for an unknown name, a size too small for it, or a library that is not
+    installed.
     """
-    from stillroom.nets.zoo import classic, convnet, resnet
+    from stillroom.nets.zoo import (
+        classic,
+        convnet,
+        efficient,
+        libraries,
+        mobile,
+        resnet,
+        shuffle,
+        wide,
+    )
 
     for what, value in (("classes", classes), ("channels", channels), ("size", size)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -79,37 +93,19 @@ def build(name: str, classes: int, channels: int, size: int) -> nn.Module:
         "alexnet": classic.alexnet,
         "vgg11": classic.vgg11,
         "resnet18": resnet.resnet18,
+        "mobilenetv2-x0.5": mobile.mobilenetv2_half,
+        "shufflenetv2-x0.5": shuffle.shufflenetv2_half,
+        "wrn16-2": wide.wrn16_2,
+        "imagenet/resnet18": resnet.imagenet_resnet18,
+        "imagenet/mobilenet_v2": mobile.mobilenet_v2,
+        "imagenet/efficientnet_b0": efficient.efficientnet_b0,
+        "imagenet/shufflenet_v2_x0_5": shuffle.shufflenet_v2_x0_5,
+        "imagenet/alexnet": classic.imagenet_alexnet,
+        "torchvision": libraries.torchvision,
+        "timm": libraries.timm,
     }
     spec = parse(name)
     return families[spec.family](spec, classes, channels, size)
-
-
-def from_factory(
-    factory: Callable[..., object], classes: int, channels: int, size: int
-) -> nn.Module:
-    """Call a user's `nn.Module` class or factory and check what comes back.
-
-    Of classes (or num_classes), channels (or in_channels) and size (or image_size) it is passed
-    those that its signature names. The check is one forward of two zero images in eval mode,
-    without gradients; buffers and the modules' modes are as before.
-    Randomness: whatever the factory draws, from the global generator; the check draws nothing.
-    Raises: StillroomError if the factory needs other arguments, fails, returns no module, or its
-    logits are not [2, classes].
-    """
-    from torch import nn
-
-    label = _qualname(factory)
-    arguments = _arguments(factory, label, {"classes": classes, "channels": channels, "size": size})
-    try:
-        net = factory(**arguments)
-    except Exception as error:
-        raise StillroomError(
-            f"arch {label} failed when called with {arguments}: {_line(error)}"
-        ) from error
-    if not isinstance(net, nn.Module):
-        raise StillroomError(f"arch {label} returned a {type(net).__name__}; return an nn.Module")
-    _dry_run(net, label, classes, channels, size)
-    return net
 
 
 def feature_function(net: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -117,7 +113,8 @@ def feature_function(net: nn.Module) -> Callable[[Tensor], Tensor]:
 
     `net.features(x)` flattened, if it is callable and keeps the batch; otherwise the flattened
     input of the network's last nn.Linear (in order of registration), seen by a forward pre-hook
-    that lives only as long as the call.
+    that lives only as long as the call. Of a network of torchvision or timm always that input, if
+    there is one: what they call `features` is a map before pooling.
     Gradient: through the features.
     Raises: StillroomError, here or at the call, if neither exists.
     """
@@ -128,6 +125,8 @@ def feature_function(net: nn.Module) -> Callable[[Tensor], Tensor]:
     # containers without a forward are callable to Python but not to anyone else
     direct = callable(method) and not isinstance(method, (nn.ModuleList, nn.ModuleDict))
     linear = [module for module in net.modules() if isinstance(module, nn.Linear)]
+    if type(net).__module__.partition(".")[0] in LIBRARIES and linear:
+        direct = False
     if not direct and not linear:
         raise _featureless(net)
 
@@ -163,60 +162,7 @@ def resolve(arch: str | Callable[..., object]) -> Arch:
         )
     if not callable(arch):
         raise StillroomError(f"arch={arch!r} is not callable; pass an nn.Module class or factory")
-    return Arch(f"user:{_qualname(arch)[:MAX_NAME]}-{digest(arch)[:12]}", arch)
-
-
-def _arguments(
-    factory: Callable[..., object], label: str, values: dict[str, int]
-) -> dict[str, int]:
-    try:
-        parameters = inspect.signature(factory).parameters.values()
-    except (TypeError, ValueError):  # some builtins have none
-        return {}
-    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    named = {parameter.name for parameter in parameters if parameter.kind in kinds}
-    arguments = {}
-    for what, value in values.items():
-        taken = next((name for name in _NAMES_OF[what] if name in named), None)
-        if taken is not None:
-            arguments[taken] = value
-    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    for parameter in parameters:
-        needed = parameter.default is inspect.Parameter.empty and parameter.kind not in variadic
-        if needed and parameter.name not in arguments:
-            offered = ", ".join("/".join(names) for names in _NAMES_OF.values())
-            raise StillroomError(
-                f"arch {label} needs an argument {parameter.name!r}; only {offered} are passed, by "
-                "name: give it a default or wrap it in a function"
-            )
-    return arguments
-
-
-def _dry_run(net: nn.Module, label: str, classes: int, channels: int, size: int) -> None:
-    import torch
-
-    like = next(net.parameters(), torch.zeros(()))
-    try:  # a lazy parameter has no values yet, but it has a device and a type
-        images = torch.zeros(2, channels, size, size, device=like.device, dtype=like.dtype)
-        modes = [(module, module.training) for module in net.modules()]
-        net.eval()
-        with torch.no_grad():
-            logits = net(images)
-    except Exception as error:
-        raise StillroomError(
-            f"arch {label} fails on two images {channels}x{size}x{size}: {_line(error)}"
-        ) from error
-    for module, training in modes:
-        module.training = training
-    if not isinstance(logits, torch.Tensor):
-        raise StillroomError(
-            f"arch {label} returns a {type(logits).__name__}; its forward must return logits [B,C]"
-        )
-    if tuple(logits.shape) != (2, classes):
-        raise StillroomError(
-            f"arch {label} returns {list(logits.shape)} for two images, not [2, {classes}]; let it "
-            "take an argument named classes or num_classes"
-        )
+    return Arch(f"user:{qualname(arch)[:MAX_NAME]}-{digest(arch)[:12]}", arch)
 
 
 def _input_of(net: nn.Module, layer: nn.Module, x: Tensor) -> Tensor:
@@ -242,7 +188,7 @@ def _import(path: str) -> Any:
     try:
         found: Any = importlib.import_module(module_name)
     except Exception as error:  # a user's module may raise anything while it is imported
-        raise StillroomError(f"arch={path!r} does not import: {_line(error)}") from error
+        raise StillroomError(f"arch={path!r} does not import: {one_line(error)}") from error
     for part in attribute.split("."):
         if not hasattr(found, part):
             raise StillroomError(
@@ -250,13 +196,3 @@ def _import(path: str) -> Any:
             )
         found = getattr(found, part)
     return found
-
-
-def _qualname(factory: object) -> str:
-    if isinstance(factory, functools.partial):
-        return _qualname(factory.func)
-    return str(getattr(factory, "__qualname__", type(factory).__qualname__))
-
-
-def _line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -1,8 +1,9 @@
-"""MLP, LeNet, AlexNet and VGG-11 in the small-image form of the matching papers.
+"""MLP, LeNet, AlexNet and VGG-11 in the small-image form of the matching papers; a large AlexNet.
 
 Source: VICO-UoE/DatasetCondensation, spec section 2.2. Deviations, all of them where the
 reference fails: heads follow the image size (there they are fixed to 28 and 32 px); MLP and LeNet
-have features (128 and 84; there they have no `embed`).
+have features (128 and 84; there they have no `embed`). The large one is that of
+ImageNet, with torchvision's keys.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def mlp(_: Spec, classes: int, channels: int, size: int) -> FeatureNet:
         nn.Flatten(), nn.Linear(channels * size * size, 128), nn.ReLU(), nn.Linear(128, 128),
         nn.ReLU(),
     )  # fmt: skip
-    return FeatureNet(features, 128, classes)
+    return FeatureNet(features, nn.Linear(128, classes))
 
 
 def lenet(spec: Spec, classes: int, channels: int, size: int) -> FeatureNet:
@@ -37,7 +38,7 @@ def lenet(spec: Spec, classes: int, channels: int, size: int) -> FeatureNet:
         nn.Conv2d(6, 16, kernel_size=5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
         nn.Linear(16 * side * side, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(),
     )  # fmt: skip
-    return FeatureNet(features, 84, classes)
+    return FeatureNet(features, nn.Linear(84, classes))
 
 
 def alexnet(spec: Spec, classes: int, channels: int, size: int) -> FeatureNet:
@@ -60,7 +61,8 @@ def alexnet(spec: Spec, classes: int, channels: int, size: int) -> FeatureNet:
             layers.append(nn.MaxPool2d(2))
             side = check_side(side // 2, spec.text, size)
         wide = width
-    return FeatureNet(nn.Sequential(*layers, nn.Flatten()), wide * side * side, classes)
+    features = nn.Sequential(*layers, nn.Flatten())
+    return FeatureNet(features, nn.Linear(wide * side * side, classes))
 
 
 def vgg11(spec: Spec, classes: int, channels: int, size: int) -> FeatureNet:
@@ -85,7 +87,33 @@ def vgg11(spec: Spec, classes: int, channels: int, size: int) -> FeatureNet:
         layers.append(nn.ReLU())
         wide = width
     features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    return FeatureNet(features, wide, classes)
+    return FeatureNet(features, nn.Linear(wide, classes))
+
+
+def imagenet_alexnet(spec: Spec, classes: int, channels: int, size: int) -> FeatureNet:
+    """Return AlexNet of ImageNet with torchvision's keys; features [B,9216], a map of 6x6.
+
+    The head is three layers with dropout 0.5 before the first two: `features` is a part of its
+    keys, so what is behind it is the head.
+    Source: Krizhevsky 2014 (arXiv:1404.5997).
+
+    Raises: StillroomError below 63 px.
+    """
+    side = after(size, 11, 2, stride=4)
+    for _ in range(3):
+        side = check_side(after(side, 3, 0, stride=2), spec.text, size)
+    features = nn.Sequential(
+        nn.Conv2d(channels, 64, 11, stride=4, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2),
+        nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2),
+        nn.Conv2d(192, 384, 3, padding=1), nn.ReLU(), nn.Conv2d(384, 256, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(256, 256, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2),
+        nn.AdaptiveAvgPool2d(6), nn.Flatten(),
+    )  # fmt: skip
+    classifier = nn.Sequential(
+        nn.Dropout(0.5), nn.Linear(256 * 6 * 6, 4096), nn.ReLU(),
+        nn.Dropout(0.5), nn.Linear(4096, 4096), nn.ReLU(), nn.Linear(4096, classes),
+    )  # fmt: skip
+    return FeatureNet(features, classifier)
 
 
 def _norm(kind: str, channels: int, side: int) -> list[nn.Module]:

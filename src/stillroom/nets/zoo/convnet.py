@@ -15,15 +15,15 @@ from stillroom.nets.zoo.names import Spec, depth_for
 
 
 class FeatureNet(nn.Module):
-    """`classifier(features(x))`: a Sequential that ends in flat features, then one linear layer.
+    """`classifier(features(x))`: a Sequential that ends in flat features, then the head.
 
     Shapes: x float [B,ch,H,W] (any memory format) -> features [B,D] -> logits [B,C].
     """
 
-    def __init__(self, features: nn.Sequential, width: int, classes: int) -> None:
+    def __init__(self, features: nn.Sequential, classifier: nn.Module) -> None:
         super().__init__()
         self.features = features
-        self.classifier = nn.Linear(width, classes)
+        self.classifier = classifier
 
     def forward(self, x: Tensor) -> Tensor:
         """float [B,ch,H,W] -> logits [B,C]."""
@@ -53,6 +53,50 @@ def check_side(side: int, name: str, size: int) -> int:
             f"size={size} is too small for {name}; use '{_fits(size)}' or larger images"
         )
     return side
+
+
+def check_halvings(times: int, name: str, size: int) -> None:
+    """Refuse images if one of so many strides of two met a map of one pixel, and else padding.
+
+    Raises: StillroomError as `check_side`.
+    """
+    side = size
+    for _ in range(times):
+        check_side(side - 1, name, size)
+        side = after(side, 3, 1, stride=2)
+
+
+def conv_bn(
+    wide: int,
+    width: int,
+    kernel: int = 3,
+    stride: int = 1,
+    groups: int = 1,
+    act: Callable[[], nn.Module] | None = nn.ReLU,
+) -> list[nn.Module]:
+    """Return a convolution without bias that keeps the side, BatchNorm, and an activation if any.
+
+    A list, because torchvision puts the three into a Sequential of their own in some places and
+    into a longer one in others, and keys are numbered by that.
+    """
+    layers: list[nn.Module] = [
+        nn.Conv2d(wide, width, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(width),
+    ]
+    return layers if act is None else [*layers, act()]
+
+
+def he_normal(net: nn.Module) -> None:
+    """Draw convolutions from N(0, 2 / (output channels * kernel area)), grouped or not; no bias.
+
+    Source: He et al. 2015 (arXiv:1502.01852), fan-out form, as in torchvision and in the
+    small-image networks of EDC. Randomness: the global generator.
+    """
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 def norm_layer(kind: str, channels: int, side: int) -> nn.Module:
@@ -115,7 +159,7 @@ def convnet(spec: Spec, classes: int, channels: int, size: int) -> FeatureNet:
         if spec.pool != "np":
             side = check_side(side // 2, spec.text, size)
     features = nn.Sequential(*layers, nn.Flatten())
-    return FeatureNet(features, wide * side * side, classes)
+    return FeatureNet(features, nn.Linear(wide * side * side, classes))
 
 
 def _fits(size: int) -> str:

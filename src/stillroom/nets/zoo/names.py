@@ -1,8 +1,10 @@
 """Names of networks: what people write, and the one spelling that goes into keys.
 
 No torch in here, so that the command line can list and check names before it starts anything.
-Source of the names: spec of the matching methods, section 2 (VICO-UoE/DatasetCondensation); the
-grammar with hyphens is ours.
+Three kinds. Families of the matching papers with tokens (`convnet3-w64-bn`): spec of the matching
+methods, section 2 (VICO-UoE/DatasetCondensation); the grammar with hyphens is ours. Whole names
+without tokens (`wrn16-2`, `imagenet/resnet18`): spec of the decoupled methods, section 2.1. Names
+in another library, behind its own (`timm/convnext_tiny`).
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from stillroom.errors import StillroomError, suggest
 
 MAX_DEPTH = 10
 MAX_WIDTH = 8192
+MAX_LETTERS = 100  # timm has names of 50
+LIBRARIES = ("torchvision", "timm")
 
 # family -> (norms, other tokens) that its names may carry; the first norm is the default
 _FAMILIES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -28,6 +32,21 @@ _FAMILIES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "vgg11": (("in", "bn", "nn"), ()),
     "resnet18": (("in", "bn"), ("ap",)),
 }
+# whole name -> other spellings of it, in lower case and with hyphens; the reference's come first
+_WHOLE: dict[str, tuple[str, ...]] = {
+    "mobilenetv2-x0.5": ("mobilenetv2",),  # EDC has no other width
+    "shufflenetv2-x0.5": ("shufflenetv2-0-5",),
+    "wrn16-2": ("wrn-16-2",),
+    # Networks of ImageNet, as torchvision has them: other stems, widths and keys than small ones.
+    "imagenet/resnet18": (),
+    "imagenet/mobilenet_v2": (),
+    "imagenet/efficientnet_b0": (),
+    "imagenet/shufflenet_v2_x0_5": (),
+    "imagenet/alexnet": (),
+}
+_SPELLINGS = {
+    text.replace("_", "-"): name for name, others in _WHOLE.items() for text in (name, *others)
+}
 _KINDS = {
     **dict.fromkeys(("in", "bn", "ln", "gn", "nn"), "norm"),
     **dict.fromkeys(("ar", "as", "al", "aswish"), "act"),
@@ -39,6 +58,7 @@ _FAMILY = re.compile(r"(convnet|mlp|lenet|alexnet|vgg-?11|resnet-?18)(.*)")
 # "aswish" comes before "as": the first alternative that fits wins
 _TOKEN = re.compile(r"[dw]?\d+|aswish|as|ar|al|in|bn|ln|gn|nn|ap|mp|np")
 _TOKENS = re.compile(rf"(?:{_TOKEN.pattern})+")
+_MODEL = re.compile(r"[a-z0-9_]+")  # what a library may call a network
 
 _KNOWN = (
     "convnet",
@@ -56,6 +76,7 @@ _KNOWN = (
     "resnet18-bn",
     "resnet18-ap",
     "resnet18-bn-ap",
+    *_WHOLE,
 )
 
 
@@ -64,7 +85,9 @@ class Spec:
     """A parsed name. `depth` None means "by image size" (`depth_for`); only ConvNet has one.
 
     norm: in, bn, ln, gn, nn; act: ar, as, al, aswish; pool: ap, mp, np (ConvNet), and for
-    ResNet-18 ap = average pooling in place of strides, "" = strides.
+    ResNet-18 ap = average pooling in place of strides, "" = strides. A whole name is its own family
+    and has no use for any of them; of a library's network, `family` is the library and `model` its
+    name there.
     """
 
     family: str
@@ -73,10 +96,15 @@ class Spec:
     norm: str = "in"
     act: str = "ar"
     pool: str = "ap"
+    model: str = ""
 
     @property
     def text(self) -> str:
         """The canonical spelling: defaults left out, tokens in one order."""
+        if self.family in LIBRARIES:
+            return f"{self.family}/{self.model}"
+        if self.family in _WHOLE:
+            return self.family
         tokens = [self.family]
         if self.family == "convnet":
             tokens[0] += "" if self.depth is None else str(self.depth)
@@ -91,19 +119,25 @@ class Spec:
 
 
 def parse(name: str) -> Spec:
-    """Read a name: ours (`convnet-d4-w64-bn`) or the reference's (`ConvNetD4`, `ResNet18BN_AP`).
+    """Read a name: ours (`convnet-d4-w64-bn`) or a reference's (`ConvNetD4`, `WRN_16_2`).
 
     `convnet` and `convnet-<tokens>` leave the depth to the image size; the reference's `ConvNet`
     and `ConvNet<tokens>` (no hyphen) mean depth 3, whatever the case of their letters.
+    Whether a library has the network that is named is not looked up here.
 
     Raises: StillroomError for an unknown family or token, a token given twice, a token the family
-    does not have, or a depth or width out of range.
+    does not have, a depth or width out of range, or no name that a library can have.
     """
     if not isinstance(name, str):
         raise StillroomError(f"arch={name!r} is not a network name; write e.g. 'convnet3'")
-    if len(name) > 60:  # metadata of foreign sets hold names too
+    if len(name) > MAX_LETTERS:  # metadata of foreign sets hold names too
         raise StillroomError(f"arch={name[:40]!r}... is not a network name; it is too long")
+    library, _, model = name.strip().lower().partition("/")
+    if library in LIBRARIES:
+        return _of_library(name, library, model)
     text = name.strip().lower().replace("_", "-")
+    if text in _SPELLINGS:
+        return Spec(_SPELLINGS[text])
     match = _FAMILY.fullmatch(text)
     if match is None:
         raise _unknown(name)
@@ -130,10 +164,17 @@ def canonical(name: str) -> str:
 
     >>> canonical("ConvNetW64BN"), canonical("convnet-bn-d3-w64"), canonical("ResNet18BN_AP")
     ('convnet3-w64-bn', 'convnet3-w64-bn', 'resnet18-bn-ap')
+    >>> canonical("WRN_16_2"), canonical("ImageNet/mobilenet-v2"), canonical("timm/ResNet50")
+    ('wrn16-2', 'imagenet/mobilenet_v2', 'timm/resnet50')
 
     Raises: StillroomError as `parse`.
     """
     return parse(name).text
+
+
+def of_library(name: str) -> bool:
+    """Return whether a canonical name is that of a network in torchvision or timm."""
+    return name.partition("/")[0] in LIBRARIES
 
 
 def depth_for(size: int) -> int:
@@ -155,8 +196,26 @@ def default_arch(size: int) -> str:
 
 
 def known_names() -> tuple[str, ...]:
-    """Return the canonical names worth listing; `parse` accepts every combination of tokens."""
+    """Return the canonical names worth listing.
+
+    `parse` accepts every combination of tokens, and whatever a library may call a network.
+    """
     return _KNOWN
+
+
+def _of_library(name: str, library: str, model: str) -> Spec:
+    head, dot, tag = model.partition(".")
+    if dot and _MODEL.fullmatch(head):
+        # One network under two names would be two keys, and its weights would be someone's guess.
+        raise StillroomError(
+            f"arch={name!r} names published weights ({tag!r}), which are not loaded; write "
+            f"'{library}/{head}' for the network"
+        )
+    if not _MODEL.fullmatch(model):
+        raise StillroomError(
+            f"arch={name!r} is not a name that {library} can have; write e.g. '{library}/resnet50'"
+        )
+    return Spec(library, model=model)
 
 
 def _read_tokens(name: str, family: str, rest: str) -> dict[str, str]:
@@ -185,8 +244,15 @@ def _in_range(name: str, what: str, value: str | None, most: int) -> int | None:
 
 
 def _unknown(name: str) -> StillroomError:
-    near = suggest(name.strip().lower().replace("_", "-"), _KNOWN)
-    return StillroomError(
-        f"arch={name[:80]!r} is not a known network{near}; known are {', '.join(_FAMILIES)} with "
-        "tokens like -bn, -d4, -w64, -mp, -aswish, or your own as 'package.module:Factory'"
-    )
+    near = suggest(name.strip().lower(), _KNOWN)
+    if name.strip().lower().startswith("imagenet/"):
+        known = f"known there are {', '.join(n for n in _WHOLE if '/' in n)}"
+        other = "any other of torchvision as 'torchvision/NAME'"
+    else:
+        small = (n for n in _WHOLE if "/" not in n)
+        known = (
+            f"known are {', '.join(_FAMILIES)} with tokens like -bn, -d4, -w64, -mp, -aswish, "
+            f"{', '.join(small)}, imagenet/resnet18 and its like, torchvision/NAME, timm/NAME"
+        )
+        other = "your own as 'package.module:Factory'"
+    return StillroomError(f"arch={name[:80]!r} is not a known network{near}; {known}, or {other}")

@@ -1,6 +1,6 @@
-"""ResNet-18 with the stem of small images; keys named as torchvision's.
+"""ResNet-18 of ImageNet, and with the stem of small images; keys named as torchvision's.
 
-Source: He et al. 2016 (arXiv:1512.03385) in the CIFAR form of VICO-UoE/DatasetCondensation, spec
+Source: He et al. 2016 (arXiv:1512.03385); the small form as in VICO-UoE/DatasetCondensation, spec
 section 2.2.
 """
 
@@ -10,7 +10,7 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
-from stillroom.nets.zoo.convnet import after, check_side, norm_layer
+from stillroom.nets.zoo.convnet import after, check_halvings, check_side, he_normal, norm_layer
 from stillroom.nets.zoo.names import Spec
 
 _WIDTHS = (64, 128, 256, 512)
@@ -58,32 +58,36 @@ class Block(nn.Module):
 class ResNet(nn.Module):
     """Stem, four stages of two blocks, `fc`; keys conv1, bn1, layer1.0.conv1, ..., fc.
 
-    Instance norm keeps the key `bn1`: it is the norm's place, whatever the norm is.
+    Instance norm keeps the key `bn1`: it is the norm's place, whatever the norm is. `maxpool`, if
+    any, ends the stem. With the side of the last map, there is no global pooling before `fc`.
     """
 
-    def __init__(self, spec: Spec, classes: int, channels: int, size: int) -> None:
+    def __init__(
+        self,
+        stem: nn.Conv2d,
+        maxpool: nn.Module | None,
+        norm: str,
+        pooled: bool,
+        classes: int,
+        side: int | None = None,
+    ) -> None:
         super().__init__()
-        pooled = spec.pool == "ap"
-        self.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
-        self.bn1 = norm_layer(spec.norm, 64, 0)
+        self.conv1 = stem
+        self.bn1 = norm_layer(norm, 64, 0)
         self.relu = nn.ReLU()
-        self.layer1 = _stage(64, 64, 1, spec.norm, pooled)
-        self.layer2 = _stage(64, 128, 2, spec.norm, pooled)
-        self.layer3 = _stage(128, 256, 2, spec.norm, pooled)
-        self.layer4 = _stage(256, 512, 2, spec.norm, pooled)
-        side = size
-        for _ in _WIDTHS[1:]:
-            side = side // 2 if pooled else after(side, 3, 1, stride=2)
-            # A channel of one pixel has nothing to normalise over, alone in its image.
-            check_side(side if spec.norm != "in" or side > 1 else 0, spec.text, size)
-        # The AP variants have no global pooling, as in the reference: 8192 features at 32 px,
-        # 4608 at 28 px. The others pool what is there, which at 32 px is the reference's 4x4.
-        self.avgpool = nn.Identity() if pooled else nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(512 * side * side if pooled else 512, classes)
+        self.maxpool = maxpool
+        self.layer1 = _stage(64, 64, 1, norm, pooled)
+        self.layer2 = _stage(64, 128, 2, norm, pooled)
+        self.layer3 = _stage(128, 256, 2, norm, pooled)
+        self.layer4 = _stage(256, 512, 2, norm, pooled)
+        self.avgpool = nn.AdaptiveAvgPool2d(1) if side is None else nn.Identity()
+        self.fc = nn.Linear(512 if side is None else 512 * side * side, classes)
 
     def features(self, x: Tensor) -> Tensor:
         """float [B,ch,H,W] -> flat features [B,512], or [B, 512 * side * side] for AP."""
         x = self.relu(self.bn1(self.conv1(x)))
+        if self.maxpool is not None:
+            x = self.maxpool(x)
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         pooled: Tensor = self.avgpool(x)
         return pooled.flatten(1)
@@ -99,7 +103,28 @@ def resnet18(spec: Spec, classes: int, channels: int, size: int) -> ResNet:
 
     Raises: StillroomError if images are below 9 px, or below 8 px for an AP variant with BatchNorm.
     """
-    return ResNet(spec, classes, channels, size)
+    pooled = spec.pool == "ap"
+    side = size
+    for _ in _WIDTHS[1:]:
+        side = side // 2 if pooled else after(side, 3, 1, stride=2)
+        # A channel of one pixel has nothing to normalise over, alone in its image.
+        check_side(side if spec.norm != "in" or side > 1 else 0, spec.text, size)
+    stem = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
+    # The AP variants have no global pooling, as in the reference: 8192 features at 32 px,
+    # 4608 at 28 px. The others pool what is there, which at 32 px is the reference's 4x4.
+    return ResNet(stem, None, spec.norm, pooled, classes, side if pooled else None)
+
+
+def imagenet_resnet18(spec: Spec, classes: int, channels: int, size: int) -> ResNet:
+    """Return torchvision's ResNet-18; features [B,512].
+
+    Raises: StillroomError below 17 px.
+    """
+    check_halvings(5, spec.text, size)
+    stem = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
+    net = ResNet(stem, nn.MaxPool2d(3, 2, padding=1), "bn", False, classes)
+    he_normal(net)
+    return net
 
 
 def _stage(wide: int, width: int, stride: int, norm: str, pooled: bool) -> nn.Sequential:
