@@ -33,7 +33,7 @@ def context(golden: Golden, numerics: str) -> tuple[RunContext, Synth]:
     weights = {k.removeprefix("net/"): golden.take(k).to(rt.dtype) for k in golden.keys("net/")}
     model = OriginalModel(arch, weights, False, 0.5, ((1, 0.5),), 0.0)
     nets = Nets(arch, 4, 3, 32, rt)
-    ctx = RunContext(bench, 1, 0, rt, nets, artefacts={"clom/0/0": model})
+    ctx = RunContext(bench, 1, 0, rt, nets, artefacts={"clom/0/0/0": model})
     images = golden.take("syn").to(rt.dtype).clone().requires_grad_()
     labels = golden.take("labels")
     return ctx, Synth(images, labels, labels)
@@ -42,7 +42,7 @@ def context(golden: Golden, numerics: str) -> tuple[RunContext, Synth]:
 def term(golden: Golden, numerics: str, **fields) -> tuple[Tensor, Tensor]:
     ctx, synth = context(golden, numerics)
     clom = Clom(weights=(float(golden.take("alpha")),), num=1, **fields)
-    value = clom.term(ctx, synth, 0)
+    value = clom.term(ctx, synth, 0, 0)
     assert value is not None
     value.backward()
     assert synth.images.grad is not None
@@ -66,7 +66,7 @@ def test_cross_entropy(golden, numerics, suffix, loss_tol, grad_tol):
 def test_logits(golden):
     ctx, synth = context(golden, "float64")
     nets = ctx.networks.make(1, 0, "x")
-    ctx.artefacts["clom/0/0"].put_into(nets)
+    ctx.artefacts["clom/0/0/0"].put_into(nets)
     assert max_rel(nets.logits(synth.images.detach())[0], golden.take("g1/logits_f64")) < 1e-10
 
 
@@ -78,7 +78,7 @@ def test_contrast(golden, numerics, suffix, loss_tol):
     ctx, synth = context(golden, numerics)
     rows, alpha = golden.take("g3_cos/real_index"), golden.take("alpha").to(ctx.rt.dtype)
     nets = ctx.networks.make(1, 0, "x")
-    ctx.artefacts["clom/0/0"].put_into(nets)
+    ctx.artefacts["clom/0/0/0"].put_into(nets)
     real = ctx.bench.preprocess.apply(golden.take("real_u8")[rows]).to(ctx.rt.dtype)
     theirs = nets.features(real)[0]
     mine = nets.features(synth.images)[0]

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cyclopts
 import pytest
 
 import stillroom
@@ -355,3 +356,24 @@ def test_a_cell_made_again_passes_or_fails_by_its_record(
     assert stopped.value.code == 1
     assert capsys.readouterr().out.rstrip().endswith("n = 3: FAIL")
     assert read_records(ledger) == records
+
+
+def test_several_whole_numbers_after_one_flag(tmp_path: Path) -> None:
+    """As people write them; and a switch that a recipe turned on can be turned off."""
+    from stillroom.artefacts.schooling import Schooling
+    from stillroom.cli import flags
+
+    seen: dict[str, object] = {}
+    command = flags.with_signature(
+        lambda **values: seen.update(values), flags.of_model(Schooling, "schooling", "Method"), ""
+    )
+    app = cyclopts.App(result_action="return_value")
+    app.default(command)
+    app("--milestones 5 10 --epochs 20 --no-raw-pixels", exit_on_error=False)
+    assert flags.chosen(seen, "schooling") == {
+        "milestones": (5, 10), "epochs": 20, "raw_pixels": False,
+    }  # fmt: skip
+    app("--milestones 7", exit_on_error=False)
+    assert flags.chosen(seen, "schooling")["milestones"] == (7,)
+    with pytest.raises(cyclopts.CycloptsError, match="not a whole number"):
+        app("--milestones 5 2.5", exit_on_error=False, print_error=False)

@@ -12,16 +12,17 @@ import torch
 from stillroom.artefacts.executor import Serial
 from stillroom.artefacts.opened import nets_for
 from stillroom.artefacts.originals import WEIGHTS, Original, _Work
-from stillroom.artefacts.schooling import SCHOOLINGS, Schooling, find_schooling
+from stillroom.artefacts.schooling import SCHOOLINGS, Schooling, changed, find_schooling
 from stillroom.artefacts.snapshot import SNAPSHOT
 from stillroom.artefacts.store import Store, obtain
 from stillroom.data.augment import parse
 from stillroom.data.benchmarks import Benchmark
+from stillroom.errors import StillroomError
 from stillroom.files import canonical, sha256
 from stillroom.methods.regularisers import Clom
 from stillroom.nets.train import Training, predict, rate
 from stillroom.nets.zoo import resolve
-from stillroom.runtime import Runtime
+from stillroom.runtime import COMPILE_FLOPS, Runtime
 from stillroom.session import Interrupted, Session
 
 QUICK = {"epochs": 6, "batch": 8, "lr": 0.05}
@@ -208,3 +209,49 @@ def test_milestones_and_schedule_belong_together() -> None:
     for wrong in ({"milestones": (3,)}, {"schedule": "steps"}):
         with pytest.raises(ValueError, match="milestones belong to schedule steps"):
             Schooling(**wrong)
+
+
+def test_whether_it_is_compiled_is_its_own_matter(bench: Benchmark, store: Path) -> None:
+    """Not of how many others are left to train: a snapshot goes on under the same conditions."""
+    short, long = stage(bench, store), stage(bench, store, epochs=10**5)
+    by_size = runtime(by_size=True)
+    images = 3 * 6 * len(bench.train) + len(bench.test)
+    nets = nets_for(short.arch, bench, runtime())
+    assert short.flops(runtime()) == images * nets.forward_flops()
+    assert not by_size.sized(short.flops(by_size)).compile
+    assert by_size.sized(COMPILE_FLOPS).compile
+    assert long.flops(by_size) > 10**4 * short.flops(by_size)
+    for told in (runtime(compile=True), runtime(compile=False)):
+        assert told.sized(0.0) == told == told.sized(1e20)
+
+
+def test_networks_of_one_number_begin_apart(bench: Benchmark, store: Path, tmp_path: Path) -> None:
+    """Also where their first layers have one shape."""
+    found = [
+        obtain(
+            Store(tmp_path), stage(bench, store, arch=a, lr=1e-12, epochs=1), Serial(), runtime()
+        )
+        for a in ("convnet1-w4", "convnet2-w4")
+    ]
+    first = [model.weights["features.0.weight"] for model in found]
+    assert first[0].shape == first[1].shape
+    assert not torch.allclose(first[0], first[1], atol=1e-2)
+
+
+def test_schoolings_are_changed_field_by_field() -> None:
+    made = find_schooling("default+lr=0.1+epochs=5+augment=crop_flip")
+    assert (made.lr, made.epochs, made.augment) == (0.1, 5, "crop_flip")
+    assert find_schooling("clom+epochs=30").milestones == (10, 20)
+    assert find_schooling("clom+epochs=2").milestones == (1,)
+    assert find_schooling("clom+epochs=1").milestones == (1,), "never met: the rate stays"
+    assert find_schooling("clom+schedule=cosine").milestones == ()
+    assert changed(SCHOOLINGS["clom"], {"milestones": (7,)}).milestones == (7,)
+    for name, told in (
+        ("clom+epoch=3", "'epoch=3' must be FIELD=VALUE.*did you mean 'epochs'"),
+        ("default+augment=foo", "augment='foo' is not known"),
+        ("default+lr=-1", r"lr: Input should be greater than 0 \(got '-1'\)"),
+        ("default+schedule=steps", "milestones belong to schedule steps"),
+        ("default+epochs=2.5", "epochs: Input should be a valid integer"),
+    ):
+        with pytest.raises(StillroomError, match=told):
+            find_schooling(name)

@@ -172,6 +172,13 @@ class Method(Model, ABC):
         """Image forwards of one step, a backward counted as two: sizes plans, never results."""
         return 3.0 * classes * ipc
 
+    def images_held(self, classes: int, ipc: int) -> int | None:
+        """Images whose activations are in memory at once, at most; sizes plans, never results.
+
+        None: a group of classes, as `Context.groups` makes them.
+        """
+        return None
+
     def name(self) -> str:
         """What tables call the method: the preset it is, else its kind."""
         return str(getattr(self, "kind", type(self).__name__)).rpartition(":")[2]

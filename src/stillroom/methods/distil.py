@@ -93,8 +93,8 @@ class Distil(Stage):
     def wants(self) -> dict[str, Stage]:
         """The artefacts that must be in the store before this one is made."""
         found = self.method.stages(self.bench, self.arch, self.store)
-        for regulariser in self.regularisers:
-            found |= regulariser.stages(self.bench, self.arch, self.store)
+        for slot, regulariser in enumerate(self.regularisers):
+            found |= regulariser.stages(self.bench, self.arch, self.store, slot)
         if self.watch:
             taken = [s.index for s in found.values() if isinstance(s, Original)]
             free = 1 + max(taken, default=-1)

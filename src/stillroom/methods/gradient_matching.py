@@ -75,6 +75,10 @@ class GradientMatching(Method):
         trained = 3 * ipc * epochs * (matches - 1) / matches
         return classes * (3 * self.batch_real + 9 * ipc + trained)
 
+    def images_held(self, classes: int, ipc: int) -> int:
+        """One class: its real images, or the synthetic ones under two derivatives."""
+        return max(self.batch_real, 3 * ipc)
+
     def name(self) -> str:
         """The preset's name."""
         return "dc" if self.augment == "none" else "dsa"

@@ -37,10 +37,12 @@ def watched(ctx: Context, synth: Synth, names: Sequence[str]) -> dict[str, float
     return {name: VERDICTS[name][0](logits, synth.of_class) for name in names}
 
 
-def contrast(ctx: Context, model: OriginalModel, synth: Synth, batch: int, it: int) -> Tensor:
-    """sum(M D) / sum(D) of synthetic images against real ones drawn with replacement."""
+def contrast(
+    ctx: Context, model: OriginalModel, synth: Synth, batch: int, key: tuple[int, ...]
+) -> Tensor:
+    """sum(M D) / sum(D) of synthetic images against real ones drawn by key, with replacement."""
     source = ctx.bench.train
-    rows = torch.randint(len(source), (batch,), generator=ctx.rng("clom real", it))
+    rows = torch.randint(len(source), (batch,), generator=ctx.rng("clom real", *key))
     real = ctx.bench.preprocess.apply(source.take(rows, ctx.device)).to(ctx.rt.dtype)
     nets = _network(ctx, model)
     with torch.no_grad():

@@ -133,10 +133,11 @@ class _Loop:
                     "images with requires_grad_(), and loss use them outside of no_grad?"
                 )
             yield term
-        for regulariser in self.regularisers:
-            added = regulariser.term(self.ctx, self.synth, it)
+        for slot, regulariser in enumerate(self.regularisers):
+            added = regulariser.term(self.ctx, self.synth, it, slot)
             if added is not None:
-                self.ctx.log(**{type(regulariser).__name__.lower(): added.detach()})
+                kind = type(regulariser).__name__.lower()
+                self.ctx.log(**{f"{kind}.{slot}" if slot else kind: added.detach()})
                 yield added
 
     def _step(self) -> None:

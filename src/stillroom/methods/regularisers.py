@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -35,16 +35,22 @@ class Watch(Model):
 
 
 class Regulariser(Model, ABC):
-    """One scalar term a step, beside those of the method; the loop runs backward on it too."""
+    """One scalar term a step, beside those of the method; the loop runs backward on it too.
+
+    A recipe may hold several of one kind: `slot` is the place of this one, and belongs into the
+    names of its artefacts and into what keys its draws.
+    """
 
     papers: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
-    def stages(self, bench: dict[str, Any], arch: Arch, store: Path) -> dict[str, Stage]:
+    def stages(
+        self, bench: dict[str, Any], arch: Arch, store: Path, slot: int
+    ) -> dict[str, Stage]:
         """Return the artefacts that the term wants, by the names under which `term` finds them."""
 
     @abstractmethod
-    def term(self, ctx: Context, synth: Synth, it: int) -> Tensor | None:
+    def term(self, ctx: Context, synth: Synth, it: int, slot: int) -> Tensor | None:
         """Return the scalar term of step `it`, or None if there is nothing to add."""
 
 
@@ -60,7 +66,7 @@ class Clom(Regulariser):
 
     papers: ClassVar[tuple[str, ...]] = ("lu2023pretrained",)
     kind: Literal["clom"] = "clom"
-    weights: tuple[float, ...] = Field(
+    weights: tuple[Annotated[float, Field(ge=0)], ...] = Field(
         description="alpha: one for all architectures of the pool, or one each"
     )
     pool: tuple[str, ...] = Field(("auto",), description="architectures; auto: the distiller's")
@@ -82,38 +88,45 @@ class Clom(Regulariser):
             )
         return self
 
-    def stages(self, bench: dict[str, Any], arch: Arch, store: Path) -> dict[str, Stage]:
-        """Every model of the pool."""
+    def stages(
+        self, bench: dict[str, Any], arch: Arch, store: Path, slot: int
+    ) -> dict[str, Stage]:
+        """Every model of the pool, but those of weight zero, which nothing asks."""
         from stillroom.artefacts.originals import Original
         from stillroom.nets.zoo import resolve
 
         pool = [arch if name == "auto" else resolve(name) for name in self.pool]
         return {
-            f"clom/{a}/{i}": Original(self.schooling, bench, one, i, "float32", store)
+            f"clom/{slot}/{a}/{i}": Original(self.schooling, bench, one, i, "float32", store)
             for a, one in enumerate(pool)
             for i in range(self.num)
+            if self.weight(a)
         }
 
-    def drawn(self, ctx: Context, it: int) -> tuple[int, int]:
+    def weight(self, arch: int) -> float:
+        """That of an architecture of the pool."""
+        return self.weights[arch if len(self.weights) > 1 else 0]
+
+    def drawn(self, ctx: Context, it: int, slot: int) -> tuple[int, int]:
         """Architecture and number of the model of a step."""
         import torch
 
-        gen = ctx.rng("clom", it)
+        gen = ctx.rng("clom", slot, it)
         arch = int(torch.randint(len(self.pool), (), generator=gen))
         return arch, int(torch.randint(self.num, (), generator=gen))
 
-    def term(self, ctx: Context, synth: Synth, it: int) -> Tensor | None:
+    def term(self, ctx: Context, synth: Synth, it: int, slot: int) -> Tensor | None:
         """See the class."""
         from stillroom.methods.original_loss import contrast, cross_entropy
 
-        arch, index = self.drawn(ctx, it)
-        weight = self.weights[arch if len(self.weights) > 1 else 0]
+        arch, index = self.drawn(ctx, it, slot)
+        weight = self.weight(arch)
         if weight == 0:
             return None
-        model = ctx.artefacts[f"clom/{arch}/{index}"]
+        model = ctx.artefacts[f"clom/{slot}/{arch}/{index}"]
         if self.distance == "ce":
             return weight * cross_entropy(ctx, model, synth.images, synth.labels)
-        return weight * contrast(ctx, model, synth, self.batch_real, it)
+        return weight * contrast(ctx, model, synth, self.batch_real, (slot, it))
 
 
 REGULARISERS: dict[str, type[Regulariser]] = {"clom": Clom}

@@ -163,6 +163,10 @@ class StatisticsMatching(Method):
         """A forward and a backward of all images; with the term for flatness a forward more."""
         return (3.0 + (self.flat.weight > 0)) * classes * ipc
 
+    def images_held(self, classes: int, ipc: int) -> int:
+        """A chunk."""
+        return min(self.batch, classes * ipc)
+
     def start(self, ctx: Context, rows: Tensor) -> Synth:
         """Real images of each class, or Gaussian noise in network space."""
         from stillroom.methods.starts import start_images

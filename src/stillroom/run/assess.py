@@ -22,10 +22,11 @@ from stillroom.distilled import Distilled, load, set_bytes, set_digest
 from stillroom.errors import StillroomError
 from stillroom.evaluation import assessments as measures
 from stillroom.files import canonical, sha256
-from stillroom.methods.distribution_matching import class_means, mean_feature_distance
+from stillroom.methods.distribution_matching import mean_feature_distance
 from stillroom.methods.gradient_distance import layerwise
 from stillroom.methods.original_loss import VERDICTS
 from stillroom.methods.regularisers import WATCH
+from stillroom.nets.ensemble import Ensemble
 from stillroom.nets.zoo import Arch
 from stillroom.records import add_records
 from stillroom.run import machine as machines
@@ -79,11 +80,11 @@ def held_out(
     """
     models = made.provenance.get("models")
     held = models.items() if isinstance(models, dict) else ()  # a foreign set may say anything
-    used = {tuple(m) for n, m in list(held)[:MOST_USED] if n != WATCH and isinstance(m, list)}
+    used = [m for n, m in list(held)[:MOST_USED] if n != WATCH and isinstance(m, list)]
     found = []
     for arch in archs:
         more = originals(bench, [arch], num + len(used), schooling, store)
-        found += [stage for stage in more if (stage.arch.name, stage.index) not in used][:num]
+        found += [stage for stage in more if [stage.arch.name, stage.index] not in used][:num]
     return found
 
 
@@ -184,29 +185,36 @@ def _of_matching(
     """Losses of distribution and gradient matching on fresh networks that no method saw."""
     images, of_class = made.images.to(rt.device, rt.dtype), made.of_class.to(rt.device)
     labels = bench.train.labels[rows].to(rt.device)
+    held = [c for c in range(len(bench.classes)) if bool((of_class == c).any())]
+    real = bench.preprocess.apply(bench.train.take(rows, rt.device)).to(rt.dtype)
     features, slopes = 0.0, 0.0
     for i in range(RANDOM_NETS):
         nets = nets_for(arch, bench, rt).make(1, i, "assess")
-        for c in range(len(bench.classes)):
-            real = bench.preprocess.apply(bench.train.take(rows[(labels == c).cpu()], rt.device))
-            real, mine = real.to(rt.dtype), images[of_class == c]
-            if not len(mine):
-                continue
-            with torch.no_grad():
-                a, b = (nets.features(x, train=True) for x in (mine, real))
-                gap = mean_feature_distance(
-                    class_means(a, [len(mine)]), class_means(b, [len(real)])
-                )
-            features += float(gap)
-            if not nets.nets.has_batchnorm():  # a class alone has no statistics
-                (made_, real_) = (
-                    nets.grads(x, torch.full((len(x),), c, device=rt.device))[0]
-                    for x in (mine, real)
-                )
-                slopes += float(layerwise(made_, real_))
+        with torch.no_grad():
+            a, b = (
+                _means_by_class(nets, x, of, held) for x, of in ((images, of_class), (real, labels))
+            )
+            features += float(mean_feature_distance(a, b))
+        if nets.nets.has_batchnorm():  # a class alone has no statistics
+            continue
+        for c in held:
+            mine, theirs = (
+                nets.grads(x[of == c], torch.full((int((of == c).sum()),), c, device=rt.device))[0]
+                for x, of in ((images, of_class), (real, labels))
+            )
+            slopes += float(layerwise(mine, theirs))
     yield Measured("feature-matching-loss", arch.name, features / RANDOM_NETS, "")
     if not nets_for(arch, bench, rt).has_batchnorm():
         yield Measured("gradient-matching-loss", arch.name, slopes / RANDOM_NETS, "")
+
+
+def _means_by_class(nets: Ensemble, x: Tensor, of_class: Tensor, held: list[int]) -> Tensor:
+    """Mean features [1,C,D] of classes; with BatchNorm all of them are one batch, as in dm."""
+    if nets.nets.has_batchnorm():
+        seen = nets.features(x, train=True)
+        return torch.stack([seen[:, of_class == c].mean(1) for c in held], 1)
+    seen_by = [nets.features(x[of_class == c], train=True).mean(1) for c in held]
+    return torch.stack(seen_by, 1)
 
 
 def _of_pixels(made: Distilled, bench: Benchmark) -> Iterator[Measured]:

@@ -74,11 +74,18 @@ def distil_estimate(recipe: Recipe, bench: Benchmark, nets: Nets) -> Estimate:
         real = min(int(getattr(recipe.method, "batch_real", 0)), largest)
         method = recipe.method.model_copy(update={"batch_real": real} if real else {})
         flops = float(steps) * nets.forward_flops() * method.image_forwards(classes, recipe.ipc)
-        # BatchNorm takes one batch of all classes, the real ones with a graph too; else a group.
-        whole = nets.has_batchnorm()
-        held = recipe.ipc + (real if whole else 0)
-        each = real * 4 * pixels + held * nets.activation_bytes()
-        memory += each * (classes if whole else min(classes, classes_together(each)))
+        together = method.images_held(classes, recipe.ipc)
+        if together is not None:
+            memory += together * (4 * pixels + nets.activation_bytes())
+        else:
+            # BatchNorm takes one batch of all classes, real ones with a graph too; else a group.
+            whole = nets.has_batchnorm()
+            held = recipe.ipc + (real if whole else 0)
+            each = real * 4 * pixels + held * nets.activation_bytes()
+            memory += each * (classes if whole else min(classes, classes_together(each)))
+        if recipe.regularisers:  # each shows all images to a network, after the method is done
+            memory = max(memory, 3 * n * pixels + n * nets.activation_bytes())
+            flops += 3.0 * len(recipe.regularisers) * steps * n * nets.forward_flops()
     width = {"float32": 4, "float16": 2, "uint8": 1, "jpeg": 1}[recipe.stored_as]
     disk = (n * pixels // 4 * width) * (1 + len(recipe.outer.keep))
     return Estimate(steps, flops, int(memory), disk, n)

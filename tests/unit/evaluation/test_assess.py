@@ -14,13 +14,15 @@ from stillroom.artefacts.store import Store
 from stillroom.data.benchmarks import Benchmark
 from stillroom.distilled import load
 from stillroom.errors import StillroomError
+from stillroom.nets.ensemble import Nets
 from stillroom.nets.zoo import resolve
 from stillroom.recipe import from_preset
 from stillroom.records import read_records
-from stillroom.run.assess import REAL, assess, held_out
+from stillroom.run.assess import RANDOM_NETS, REAL, assess, held_out
 from stillroom.run.distil import distil, plan
 from stillroom.run.options import Machine
 from stillroom.run.prepare import originals
+from stillroom.runtime import Runtime
 from stillroom.session import Session
 
 MACHINE = Machine(threads=1)
@@ -147,7 +149,33 @@ def test_models_that_a_set_was_made_with_are_left_aside(
         ("convnet1-w4", 2), ("convnet1-w4", 3), ("mlp", 0), ("mlp", 1),
     ]  # fmt: skip
     other = held_out(made, bench, ["convnet1-w4"], 2, Schooling(epochs=3, batch=8), Store(store))
-    assert [s.index for s in other] == [0, 1]  # otherwise trained, so other models
-    for foreign in ({"wants": [1]}, {"wants": {"a": ["b"]}}, "no recipe", None):
-        told = replace(made, provenance={"recipe": foreign})
+    assert [s.index for s in other] == [2, 3]  # otherwise trained, but from the same weights
+    for foreign in ([1], {"a": ["b"]}, {"a": [["b"], 2]}, {"a": 3}, "none", None):
+        told = replace(made, provenance={"models": foreign})
         assert [s.index for s in held_out(told, bench, ["mlp"], 1, schooling, Store(store))] == [0]
+
+
+def test_networks_with_batchnorm_see_all_classes_at_once(
+    bench: Benchmark, store: Path, tmp_path: Path
+) -> None:
+    """One image a class has no statistics of its own; as dm does, all classes are one batch."""
+    recipe, _ = from_preset("random", "toy", 1, {})
+    distil(plan(recipe, bench, MACHINE, Session(), store=Store(store), out=tmp_path / "s"), MACHINE)
+    schooling = Schooling(epochs=2, batch=8)
+    stages = originals(bench, ["convnet1-w4-bn"], 1, schooling, Store(store))
+    found = assess(tmp_path / "s", bench, stages, Store(store), MACHINE, Session())
+    values = {m.name: m.value for m in found}
+    assert "gradient-matching-loss" not in values
+    rt = Runtime(device=torch.device("cpu"))
+    made = load(tmp_path / "s")
+    rows = real_rows(bench, REAL)
+    real = bench.preprocess.apply(bench.train.take(rows))
+    total = 0.0
+    for i in range(RANDOM_NETS):
+        nets = Nets(resolve("convnet1-w4-bn"), 2, 3, 8, rt).make(1, i, "assess")
+        with torch.no_grad():
+            mine, theirs = (nets.features(x, train=True)[0] for x in (made.images, real))
+        for c in range(2):
+            near = theirs[bench.train.labels[rows] == c].mean(0)
+            total += float((mine[made.of_class == c].mean(0) - near).square().sum())
+    assert values["feature-matching-loss"] == pytest.approx(total / RANDOM_NETS, rel=1e-5)

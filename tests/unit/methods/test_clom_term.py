@@ -59,9 +59,9 @@ def synth(bench: Benchmark) -> Synth:
 def test_the_gradient_is_alpha_times_that_of_the_cross_entropy(bench: Benchmark, raw: bool) -> None:
     """By hand, in evaluation mode; weights, statistics and mode of the model stay as they are."""
     original = model(1, raw=raw)
-    ctx, made = context(bench, {"clom/0/0": original}), synth(bench)
+    ctx, made = context(bench, {"clom/0/0/0": original}), synth(bench)
     before = {k: v.clone() for k, v in original.weights.items()}
-    term = Clom(weights=(300.0,), num=1).term(ctx, made, 5)
+    term = Clom(weights=(300.0,), num=1).term(ctx, made, 5, 0)
     term.backward()
     found, made.images.grad = made.images.grad, None
     net = original.arch.build(2, 3, 8).double().eval()
@@ -78,12 +78,12 @@ def test_the_gradient_is_alpha_times_that_of_the_cross_entropy(bench: Benchmark,
 
 
 def test_one_weight_for_all_or_one_each(bench: Benchmark) -> None:
-    models = {"clom/0/0": model(1), "clom/1/0": model(1)}  # the same model twice
+    models = {"clom/0/0/0": model(1), "clom/0/1/0": model(1)}  # the same model twice
     ctx, made = context(bench, models), synth(bench)
     one, each = (Clom(weights=w, pool=("a", "b"), num=1) for w in ((2.0,), (2.0, 6.0)))
     for it in range(8):
-        arch, _ = each.drawn(ctx, it)
-        a, b = (float(c.term(ctx, made, it).detach()) for c in (one, each))
+        arch, _ = each.drawn(ctx, it, 0)
+        a, b = (float(c.term(ctx, made, it, 0).detach()) for c in (one, each))
         assert b == pytest.approx(a * (3.0 if arch else 1.0))
     with pytest.raises(ValidationError, match="2 weights for 3 architectures"):
         Clom(weights=(1.0, 2.0), pool=("a", "b", "c"))
@@ -94,12 +94,13 @@ def test_one_weight_for_all_or_one_each(bench: Benchmark) -> None:
 def test_architectures_and_models_are_drawn_evenly(bench: Benchmark) -> None:
     ctx = context(bench, {})
     clom = Clom(weights=(1.0, 5.0, 9.0), pool=("a", "b", "c"), num=4)
-    drawn = collections.Counter(clom.drawn(ctx, it) for it in range(6000))
+    drawn = collections.Counter(clom.drawn(ctx, it, 0) for it in range(6000))
     assert len(drawn) == 12
     expected = 500
     chi = sum((n - expected) ** 2 / expected for n in drawn.values())
     assert chi < 31.3  # 0.1 % of chi-square with 11 degrees of freedom
-    assert [clom.drawn(ctx, it) for it in range(9)] == [clom.drawn(ctx, it) for it in range(9)]
+    again = [[clom.drawn(ctx, it, slot) for it in range(9)] for slot in (0, 0, 1)]
+    assert again[0] == again[1] != again[2]
 
 
 def run(bench: Benchmark, store: Path, out: Path, watch=None, **clom):
@@ -188,3 +189,32 @@ def test_watching_changes_no_pixel_and_logs_a_model_that_no_term_uses(
     logits = nets.logits(seen.images)[0]
     right = F.cross_entropy(logits.double(), seen.of_class)
     assert told[-1]["original-model-loss"] == pytest.approx(float(right), rel=1e-6)
+
+
+def test_two_terms_have_models_and_draws_of_their_own(bench: Benchmark, store: Path) -> None:
+    """One value each, and not twice that of the last."""
+    terms = [
+        {"kind": "clom", "weights": [2.0], "num": 1, "pool": ["convnet1-w4"], "schooling": QUICK},
+        {"kind": "clom", "weights": [3.0], "num": 2, "pool": ["mlp"], "schooling": QUICK},
+    ]
+    losses = []
+    for some in ([], terms[:1], terms[1:], terms):
+        recipe, _ = from_preset("dm", "toy", 2, {"outer": {"steps": 1}, "regularisers": some})
+        planned = plan(recipe, bench, Machine(threads=1), Session(), store=Store(store))
+        wants = {n: s.arch.name for n, s in planned.stage.wants().items()}
+        assert len(wants) == sum(term["num"] for term in some)
+        distil(planned, Machine(threads=1))
+        curve = Store(store).folder(planned.stage.key()) / "metrics.jsonl"
+        losses.append(json.loads(curve.read_text().splitlines()[0]))
+    assert wants == {"clom/0/0/0": "convnet1-w4", "clom/1/0/0": "mlp", "clom/1/0/1": "mlp"}
+    plain, first, _, both = losses
+    assert both["clom"] == pytest.approx(first["clom"], rel=1e-6)
+    assert both["loss"] == pytest.approx(plain["loss"] + both["clom"] + both["clom.1"], rel=1e-5)
+
+
+def test_a_term_that_is_off_wants_nothing(bench: Benchmark, store: Path) -> None:
+    some = Clom(weights=(0.0, 5.0), pool=("mlp", "convnet1-w4"), num=2)
+    found = some.stages(bench.describe(), resolve("mlp"), store, 0)
+    assert sorted(found) == ["clom/0/1/0", "clom/0/1/1"]
+    with pytest.raises(ValidationError, match="greater than or equal to 0"):
+        Clom(weights=(-5.0,))
