@@ -119,6 +119,8 @@ def evaluate(
     students: Backend = "loop",
     real_jpegs: bool = False,
     real_images: bool = True,
+    save_models: str | Path | None = None,
+    force: bool = False,
     progress: bool = False,
     data_options: dict[str, Any] | None = None,
     machine: dict[str, Any] | None = None,
@@ -131,6 +133,7 @@ def evaluate(
     that the set was made from, if they are in the store. net: students, by default the network
     that the set was made with. real_jpegs: random real images kept as
     JPEG beside it, up to the set's bytes. real_images: keep the nearest real ones for its page.
+    save_models: a folder for the students' weights; force: overwrite other students there.
     progress: as for `distill`.
     Records are added to `folder/records.jsonl`; `compare` compares those of two sets.
     Raises: as `distill`.
@@ -142,11 +145,7 @@ def evaluate(
     path = user_path(folder, "folder")
     made = load(path)
     options = settled(DataOptions, data_options, "data_options")
-    bench = (
-        fits.bench_of_set(made, path, store)
-        if data is None
-        else as_benchmark(data, test, options, store)
-    )
+    bench = _bench_of(made, path, data, test, options, store)
     wanted = fits.student_of(made, bench) if net == "auto" else net
     nets: Sequence[Net] = [wanted] if isinstance(wanted, str) or callable(wanted) else wanted
     fields = {
@@ -159,11 +158,22 @@ def evaluate(
         "students": students,
         "real_jpegs": real_jpegs,
         "real_images": real_images,
+        "save_models": None if save_models is None else user_path(save_models, "save_models"),
+        "force": force,
     }
     asked = settled(judges.Asked, fields, "evaluate")
     ledger = path / LEDGER
     with _session(progress, settings) as session:
         return judges.evaluate(path, bench, asked, store, settings, session, ledger)
+
+
+def _bench_of(
+    made: Distilled, path: Path, data: Any, test: Any, options: DataOptions, store: Store
+) -> Benchmark:
+    """The data that are given, else those that the set was made from."""
+    if data is None:
+        return fits.bench_of_set(made, path, store)
+    return as_benchmark(data, test, options, store)
 
 
 def compare(a: Sequence[Record], b: Sequence[Record]) -> Paired | None:
