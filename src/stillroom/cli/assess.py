@@ -47,7 +47,8 @@ def _assess(**values: Any) -> None:
         on = "" if m.arch == "none" else f" on {m.arch}"
         own = " (its own network)" if m.arch == made.arch != "none" else ""
         unit = f" {m.unit}" if m.unit else ""
-        say(f"{m.name}{on}{own}: {m.value:.4g}{unit} ({READ_AS[m.name]})")
+        asked = f", {m.asked}" if m.asked else ""
+        say(f"{m.name}{on}{own}{asked}: {m.value:.4g}{unit} ({READ_AS[m.name]})")
     say(f"records in {folder / LEDGER}; stillroom report shows them")
 
 
