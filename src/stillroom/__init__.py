@@ -8,16 +8,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "compare", "distill", "evaluate", "load", "write_report"]
+__all__ = ["__version__", "assess", "compare", "distill", "evaluate", "load", "write_report"]
 
 if TYPE_CHECKING:
-    from stillroom.api import compare, distill, evaluate
+    from stillroom.api import assess, compare, distill, evaluate
     from stillroom.distilled import load
     from stillroom.report import write_report
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("compare", "distill", "evaluate"):
+    if name in ("assess", "compare", "distill", "evaluate"):
         from stillroom import api
 
         return getattr(api, name)

@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from stillroom import tables
+from stillroom.artefacts.schooling import find_schooling
 from stillroom.artefacts.store import Store
 from stillroom.data.benchmarks import Benchmark, from_arrays, from_dataset
 from stillroom.distilled import Distilled, load
@@ -20,7 +21,8 @@ from stillroom.evaluation.statistics import Paired
 from stillroom.files import user_path
 from stillroom.nets.ensemble import Backend
 from stillroom.recipe import from_preset, settled
-from stillroom.records import LEDGER
+from stillroom.records import LEDGER, add_records
+from stillroom.run import assess as assessing
 from stillroom.run import fits
 from stillroom.run import judge as judges
 from stillroom.run import machine as machines
@@ -31,6 +33,7 @@ from stillroom.session import Interrupted, Session
 from stillroom.types import Record
 
 Net = str | Callable[..., nn.Module]
+MOST_MODELS = 1000  # of one network, as on the command line
 
 
 def distill(
@@ -119,6 +122,8 @@ def evaluate(
     students: Backend = "loop",
     real_jpegs: bool = False,
     real_images: bool = True,
+    save_models: str | Path | None = None,
+    force: bool = False,
     progress: bool = False,
     data_options: dict[str, Any] | None = None,
     machine: dict[str, Any] | None = None,
@@ -131,6 +136,7 @@ def evaluate(
     that the set was made from, if they are in the store. net: students, by default the network
     that the set was made with. real_jpegs: random real images kept as
     JPEG beside it, up to the set's bytes. real_images: keep the nearest real ones for its page.
+    save_models: a folder for the students' weights; force: overwrite other students there.
     progress: as for `distill`.
     Records are added to `folder/records.jsonl`; `compare` compares those of two sets.
     Raises: as `distill`.
@@ -142,11 +148,7 @@ def evaluate(
     path = user_path(folder, "folder")
     made = load(path)
     options = settled(DataOptions, data_options, "data_options")
-    bench = (
-        fits.bench_of_set(made, path, store)
-        if data is None
-        else as_benchmark(data, test, options, store)
-    )
+    bench = _bench_of(made, path, data, test, options, store)
     wanted = fits.student_of(made, bench) if net == "auto" else net
     nets: Sequence[Net] = [wanted] if isinstance(wanted, str) or callable(wanted) else wanted
     fields = {
@@ -159,11 +161,64 @@ def evaluate(
         "students": students,
         "real_jpegs": real_jpegs,
         "real_images": real_images,
+        "save_models": None if save_models is None else user_path(save_models, "save_models"),
+        "force": force,
     }
     asked = settled(judges.Asked, fields, "evaluate")
     ledger = path / LEDGER
     with _session(progress, settings) as session:
         return judges.evaluate(path, bench, asked, store, settings, session, ledger)
+
+
+def assess(
+    folder: str | Path,
+    data: Any = None,
+    *,
+    net: str | Sequence[str] = "auto",
+    num: int = 3,
+    originals: str = "default",
+    test: Any = None,
+    progress: bool = False,
+    data_options: dict[str, Any] | None = None,
+    machine: dict[str, Any] | None = None,
+) -> list[Record]:
+    """Measure a set without training a student on it.
+
+    Returns a record for every measure and network; `note` says what it was asked of.
+
+    folder, data and test: as for `evaluate`. net: networks of the original models, by name or
+    "pkg.mod:Factory", by default the set's own. num: models of each. originals: how they are
+    trained, a name such as "clom" or "default+epochs=5"; those that are not in the store are
+    trained now. Models that the set was made with are left aside.
+    progress: as for `distill`. Records are added to `folder/records.jsonl`.
+    Raises: as `distill`.
+    """
+    settings = settled(Machine, machine, "machine")
+    store = machines.store(settings)
+    if isinstance(folder, Distilled):
+        raise StillroomError("assess measures a set on disk; save it, or distil with out=FOLDER")
+    if isinstance(num, bool) or not isinstance(num, int) or not 1 <= num <= MOST_MODELS:
+        raise StillroomError(f"num={num!r} must be a whole number in 1..{MOST_MODELS}")
+    path = user_path(folder, "folder")
+    made = load(path)
+    options = settled(DataOptions, data_options, "data_options")
+    bench = _bench_of(made, path, data, test, options, store)
+    named = [net] if isinstance(net, str) else list(net)
+    nets = [fits.student_of(made, bench) if name == "auto" else name for name in named]
+    stages = assessing.held_out(made, bench, nets, num, find_schooling(originals), store)
+    with _session(progress, settings) as session:
+        _, records = assessing.measured(path, bench, stages, store, settings, session)
+    add_records(path / LEDGER, records)
+    return records
+
+
+def _bench_of(
+    made: Distilled, path: Path, data: Any, test: Any, options: DataOptions, store: Store
+) -> Benchmark:
+    """The data that are given, else those that the set was made from."""
+    if data is None:
+        return fits.bench_of_set(made, path, store)
+    return as_benchmark(data, test, options, store)
 
 
 def compare(a: Sequence[Record], b: Sequence[Record]) -> Paired | None:

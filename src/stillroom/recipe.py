@@ -81,10 +81,13 @@ class Recipe(Model):
 def _regulariser(value: Any) -> Regulariser:
     if isinstance(value, Regulariser):
         return value
-    if not isinstance(value, dict) or value.get("kind") not in REGULARISERS:
-        kind = value.get("kind") if isinstance(value, dict) else value
-        raise ValueError(f"kind {str(kind)[:40]!r} is none of: {', '.join(REGULARISERS)}")
-    return REGULARISERS[value["kind"]](**value)
+    kind = str(value.get("kind") if isinstance(value, dict) else value)
+    own = ":" in kind
+    if not isinstance(value, dict) or not (own or kind in REGULARISERS):
+        known = ", ".join(REGULARISERS)
+        raise ValueError(f"kind {kind[:40]!r} is none of: {known} (or pkg.mod:Class)")
+    family: type[Regulariser] = _imported(kind, Regulariser) if own else REGULARISERS[kind]
+    return family(**{k: v for k, v in value.items() if not (own and k == "kind")})
 
 
 def method_class(kind: str) -> type[Method]:
@@ -99,15 +102,21 @@ def method_class(kind: str) -> type[Method]:
             f"kind {kind!r} is unknown; known: {', '.join(METHODS)} "
             f"(or pkg.mod:Class){suggest(kind, METHODS)}"
         )
+    found: type[Method] = _imported(kind, Method)
+    return found
+
+
+def _imported(kind: str, base: type[Any]) -> Any:
+    """The class at an import path, of which the user's own recipe, flag or call names it."""
     module, _, name = kind.partition(":")
     try:
         found = getattr(importlib.import_module(module), name)
     except Exception as error:  # a user's module may raise anything while it is imported
         why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ValueError(f"kind {kind!r} does not import ({why})") from None
-    if not (isinstance(found, type) and issubclass(found, Method)) or inspect.isabstract(found):
+    if not (isinstance(found, type) and issubclass(found, base)) or inspect.isabstract(found):
         raise ValueError(
-            f"kind {kind!r} is not a finished subclass of stillroom.methods.base.Method"
+            f"kind {kind!r} is not a finished subclass of {base.__module__}.{base.__name__}"
         )
     return found
 
@@ -277,7 +286,8 @@ def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 def with_overrides(value: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     """Lay `key.sub=value` texts over a recipe dict; values are read as YAML.
 
-    Raises: StillroomError if one has no '=' or is not YAML.
+    A number is the place of an entry of a list, from 0: `regularisers.0.weights=[5]`.
+    Raises: StillroomError if one has no '=' or is not YAML, or leads through what holds no keys.
     """
     import yaml
 
@@ -289,8 +299,25 @@ def with_overrides(value: dict[str, Any], overrides: list[str]) -> dict[str, Any
             parsed = yaml.safe_load(raw)
         except (yaml.YAMLError, ValueError, RecursionError):
             raise StillroomError(f"override {text[:80]!r}: its value is not YAML") from None
-        nested: Any = parsed
-        for part in reversed(key.split(".")):
-            nested = {part: nested}
-        value = merged(value, nested)
+        try:
+            value = _laid(value, key.split("."), parsed)
+        except ValueError as error:
+            raise StillroomError(f"override {text[:80]!r}: {error}") from None
     return value
+
+
+def _laid(old: Any, path: list[str], new: Any) -> Any:
+    """`new` laid over `old` at a path of keys and places."""
+    if not path:
+        both = isinstance(old, dict) and isinstance(new, dict)
+        return merged(old, new) if both else new
+    first, *rest = path
+    if isinstance(old, (list, tuple)):
+        place = int(first) if first.isascii() and first.isdigit() and len(first) < 10 else len(old)
+        if place >= len(old):
+            raise ValueError(f"{first!r} is none of the {len(old)} entries, counted from 0")
+        return [_laid(one, rest, new) if i == place else one for i, one in enumerate(old)]
+    if old is not None and not isinstance(old, dict):
+        raise ValueError(f"{str(old)[:40]!r} has no {first!r} to change; give all of it")
+    known = old or {}
+    return {**known, first: _laid(known.get(first), rest, new)}

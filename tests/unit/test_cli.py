@@ -321,6 +321,53 @@ def test_the_cost_of_a_cell_is_said_before_it_is_made(
     assert not list(tmp_path.glob("distilled-*"))
 
 
+def test_the_plan_of_a_cell_counts_the_originals_that_assess_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside those that distil it: of the same network three more."""
+    from stillroom.run import cells
+
+    pool = {"clom": 5.0, "assess": ("convnet1-w4", "mlp")}
+    toy = cells.Cell("dm", "digits", 1, "quick@1", "convnet1-w4", steps=(2,), **pool)
+    monkeypatch.setitem(cells.CELLS, toy.name, toy)
+    line = ["reproduce", toy.name, "--plan", "--store", str(tmp_path), "--threads", "1"]
+    assert run(line) == 0
+    told = " ".join(re.sub("[│|]", " ", capsys.readouterr().out).split())
+    assert " originals 3 original models to train, " in told
+    assert " held-out originals 6 original models to train, " in told
+    assert not list(tmp_path.glob("original-*"))
+
+
+def test_trained_networks_are_announced_before_they_are_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever wants them, without --plan; and not again where they are there."""
+    common = ["--store", f"{tmp_path}/store", "--threads", "1"]
+    line = ["distill", "dm", "--data", "digits", "--ipc", "1", "--steps", "1"]
+    line += ["--arch", "convnet1-w4", *common]
+    told = ["--alphas", "1", "--model-num", "2", "--originals", "default+epochs=1"]
+    assert run([*line, *told]) == 0
+    assert "2 original models to train, " in capsys.readouterr().err
+    watch = ["--watch", "original-model-loss"]
+    assert run([*line, *told, *watch]) == 0
+    assert "1 original model to train (2 more are in the store), " in capsys.readouterr().err
+    assert run([*line, *told, *watch, "--out", f"{tmp_path}/set"]) == 0
+    assert "to train" not in capsys.readouterr().err
+    assert run([*line, "--originals", "default+epochs=1", *watch, "--quiet"]) == 0
+    assert "to train" not in capsys.readouterr().err
+
+    ask = ["assess", f"{tmp_path}/set", "--models-pool", "convnet1-w4", "mlp", "--model-num", "2"]
+    ask += ["--originals", "default+epochs=1", *common]
+    held = sorted((tmp_path / "store").glob("original-*"))
+    assert run([*ask, "--plan"]) == 0
+    told = " ".join(re.sub("[│|]", " ", capsys.readouterr().out).split())
+    assert "networks convnet1-w4, mlp" in told
+    # Of the network that it was made with one is free: the watching one, which no term used.
+    assert "3 original models to train (1 more are in the store), about" in told
+    assert sorted((tmp_path / "store").glob("original-*")) == held
+    assert not (tmp_path / "set" / "records.jsonl").exists()
+
+
 @pytest.mark.parametrize("preset", ["random", "dm"])
 def test_a_cell_made_again_passes_or_fails_by_its_record(
     preset: str,

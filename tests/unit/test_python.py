@@ -9,6 +9,7 @@ import torch
 
 import stillroom
 from stillroom.errors import StillroomError
+from stillroom.records import read_records
 from toy import toy_images
 
 NET = {"net": "convnet1-w4", "machine": {"threads": 1}}
@@ -52,6 +53,32 @@ def test_progress_is_asked_for(tmp_path: Path, capsys) -> None:
     out, err = capsys.readouterr()
     assert out == ""
     assert "dm@3 on convnet1-w4" in err
+
+
+def test_assess_measures_a_set_and_keeps_the_records(tmp_path: Path) -> None:
+    """Of models that the set was not made with, and as often as it is asked the same."""
+    clom = {"kind": "clom", "weights": [5.0], "num": 1, "schooling": {"epochs": 1}}
+    dm(tmp_path / "a", options={"regularisers": [clom]}, test=toy_images(20, seed=1))
+    asked = {"num": 2, "originals": "default+epochs=1", "machine": NET["machine"]}
+    found = stillroom.assess(tmp_path / "a", **asked)
+    told = {r.metric: r for r in found if r.arch == NET["net"]}
+    assert told["original-model-accuracy"].note == "2 models trained as default+epochs=1"
+    assert told["frechet-distance"].note == "model 1 trained as default+epochs=1"  # 0 was used
+    assert 0 <= told["original-model-accuracy"].value <= 1
+    assert read_records(tmp_path / "a" / "records.jsonl") == found
+    data = {"data": toy_images(40), "test": toy_images(20, seed=1)}
+    again = stillroom.assess(tmp_path / "a", net=["convnet1-w4"], **data, **asked)
+    assert [r.value for r in again] == [r.value for r in found]
+    assert len(read_records(tmp_path / "a" / "records.jsonl")) == len(found)
+    for wrong, why in (
+        ({"num": 0}, "num=0 must be a whole number in 1..1000"),
+        ({"originals": "clam"}, "originals='clam' is unknown"),
+        ({"net": "nosuchnet"}, "nosuchnet"),
+    ):
+        with pytest.raises(StillroomError, match=why):
+            stillroom.assess(tmp_path / "a", **{**asked, **wrong})
+    with pytest.raises(StillroomError, match="measures a set on disk"):
+        stillroom.assess(stillroom.load(tmp_path / "a"))
 
 
 def test_compare_and_page(tmp_path: Path) -> None:

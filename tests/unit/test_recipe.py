@@ -62,6 +62,103 @@ def test_overrides_are_yaml_and_nested() -> None:
     assert MINE == {"benchmark": "digits", "ipc": 1, "method": {"kind": "distribution_matching"}}
 
 
+def test_an_override_finds_an_entry_of_a_list_by_its_place() -> None:
+    clom = {"kind": "clom", "weights": [1000, 2000], "pool": ["convnet2", "mlp"], "num": 3}
+    base = {**MINE, "regularisers": [clom], "evaluate": [{"seeds": 2}, {"seeds": 3}]}
+    texts = ["regularisers.0.weights=[5]", "regularisers.0.pool.1=lenet", "evaluate.1.seeds=7"]
+    made = validate(with_overrides(base, texts), "x")
+    assert made.regularisers[0].weights == (5.0,)
+    assert made.regularisers[0].pool == ("convnet2", "lenet")
+    assert made.regularisers[0].num == 3
+    assert [spec.seeds for spec in made.evaluate] == [2, 7]
+    assert base["regularisers"][0]["weights"] == [1000, 2000]
+    for text, told in (
+        ("regularisers.1.num=2", "'1' is none of the 1 entries, counted from 0"),
+        ("regularisers.num=2", "'num' is none of the 1 entries"),
+        ("regularisers.-1.num=2", "'-1' is none of the 1 entries"),
+        ("regularisers.0.num.x=2", "'3' has no 'x' to change; give all of it"),
+    ):
+        with pytest.raises(StillroomError, match=f"^override '{text[:20]}.*{told}"):
+            with_overrides(base, [text])
+
+
+def test_what_is_shown_of_a_term_can_be_copied_back() -> None:
+    """The default of the one form is no number of the other."""
+    for form, count in (("ce", None), ("cos", 8196)):
+        term = {"kind": "clom", "weights": [1.0], "distance": form}
+        made = validate({**MINE, "regularisers": [term]}, "r").regularisers[0]
+        assert made.batch_real == count
+        shown = made.model_dump(mode="json")
+        assert validate({**MINE, "regularisers": [shown]}, "r").regularisers[0] == made
+        named = validate({**MINE, "regularisers": [{**term, "batch_real": None}]}, "r")
+        assert named.regularisers[0] == made
+    with pytest.raises(StillroomError, match="batch_real belongs to distance cos"):
+        validate({**MINE, "regularisers": [{**term, "distance": "ce", "batch_real": 8}]}, "r")
+    for wrong in (0, 2.5):
+        with pytest.raises(StillroomError, match="batch_real"):
+            validate({**MINE, "regularisers": [{**term, "batch_real": wrong}]}, "r")
+
+
+OWN_TERM = """
+from stillroom.methods.regularisers import Regulariser
+class Own(Regulariser):
+    kind: str = "own"
+    size: float = 1.0
+    def stages(self, bench, arch, store): return {{}}
+    def term(self, ctx, synth, it): {body}
+class Unfinished(Regulariser):
+    pass
+"""
+
+
+def test_a_term_of_ones_own_by_import_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its code is in the key: an edit makes another set."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    import linecache
+
+    keys = []
+    for body in ("return None", "return 0 * synth.images.sum()"):
+        (tmp_path / "own_term.py").write_text(OWN_TERM.format(body=body))
+        sys.modules.pop("own_term", None)
+        linecache.clearcache()
+        term = {"kind": "own_term:Own", "size": 2}
+        made = validate({**MINE, "regularisers": [term]}, "r")
+        assert type(made.regularisers[0]).__name__ == "Own"
+        assert made.regularisers[0].size == 2
+        keys.append(_foreign_code(made.regularisers[0]))
+    assert [k["class"] for k in keys] == ["own_term:Own"] * 2
+    assert keys[0]["code"] != keys[1]["code"]
+    for kind, told in (
+        ("own_term:Unfinished", "is not a finished subclass of stillroom.methods.regularisers"),
+        ("contract.toys:SecondOrder", "is not a finished subclass"),
+        ("own_term:None", "does not import"),
+        ("own", r"is none of: clom \(or pkg.mod:Class\)"),
+    ):
+        with pytest.raises(StillroomError, match=told):
+            validate({**MINE, "regularisers": [{"kind": kind}]}, "r")
+
+
+def test_a_term_that_metadata_names_is_text(bench, store: Path, tmp_path: Path) -> None:
+    """Judging, reading and showing a foreign set imports nothing that it names."""
+    import torch
+
+    from stillroom.cli import run
+    from stillroom.distilled import Distilled, load
+
+    labels = torch.tensor([0, 1])
+    recipe = {"regularisers": [{"kind": "this:s", "class": "this:s", "code": "0" * 16}]}
+    data = Distilled(
+        torch.rand(2, 3, 8, 8), labels, "hard", labels, bench.classes, bench.preprocess,
+        provenance={"recipe": recipe},
+    )  # fmt: skip
+    data.save(tmp_path / "set")
+    sys.modules.pop("this", None)
+    assert load(tmp_path / "set").provenance["recipe"] == recipe
+    assert run(["inspect", str(tmp_path / "set")]) == 0
+    assert "this" not in sys.modules
+
+
 def test_rates_of_every_spelling(tmp_path: Path) -> None:
     for text in ("1e-3", "0.001", ".001", "1.0e-3", "1E-3"):
         path = tmp_path / "r.yaml"

@@ -16,7 +16,7 @@ from stillroom.run.options import DataOptions, Machine
 
 
 def _assess(**values: Any) -> None:
-    from stillroom.cli.show import say
+    from stillroom.cli.show import key_values, say
     from stillroom.distilled import load
     from stillroom.progress import Shown
     from stillroom.records import LEDGER
@@ -24,6 +24,7 @@ def _assess(**values: Any) -> None:
     from stillroom.run import machine as machines
     from stillroom.run.assess import READ_AS, held_out
     from stillroom.run.assess import assess as run
+    from stillroom.run.prepare import cost_of_originals
 
     machine = flags.settle(Machine, values, "machine")
     store, shown = machines.store(machine), Shown(values["quiet"])
@@ -42,12 +43,19 @@ def _assess(**values: Any) -> None:
         pool = values["models_pool"] or [fits.student_of(made, bench)]
         schooling = find_schooling(values["originals"])
         stages = held_out(made, bench, pool, values["model_num"], schooling, store)
+        if values["plan"]:
+            cost, _ = cost_of_originals(stages, bench, machine, shown, store)
+            archs = ", ".join(dict.fromkeys(stage.arch.name for stage in stages))
+            pairs = [("networks", archs), ("originals", cost.in_words())]
+            key_values(f"assessing {folder} (estimates; nothing was run)", pairs)
+            return
         found = run(folder, bench, stages, store, machine, shown, folder / LEDGER)
     for m in found:
         on = "" if m.arch == "none" else f" on {m.arch}"
         own = " (its own network)" if m.arch == made.arch != "none" else ""
         unit = f" {m.unit}" if m.unit else ""
-        say(f"{m.name}{on}{own}: {m.value:.4g}{unit} ({READ_AS[m.name]})")
+        asked = f", {m.asked}" if m.asked else ""
+        say(f"{m.name}{on}{own}{asked}: {m.value:.4g}{unit} ({READ_AS[m.name]})")
     say(f"records in {folder / LEDGER}; stillroom report shows them")
 
 
@@ -70,6 +78,7 @@ assess = flags.with_signature(
             flags.flag(str, f"how they are trained: {flags.SCHOOLED}"),
             "default",
         ),
+        flags.keyword("plan", flags.flag(bool, "show the cost and stop", switch=True), False),
         flags.keyword("quiet", flags.flag(bool, "no progress, no notes", switch=True), False),
         *flags.of_model(DataOptions, "options", "Data"),
         *flags.of_model(Machine, "machine", "Machine"),

@@ -46,6 +46,11 @@ def _evaluate(**values: Any) -> None:
     fields = {k: values[k] for k in _ASKED}
     fields["protocol"] = find_protocol(values["protocol"])
     fields |= {"archs": values["arch"] or [own], "real_images": not values["no_real_images"]}
+    if values["save_models"] is not None:
+        fields["save_models"] = user_path(values["save_models"], "save-models")
+        fields["force"] = values["force"]
+    elif values["force"]:
+        raise StillroomError("--force belongs to --save-models")
     asked = settled(judges.Asked, fields, "evaluate")
     rivals = [user_path(other, "against") for other in values["against"] or ()]
     named = None if values["records"] is None else user_path(values["records"], "records")
@@ -70,7 +75,8 @@ def _evaluate(**values: Any) -> None:
 
 
 def _of_rivals(asked: Any) -> Any:
-    return asked.model_copy(update={"steps": "last", "baselines": False, "real_jpegs": False})
+    alone = {"steps": "last", "baselines": False, "real_jpegs": False, "save_models": None}
+    return asked.model_copy(update=alone)
 
 
 def _show_cost(
@@ -176,6 +182,19 @@ evaluate = flags.with_signature(
             "records",
             flags.flag(Path | None, "ledger to add to [default: SET/records.jsonl; full: none]"),
         ),
+        flags.keyword(
+            "save_models",
+            flags.flag(
+                Path | None,
+                "folder for the students' weights, of the set and its baselines; students that "
+                "were trained without it are trained again",
+            ),
+        ),
+        flags.keyword(
+            "force",
+            flags.flag(bool, "overwrite other students in --save-models", switch=True),
+            False,
+        ),
         flags.keyword("plan", flags.flag(bool, "show the cost and stop", switch=True), False),
         flags.keyword(
             "protocols", flags.flag(bool, "list the protocols and stop", switch=True), False
@@ -214,6 +233,8 @@ def judge_and_show(
         say(f"records in {ledger}{page}")
     elif folder is None:
         say("not kept: name a ledger with --records FILE")
+    if asked.save_models is not None:
+        say(f"weights of the students in {asked.save_models}")
     return records
 
 

@@ -255,6 +255,32 @@ PROTOCOLS: dict[str, Protocol] = {
                 "numbers flatter every row; compare them with each other only.",
             }
         ),
+        Protocol.model_validate(
+            {
+                **_CLOM,
+                "name": "clom-plain",
+                "augment": "none",
+                "schedule": "steps",
+                "milestones": (500,),
+                "seeds": 5,
+                "why": "As clom, without augmentation: how the code of CLOM validates a set where "
+                "it is not told --dsa, as intended.",
+            }
+        ),
+        Protocol.model_validate(
+            {
+                **_CLOM,
+                "name": "clom-plain-released",
+                "augment": "none",
+                "schedule": "constant",
+                "select": "best",
+                "seeds": 1,
+                "quirks": ("never_decays", "best_on_test"),
+                "why": "As clom-released, without augmentation: how the released code of CLOM "
+                "validates a set where it is not told --dsa. Compare its numbers with each other "
+                "only.",
+            }
+        ),
         Protocol(
             name="search",
             version=1,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,12 +22,12 @@ from stillroom.data.source import ImageSource
 from stillroom.distilled import load, set_digest
 from stillroom.errors import StillroomError
 from stillroom.evaluation.protocol import Protocol
+from stillroom.evaluation.students import Judged, Kept, files_of, write_student
 from stillroom.files import read_json, write_atomic, write_json
-from stillroom.nets.averaging import averaged
 from stillroom.nets.ensemble import Backend, Ensemble
 from stillroom.nets.losses import Objective
 from stillroom.nets.sources import Images
-from stillroom.nets.train import Progress, Training, predict, together, train
+from stillroom.nets.train import Training, predict, train
 from stillroom.nets.zoo import Arch
 from stillroom.runtime import Numerics, Runtime, environment, forget_peak, peak_memory
 from stillroom.types import LabelKind, Preprocess
@@ -53,7 +53,8 @@ class Score(Stage):
     `set_folder` is None for the full-data row; `set_digest` is the digest of what students see, and
     a folder that holds another set by the time it is read is refused.
     `students` is "loop" (networks in turn) or "vmap" (all at once). Seeds whose students do not
-    share a stage keep their artefacts when more seeds are asked for.
+    share a stage keep their artefacts when more seeds are asked for. With `models` the artefact
+    holds their weights too.
     """
 
     kind: ClassVar[str] = "scores"
@@ -62,6 +63,7 @@ class Score(Stage):
         *COMMON,
         "evaluation/score.py",
         "evaluation/protocol.py",
+        "evaluation/students.py",
     )
 
     protocol: Protocol
@@ -74,12 +76,15 @@ class Score(Stage):
     augment: str  # of the full data, for protocols that leave it to the set
     set_folder: Path | None = field(compare=False)
     store: Path = field(compare=False)
+    models: bool = False
 
     def identity(self) -> dict[str, Any]:
         """Everything that determines the accuracies."""
         own = {"augment": self.augment} if self.set_folder is None else {}  # a set has its own
+        more = {"models": True} if self.models else {}  # it came later; without it keys are as ever
         return {
             **own,
+            **more,
             "protocol": self.protocol.model_dump(mode="json"),
             "data": self.bench["digest"],
             "set": self.set_digest,
@@ -114,6 +119,8 @@ class Score(Stage):
         predicted = torch.stack([student.pop("predicted") for student in chosen])
         tensors = {"predicted": predicted.to(torch.int32), "labels": bench.test.labels.cpu()}
         write_atomic(out / "predicted.safetensors", save(tensors))
+        if self.models:
+            self._write_students(out, chosen, taught, bench)
         write_json(out / "scores.json", chosen)
         seconds = (time.perf_counter() - began) / len(self.seeds)
         made = {
@@ -135,15 +142,42 @@ class Score(Stage):
         test classes where the protocol's rule stopped; labels int64 [N]; seconds, a student's share
         of the stage's (with all rates of a search, and opening the data); memory, the peak in bytes
         while they were trained (see `peak_memory`; 0: not known); made, the machine side: device
-        and its name, threads, compile, torch.
+        and its name, threads, compile, torch. With `models`, files, where the weights lie and what
+        tells of them.
         """
         timing = read_json(folder / "0000" / "timing.json")
         tensors = load_file(folder / "0000" / "predicted.safetensors")
         rows = read_json(folder / "0000" / "scores.json")
         return [
-            {**row, **timing, "predicted": predicted, "labels": tensors["labels"]}
+            {
+                **row,
+                **timing,
+                "predicted": predicted,
+                "labels": tensors["labels"],
+                **({"files": files_of(folder / "0000", row["seed"])} if self.models else {}),
+            }
             for row, predicted in zip(rows, tensors["predicted"], strict=True)
         ]
+
+    def _write_students(
+        self, out: Path, chosen: Sequence[dict[str, Any]], taught: Taught, bench: Benchmark
+    ) -> None:
+        """Take the weights out of what is kept of students, and write them."""
+        for student in chosen:
+            told = {
+                "arch": self.arch.name,
+                "classes": list(bench.classes),
+                "channels": bench.channels,
+                "size": bench.size,
+                "preprocess": taught.preprocess.describe(),
+                "protocol": self.protocol.id,
+                "protocol_hash": self.protocol.digest(),
+                "seed": student["seed"],
+                "set": self.set_digest,
+                "accuracy": student[self.protocol.select]["test"],
+                "key": self.key(),
+            }
+            write_student(out, student["seed"], student.pop("weights"), told)
 
     def _trained(
         self, lr: float, taught: Taught, bench: Benchmark, rt: Runtime
@@ -156,7 +190,8 @@ class Score(Stage):
         checks = set(protocol.check_epochs())
         tests: list[_Test] = []
         lost: set[int] = set()  # of diverged students, which their neighbours do not feel
-        judged = _Judged(protocol, nets, taught.images, training, seeds)
+        judged = Judged(protocol, nets, taught.images, training, seeds)
+        kept = Kept(protocol.select) if self.models else None
 
         def on_epoch(done: int, loss: float) -> None:
             session.update(done, loss=loss)
@@ -170,14 +205,21 @@ class Score(Stage):
             if done in checks:
                 with judged.weights(done):
                     tests.append(_test(nets, done, taught.preprocess, bench, rt))
+                    if kept is not None:
+                        kept.see(nets, tests[-1].test, tests[-1].val)
 
         with contextlib.suppress(_AllLostError):
             train(nets, taught.images, training, seeds, on_epoch, keep=judged.keep)
         session.end()
-        return [
+        found = [
             None if i in lost else _student(protocol, seed, lr, [test.of(i) for test in tests])
             for i, seed in enumerate(seeds)
         ]
+        if kept is not None:
+            for i, student in enumerate(found):
+                if student is not None:
+                    student["weights"] = kept.weights[i]
+        return found
 
     def _taught(self, bench: Benchmark, rt: Runtime) -> Taught:
         if self.set_folder is None:
@@ -210,38 +252,6 @@ class Score(Stage):
                 f"{folder}: the set changed while it was judged ({self.set_digest} -> {found}); "
                 "judge it again"
             )
-
-
-class _Judged:
-    """The weights that students are tested with: their own, or the average of their way."""
-
-    def __init__(
-        self,
-        protocol: Protocol,
-        nets: Ensemble,
-        images: Images,
-        training: Training,
-        seeds: Sequence[int],
-    ) -> None:
-        self.protocol, self.nets = protocol, nets
-        self.images, self.training, self.seeds = images, training, seeds
-        self.progress = Progress()
-
-    def keep(self, progress: Progress) -> None:
-        """Take note of how far the training is."""
-        self.progress = progress
-
-    def weights(self, done: int) -> contextlib.AbstractContextManager[Ensemble]:
-        """The networks as they are tested after so many epochs, within a block."""
-        if self.protocol.ema is None:
-            return contextlib.nullcontext(self.nets)
-        live = "live_norms" in self.protocol.quirks
-        inputs = None if live else self._inputs(done)
-        return averaged(self.nets, self.progress.average, inputs)
-
-    def _inputs(self, epoch: int) -> Iterator[Tensor]:
-        for batches in together(self.images, self.training, self.seeds, epoch):
-            yield torch.stack([batch.images for batch in batches])
 
 
 class _AllLostError(Exception):

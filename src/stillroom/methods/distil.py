@@ -86,7 +86,10 @@ class Distil(Stage):
         wants = {name: stage.key() for name, stage in self.wants().items()}
         if not wants and not self.regularisers:
             return {}
-        fields = [r.model_dump(mode="json") for r in self.regularisers]
+        fields = [
+            {**r.model_dump(mode="json"), **code}
+            for r, code in zip(self.regularisers, self._terms_code, strict=True)
+        ]
         watch = {"watch": self.watch.model_dump(mode="json")} if self.watch else {}
         return {"regularisers": fields, "wants": wants, **watch}
 
@@ -119,6 +122,10 @@ class Distil(Stage):
     def _code(self) -> dict[str, str]:
         # Once a stage: a run may change the globals that its method names, but not its key.
         return _foreign_code(self.method)
+
+    @functools.cached_property
+    def _terms_code(self) -> list[dict[str, str]]:
+        return [_foreign_code(regulariser) for regulariser in self.regularisers]
 
     def _arch_name(self) -> str:
         return self.arch.name if self.method.uses_networks() else "none"
@@ -230,12 +237,12 @@ class _Wanted(Mapping[str, Any]):
         return len(self.stages)
 
 
-def _foreign_code(method: Method) -> dict[str, str]:
-    """Where a user's own method is and what it does: the package's digest does not cover it."""
-    cls = type(method)
+def _foreign_code(part: Method | Regulariser) -> dict[str, str]:
+    """Where a user's own class is and what it does: the package's digest does not cover it."""
+    cls = type(part)
     if cls.__module__.startswith("stillroom."):
         return {}
-    return {"class": f"{cls.__module__}:{cls.__qualname__}", "code": digest(method)[:16]}
+    return {"class": f"{cls.__module__}:{cls.__qualname__}", "code": digest(part)[:16]}
 
 
 def _tensors(synth: Synth) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Watched = Literal[
     "original-model-accuracy", "original-model-loss", "original-model-calibration-error"
 ]
+BATCH_REAL = 8196  # real images of a step of the contrastive term
 WATCH = "watch"  # the artefact whose verdict is logged, an original model
 
 
@@ -44,9 +45,7 @@ class Regulariser(Model, ABC):
     papers: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
-    def stages(
-        self, bench: dict[str, Any], arch: Arch, store: Path, slot: int
-    ) -> dict[str, Stage]:
+    def stages(self, bench: dict[str, Any], arch: Arch, store: Path, slot: int) -> dict[str, Stage]:
         """Return the artefacts that the term wants, by the names under which `term` finds them."""
 
     @abstractmethod
@@ -73,13 +72,28 @@ class Clom(Regulariser):
     num: int = Field(5, ge=1, le=1000, strict=True, description="models of each")
     schooling: NamedSchooling = Field(Schooling(), description="how they are trained")
     distance: Literal["ce", "cos"] = Field("ce", description="cross-entropy, or contrastive cosine")
-    batch_real: int = Field(8196, ge=1, strict=True, description="real images of cos, a step")
+    batch_real: int | None = Field(
+        None, ge=1, strict=True, description="real images of cos, a step; by default 8196"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default(cls, value: Any) -> Any:
+        # As the papers' page has it. Filled in, so that a key and a listing hold the number.
+        if isinstance(value, dict) and value.get("distance") == "cos":
+            return {
+                **value,
+                "batch_real": BATCH_REAL
+                if value.get("batch_real") is None
+                else value["batch_real"],
+            }
+        return value
 
     @model_validator(mode="after")
     def _fit(self) -> Clom:
         if not self.pool:
             raise ValueError("pool names no architecture")
-        if self.distance == "ce" and "batch_real" in self.model_fields_set:
+        if self.distance == "ce" and self.batch_real is not None:
             raise ValueError("batch_real belongs to distance cos")
         if len(self.weights) not in (1, len(self.pool)):
             raise ValueError(
@@ -88,9 +102,7 @@ class Clom(Regulariser):
             )
         return self
 
-    def stages(
-        self, bench: dict[str, Any], arch: Arch, store: Path, slot: int
-    ) -> dict[str, Stage]:
+    def stages(self, bench: dict[str, Any], arch: Arch, store: Path, slot: int) -> dict[str, Stage]:
         """Every model of the pool, but those of weight zero, which nothing asks."""
         from stillroom.artefacts.originals import Original
         from stillroom.nets.zoo import resolve
@@ -126,6 +138,7 @@ class Clom(Regulariser):
         model = ctx.artefacts[f"clom/{slot}/{arch}/{index}"]
         if self.distance == "ce":
             return weight * cross_entropy(ctx, model, synth.images, synth.labels)
+        assert self.batch_real is not None
         return weight * contrast(ctx, model, synth, self.batch_real, (slot, it))
 
 

@@ -286,16 +286,22 @@ def reported_grid(shown: Shown) -> Grid | None:
 
 
 def others_grid(shown: Shown) -> Grid | None:
-    """Measurements other than accuracies, at most 200."""
+    """Measurements other than accuracies, at most 200; of what was asked twice the newest."""
     rules = ("accuracy", *(f"accuracy.{rule}" for rule in SELECTIONS))
+    # A ledger keeps apart what other code, or another question beside it, measured alike.
+    newest = {_question(r): r for r in shown.records if r.metric not in rules}
     rows = []
-    for r in shown.records:
-        if r.metric not in rules:
-            value = Cell(f"{r.value:.6g} {r.unit}".strip(), f"{r.value:.9g}")
-            rows.append(Row("", (*map(text_cell, (r.metric, r.row, r.arch)), value)))
-    columns = columns_of("metric", "row", "student", numbers=["value"])
+    for r in newest.values():
+        value = Cell(f"{r.value:.6g} {r.unit}".strip(), f"{r.value:.9g}")
+        rows.append(Row("", (*map(text_cell, (r.metric, r.row, r.arch)), value, text_cell(r.note))))
+    columns = columns_of("metric", "row", "network", numbers=["value"], more=["asked of"])
     caption = "Measurements other than accuracy"
     return Grid(caption, columns, tuple(rows[:200])) if rows else None
+
+
+def _question(r: Record) -> tuple[object, ...]:
+    of = (r.metric, r.row, r.set_key, r.step, r.draw, r.seed)
+    return (*of, r.arch, r.data_digest, r.numerics, r.source, r.note)
 
 
 def _deviation(r: Record) -> Cell:

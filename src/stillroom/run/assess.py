@@ -15,7 +15,7 @@ from stillroom.artefacts.features import RealFeatures, real_rows
 from stillroom.artefacts.opened import nets_for
 from stillroom.artefacts.originals import Original, OriginalModel, opened
 from stillroom.artefacts.schooling import Schooling
-from stillroom.artefacts.stage import code_digest
+from stillroom.artefacts.stage import COMMON, code_digest
 from stillroom.artefacts.store import Store, obtain_all
 from stillroom.data.benchmarks import Benchmark
 from stillroom.distilled import Distilled, load, set_bytes, set_digest
@@ -30,16 +30,30 @@ from stillroom.nets.ensemble import Ensemble
 from stillroom.nets.zoo import Arch
 from stillroom.records import add_records
 from stillroom.run import machine as machines
+from stillroom.run.asked import first_in_words, pool_in_words
 from stillroom.run.fits import check_fits, check_read_alike
 from stillroom.run.options import Machine
 from stillroom.run.prepare import cost_of_originals, obtain_originals, originals
 from stillroom.runtime import Runtime
 from stillroom.session import Session
+from stillroom.tables import plural
 from stillroom.types import Record
 
 REAL = 100  # real images a class that features are compared with
 RANDOM_NETS = 3  # fresh networks that matching losses are averaged over
 VERSION = "assess@1"
+SOURCES = (  # what decides a number: networks, their training, every measure
+    *COMMON,
+    "artefacts/features.py",
+    "artefacts/originals.py",
+    "artefacts/schooling.py",
+    "evaluation/assessments.py",
+    "methods/distribution_matching.py",
+    "methods/gradient_distance.py",
+    "methods/original_loss.py",
+    "nets/verdicts.py",
+    "run/assess.py",
+)
 MOST_USED = 4000  # originals of one set: four architectures of a thousand
 READ_AS = {  # name -> what a person may take from it
     "original-model-accuracy": "higher: easier to recognise",
@@ -57,12 +71,13 @@ READ_AS = {  # name -> what a person may take from it
 
 @dataclass(frozen=True)
 class Measured:
-    """One number of a set: on which network, and in which unit."""
+    """One number of a set: on which network, in which unit, and `asked` of what."""
 
     name: str
     arch: str
     value: float
     unit: str
+    asked: str = ""
 
 
 def held_out(
@@ -128,11 +143,33 @@ def measured(
     real = dict(zip(first, seen, strict=True))
     rt = dataclasses.replace(rt, compile=False)
     with rt.activate():
-        found = list(_measures(made, bench, pool, real, rt))
-    asked = [[s.schooling.model_dump(mode="json"), s.arch.name, s.index] for s in stages]
-    how = sha256(canonical([VERSION, REAL, RANDOM_NETS, asked]))[:12]
+        found = [_told(m, stages) for m in _measures(made, bench, pool, real, rt)]
     key, size = set_digest(folder), set_bytes(folder)
-    return found, [_record(m, made, bench, (folder, key, size, how), rt) for m in found]
+    of = [(folder, key, size, _question(m.arch, stages)) for m in found]
+    return found, [_record(m, made, bench, one, rt) for m, one in zip(found, of, strict=True)]
+
+
+def _question(arch: str, stages: Sequence[Original]) -> str:
+    """A digest of what decides the numbers of one network beside set and data.
+
+    Not of all: the same question is the same one, whatever else was asked along with it.
+    """
+    same = [s for s in stages if s.arch.name == arch]
+    asked = [[s.schooling.model_dump(mode="json"), s.arch.name, s.index] for s in same]
+    return sha256(canonical([VERSION, REAL, RANDOM_NETS, asked]))[:12]
+
+
+def _told(m: Measured, stages: Sequence[Original]) -> Measured:
+    """The same number with what it was asked of, in words."""
+    same = [s for s in stages if s.arch.name == m.arch]
+    asked = ""
+    if m.name in VERDICTS:
+        asked = pool_in_words(same)
+    elif m.name.endswith("-matching-loss"):
+        asked = plural(RANDOM_NETS, "fresh network")
+    elif same:
+        asked = first_in_words(same)
+    return dataclasses.replace(m, asked=asked)
 
 
 def _measures(
@@ -259,7 +296,8 @@ def _record(
         seconds=0.0,
         device=rt.device.type,
         numerics="float32",
-        code=code_digest(("evaluation/assessments.py", "run/assess.py")),
+        code=code_digest(SOURCES),
         split=bench.split,
         versions={"stillroom": stillroom.__version__, "torch": torch.__version__},
+        note=m.asked,
     )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stillroom.artefacts.opened import nets_for
+from stillroom.artefacts.stage import Stage
 from stillroom.artefacts.starts import keep_start
 from stillroom.artefacts.store import Store, obtain, obtain_all
 from stillroom.data.benchmarks import Benchmark
@@ -93,6 +94,7 @@ def distil(planned: Plan, machine: Machine) -> Distilled:
     key = planned.stage.key()
     cached = planned.store.complete(key)
     if not cached and (wanted := list(planned.stage.wants().values())):
+        _say_cost(planned, machine, wanted)
         exact = dataclasses.replace(planned.rt, numerics="float32")  # as their keys say
         obtain_all(planned.store, wanted, machines.executor(machine), exact)
     data: Distilled = obtain(planned.store, planned.stage, machines.executor(machine), planned.rt)
@@ -110,6 +112,16 @@ def distil(planned: Plan, machine: Machine) -> Distilled:
         }
         publish(planned.store.folder(key), planned.out, key, run)
     return data
+
+
+def _say_cost(planned: Plan, machine: Machine, wanted: Sequence[Stage]) -> None:
+    """Say what training networks takes before it starts: it may be longer than the distillation."""
+    from stillroom.run.prepare import cost_of_originals  # which imports this module
+
+    session = planned.rt.session
+    cost, _ = cost_of_originals(wanted, planned.bench, machine, session, planned.store)
+    if cost.left:
+        session.say(cost.in_words())
 
 
 def choose_arch(arch: str | Callable[..., Any], size: int) -> Arch:

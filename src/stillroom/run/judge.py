@@ -27,6 +27,7 @@ from stillroom.run.distil import choose_arch
 from stillroom.run.estimate import Cost, seconds
 from stillroom.run.exhibits import NEIGHBOURS, write_exhibit, write_neighbours
 from stillroom.run.fits import check_protocol, check_row, full_row
+from stillroom.run.models import copy_student, file_name, refuse_others
 from stillroom.run.options import Machine
 from stillroom.run.publish import EXHIBITS
 from stillroom.run.rows import Maker, Row, baseline_rows, real_jpeg_rows, rows_of_set
@@ -51,6 +52,7 @@ class Judging:
     seeds: tuple[int, ...]
     numerics: Numerics
     students: Backend
+    models: bool
     forward: Mapping[str, float]  # FLOPs of one image, by architecture
     rt: Runtime
     store: Store
@@ -69,6 +71,8 @@ class Asked(Model):
     students: Backend = "loop"
     real_jpegs: bool = False
     real_images: bool = True
+    save_models: Path | None = None
+    force: bool = False
 
 
 def evaluate(
@@ -83,9 +87,12 @@ def evaluate(
     """Judge a set (or, with None, the full training data) and what it is compared with.
 
     Records are added to the file `ledger`, if one is given, row by row; where that is the set's
-    own, what a page shows of the students goes into its `exhibits/`.
+    own, what a page shows of the students goes into its `exhibits/`. Weights of the students go
+    into the folder that `asked.save_models` names.
     """
     how, rows = prepared(folder, bench, asked, store, machine, session)
+    if asked.save_models is not None and not asked.force:
+        refuse_others(asked.save_models, _wanted(how, rows))
     cost = cost_of(how, rows)
     if cost.seconds > WORTH_SAYING:
         session.say(cost.in_words())
@@ -107,6 +114,9 @@ def evaluate(
                 session.say(f"{ledger}: {gone} records of {same[0].row[0]} by other code replaced")
             if own is not None:
                 _exhibit(own, same, bench)
+            if asked.save_models is not None:
+                for student in same:
+                    copy_student(asked.save_models, student.name, student.score, asked.force)
     return records
 
 
@@ -193,6 +203,7 @@ def judging(
         seeds=tuple(range(seeds)),
         numerics=asked.numerics,
         students=asked.students,
+        models=asked.save_models is not None,
         forward=forward,
         rt=machines.runtime(machine, asked.numerics, work, session),
         store=store,
@@ -213,9 +224,13 @@ def student_steps(protocol: Protocol, images: int) -> int:
 
 @dataclass(frozen=True)
 class Student:
-    """One student: its row, what `Score` kept of it, and a record for every selection rule."""
+    """One student: its row, what `Score` kept of it, and a record for every selection rule.
+
+    `name` is what its files are called, where its weights are kept.
+    """
 
     row: tuple[str, int | None, int]
+    name: str
     score: dict[str, Any]
     records: list[Record]
 
@@ -228,7 +243,12 @@ def judge(how: Judging, rows: Sequence[Row]) -> list[Student]:
     stages = [stage for _, stage in wanted]
     found = obtain_all(how.store, stages, machines.executor(how.machine), how.rt)
     return [
-        Student(_table_row(row), score, _records(how, row, stage.arch, score))
+        Student(
+            _table_row(row),
+            file_name(row, stage.arch, score["seed"]),
+            score,
+            _records(how, row, stage.arch, score),
+        )
         for (row, stage), scores in zip(wanted, found, strict=True)
         for score in scores
     ]
@@ -255,6 +275,7 @@ def _score(how: Judging, row: Row, arch: Arch, seeds: tuple[int, ...]) -> Score:
         augment=row.augment if row.folder is None else "",
         set_folder=row.folder,
         store=how.store.root,
+        models=how.models,
     )
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, groupby
 from typing import Any
 
+from stillroom.artefacts.originals import Original
 from stillroom.artefacts.schooling import find_schooling
 from stillroom.artefacts.store import Store
 from stillroom.data.benchmarks import Benchmark
@@ -26,7 +28,7 @@ from stillroom.run.fits import full_row
 from stillroom.run.judge import Asked, Judging, cost_of, judge, judging, student_flops
 from stillroom.run.ledger import recorded
 from stillroom.run.options import Machine
-from stillroom.run.prepare import cost_of_originals
+from stillroom.run.prepare import cost_of_originals, originals
 from stillroom.run.rows import Maker, Row, row_of
 from stillroom.runtime import Numerics
 from stillroom.session import Session
@@ -104,21 +106,33 @@ def plan_of(
     numerics = numerics or cell.numerics
     how = _judging(cell, bench, store, machine, session, numerics)
     found = [("protocol", cell.protocol), ("numerics", numerics)]
+    used: set[str] = set()
     if cell.preset != FULL and _iterates(cell):
         planned, _ = _planned(cell, how, session)
         taken = about(seconds(planned.estimate.flops, planned.rt))
         held = " (in the store already)" if store.complete(planned.stage.key()) else ""
         found.append(("distillation", f"{planned.estimate.steps} steps, {taken}{held}"))
-        if wanted := list(planned.stage.wants().values()):
-            cost, _ = cost_of_originals(wanted, bench, machine, session, store)
+        if wanted := planned.stage.wants():
+            cost, _ = cost_of_originals(list(wanted.values()), bench, machine, session, store)
             found.append(("originals", cost.in_words()))
+        used = {stage.key() for stage in wanted.values()}
     images = cell.ipc * len(bench.classes) or len(bench.train)
     students = cell.students * len(cell.rows)
     flops = students * sum(
         student_flops(forward, how.protocol, bench, images) for forward in how.forward.values()
     )
     whole = Cost("student", students, students, flops, seconds(flops, how.rt) / machine.workers)
-    return [*found, ("students", whole.in_words())]
+    found.append(("students", whole.in_words()))
+    if cell.assess:
+        pool = originals(bench, cell.assess, MODELS + len(used), find_schooling(SCHOOLING), store)
+        free = [[s for s in some if s.key() not in used][:MODELS] for some in _by_arch(pool)]
+        cost, _ = cost_of_originals(list(chain(*free)), bench, machine, session, store)
+        found.append(("held-out originals", cost.in_words()))
+    return found
+
+
+def _by_arch(pool: Sequence[Original]) -> list[list[Original]]:
+    return [list(same) for _, same in groupby(pool, key=lambda stage: stage.arch.name)]
 
 
 def _judging(

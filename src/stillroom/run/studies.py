@@ -54,7 +54,7 @@ def _rows(plain: Cell, cell: Cell, records: Sequence[Record]) -> list[tuple[str,
             between = ""
             if d.half is not None:
                 between = f" ({percent(d.low, sign=True)} to {percent(d.high, sign=True)})"
-            told = [_held_out(line, records) for line in (bare, added)]
+            told = [_held_out(c, line, records) for c, line in ((plain, bare), (cell, added))]
             taken = [distilling(line, records) for line in (bare, added)]
             found.append(
                 (
@@ -88,10 +88,18 @@ def _of(line: Line, records: Sequence[Record]) -> list[Record]:
     ]
 
 
-def _held_out(line: Line, records: Sequence[Record]) -> float | None:
-    """What held-out original models make of a set: the mean over their architectures."""
-    some = [r.value for r in records if r.metric == ACCURACY and r.set_key in line.set_keys]
-    return sum(some) / len(some) if some else None
+def _held_out(cell: Cell, line: Line, records: Sequence[Record]) -> float | None:
+    """What held-out original models make of a set: the mean over the cell's architectures.
+
+    Not over all that somebody asked: the set's own network is not held out. Of one that was asked
+    again the newest answer counts.
+    """
+    some = {
+        (r.set_key, r.arch): r.value
+        for r in records
+        if r.metric == ACCURACY and r.set_key in line.set_keys and r.arch in cell.assess
+    }
+    return sum(some.values()) / len(some) if some else None
 
 
 def _predicts(records: Sequence[Record]) -> str:
@@ -101,7 +109,7 @@ def _predicts(records: Sequence[Record]) -> str:
         if not cell.assess:
             continue
         for line in cell.measured(records):
-            told = _held_out(line, records)
+            told = _held_out(cell, line, records)
             if told is not None:
                 points[cell.name] = (told, line.summary.mean)
     if len(points) < 4:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+import stillroom
 from stillroom.artefacts.features import RealFeatures, real_rows
-from stillroom.artefacts.schooling import Schooling
+from stillroom.artefacts.schooling import Schooling, find_schooling
 from stillroom.artefacts.store import Store
 from stillroom.data.benchmarks import Benchmark
 from stillroom.distilled import load
@@ -18,12 +20,16 @@ from stillroom.nets.ensemble import Nets
 from stillroom.nets.zoo import resolve
 from stillroom.recipe import from_preset
 from stillroom.records import read_records
-from stillroom.run.assess import RANDOM_NETS, REAL, assess, held_out
+from stillroom.report.gather import gather
+from stillroom.report.grids import others_grid
+from stillroom.run.asked import schooling_in_words
+from stillroom.run.assess import RANDOM_NETS, REAL, SOURCES, assess, held_out
 from stillroom.run.distil import distil, plan
 from stillroom.run.options import Machine
 from stillroom.run.prepare import originals
 from stillroom.runtime import Runtime
 from stillroom.session import Session
+from toy import record
 
 MACHINE = Machine(threads=1)
 
@@ -132,6 +138,81 @@ def test_another_pool_is_another_measurement(bench: Benchmark, store: Path, tmp_
     after = read_records(ledger)
     assert len(after) > len(before)
     assert after[: len(before)] == before
+
+
+def test_what_was_asked_is_in_the_records_and_on_the_page(
+    bench: Benchmark, store: Path, tmp_path: Path
+) -> None:
+    """Two runs with other questions say why they differ; the same question is asked once."""
+    folder = tmp_path / "set"
+    measured(bench, store, folder, "random")
+    ledger = folder / "records.jsonl"
+    fewer = originals(bench, ["mlp"], 1, Schooling(epochs=2, lr=0.1), Store(store))
+    again = originals(bench, ["mlp"], 2, Schooling(epochs=20, batch=8), Store(store))
+    for stages in (fewer, again):
+        assess(folder, bench, stages, Store(store), MACHINE, Session(), ledger)
+    told = {}
+    for r in read_records(ledger):
+        told.setdefault((r.metric, r.arch), []).append(r.note)
+    usual = "default+epochs=20, batch 8"
+    assert told["original-model-accuracy", "mlp"] == [
+        f"2 models trained as {usual}",
+        "1 model trained as default+epochs=2, lr 0.1",
+    ]
+    assert told["frechet-distance", "mlp"][0] == f"model 0 trained as {usual}"
+    assert told["gradient-matching-loss", "convnet1-w4"] == ["3 fresh networks"]
+    assert told["nearest-real-distance", "none"] == [""]
+    grid = others_grid(gather([folder])[0])
+    assert [c.name for c in grid.columns][-1] == "asked of"
+    shown = [tuple(cell.text for cell in row.cells) for row in grid.rows]
+    mine = [row for row in shown if row[0] == "original-model-accuracy" and row[2] == "mlp"]
+    assert [row[-1] for row in mine] == told["original-model-accuracy", "mlp"]
+    asked = [(row[0], row[2], row[-1]) for row in shown]
+    assert len(asked) == len(set(asked))
+
+
+def test_of_what_was_asked_twice_the_newest_is_shown(tmp_path: Path) -> None:
+    """An older ledger keeps apart what was measured along with other networks."""
+    from types import SimpleNamespace
+
+    of = {"metric": "original-model-accuracy", "unit": "fraction", "protocol": "assess@1"}
+    old, new = (record(v, protocol_hash=h, **of) for v, h in ((0.2, "a"), (1.0, "b")))
+    other = record(0.5, protocol_hash="c", note="3 models trained as default", **of)
+    grid = others_grid(SimpleNamespace(records=(old, new, other)))
+    assert [row.cells[3].text for row in grid.rows] == ["1 fraction", "0.5 fraction"]
+
+
+@pytest.mark.parametrize(
+    ("schooling", "words"),
+    [
+        (Schooling(), "default"),
+        (find_schooling("clom"), "clom"),
+        (find_schooling("clom+epochs=30"), "clom+epochs=30"),
+        (Schooling(epochs=5), "default+epochs=5"),
+        (find_schooling("clom").model_copy(update={"lr": 0.5}), "clom, lr 0.5"),
+    ],
+    ids=str,
+)
+def test_a_schooling_in_words(schooling: Schooling, words: str) -> None:
+    assert schooling_in_words(schooling) == words
+
+
+def test_a_record_is_of_all_code_that_decides_its_number() -> None:
+    """What the measures import is digested, but for what says, stores or chooses."""
+    root = Path(stillroom.__file__).parent
+    folders = ("evaluation", "methods", "nets", "artefacts")
+    text = (root / "run" / "assess.py").read_text(encoding="utf-8")
+    named = re.findall(r"^from stillroom\.([\w.]+) import", text, flags=re.M)
+    wanted = {f"{n.replace('.', '/')}.py" for n in named if n.split(".")[0] in folders}
+    wanted |= {"nets/verdicts.py", "nets/train.py", "nets/ensemble.py", "run/assess.py"}
+    indifferent = {
+        "artefacts/stage.py", "artefacts/store.py", "methods/regularisers.py", "nets/zoo.py",
+        "evaluation.py",
+    }  # fmt: skip
+    assert wanted - indifferent <= {*SOURCES}
+    assert "evaluation/assessments.py" in SOURCES
+    assert "nets/zoo" in SOURCES
+    assert all((root / name).exists() for name in SOURCES)
 
 
 def test_models_that_a_set_was_made_with_are_left_aside(

@@ -188,6 +188,9 @@ def test_with_and_without_clom(monkeypatch: pytest.MonkeyPatch) -> None:
         of = {**CIFAR, "row": f"{row}@9", "step": 9, "set_key": row}
         records += [record(v, i, **of) for i, v in enumerate(some)]
         told = {"metric": "original-model-accuracy", "arch": "mlp", "protocol_hash": "assess"}
+        own = {**told, "arch": "convnet3"}  # somebody asked the set's own network: not held out
+        records.append(record(0.99, 0, **{**of, **own}))
+        records.append(record(0.1, 0, **{**of, **told, "protocol_hash": "older"}))
         records.append(record(0.5 + k / 10, 0, **{**of, **told}))
         records.append(record(600.0 + 60 * k, 0, **{**of, "metric": "distillation"}))
     text = clom_study(records)

@@ -22,6 +22,8 @@ FROZEN = {
     "datm@1": "b1e6ae80ff07",
     "clom@1": "bd4e15adf031",
     "clom-released@1": "57fb837575c4",
+    "clom-plain@1": "370f81bd8546",
+    "clom-plain-released@1": "fa32ddcbea3a",
     "search@1": "c689c56b24a4",
 }
 
@@ -36,13 +38,27 @@ def test_the_rates_of_clom() -> None:
     from stillroom.evaluation.score import training_of
     from stillroom.nets.train import rate
 
-    for name, last in (("clom@1", 0.001), ("clom-released@1", 0.01)):
+    for name, last in (
+        ("clom@1", 0.001),
+        ("clom-plain@1", 0.001),
+        ("clom-released@1", 0.01),
+        ("clom-plain-released@1", 0.01),
+    ):
         training = training_of(PROTOCOLS[name], 0.01)
         assert [rate(training, e) for e in (0, 499, 500, 999)] == pytest.approx(
             [0.01, 0.01, last, last]
         )
-    assert PROTOCOLS["clom-released@1"].select == "best"
-    assert PROTOCOLS["clom-released@1"].check_epochs() == list(range(50, 1001, 50))
+    for name in ("clom-released@1", "clom-plain-released@1"):
+        assert PROTOCOLS[name].select == "best"
+        assert PROTOCOLS[name].check_epochs() == list(range(50, 1001, 50))
+
+
+@pytest.mark.parametrize("end", ["", "-released"])
+def test_plain_clom_differs_by_augmentation_alone(end: str) -> None:
+    """The released code augments only where it is told --dsa."""
+    told, plain = (PROTOCOLS[f"{name}{end}@1"] for name in ("clom", "clom-plain"))
+    named = {"name": plain.name, "augment": "none", "why": plain.why}
+    assert told.model_copy(update=named) == plain
 
 
 @pytest.mark.filterwarnings("ignore:Pydantic serializer")

@@ -21,6 +21,7 @@ from stillroom.errors import StillroomError
 from stillroom.files import read_json
 from stillroom.methods.base import Synth
 from stillroom.methods.context import RunContext
+from stillroom.methods.original_loss import contrast
 from stillroom.methods.regularisers import Clom
 from stillroom.nets.ensemble import Nets
 from stillroom.nets.zoo import resolve
@@ -75,6 +76,93 @@ def test_the_gradient_is_alpha_times_that_of_the_cross_entropy(bench: Benchmark,
     torch.testing.assert_close(term, loss, rtol=1e-6, atol=0)
     torch.testing.assert_close(found, made.images.grad, rtol=1e-5, atol=1e-12)
     assert all(torch.equal(v, before[k]) for k, v in original.weights.items())
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_the_contrastive_term_by_hand(bench: Benchmark, raw: bool) -> None:
+    """Pair by pair, on the real images that the step's key draws; its gradient by autograd."""
+    original, it, batch = model(1, raw=raw), 5, 30  # more than there are: with replacement
+    ctx, made = context(bench, {"clom/0/0/0": original}), synth(bench)
+    term = Clom(weights=(7.0,), num=1, distance="cos", batch_real=batch).term(ctx, made, it, 0)
+    term.backward()
+    found, made.images.grad = made.images.grad, None
+    rows = torch.randint(len(bench.train), (batch,), generator=ctx.rng("clom real", it))
+    assert len(rows.unique()) < batch
+    net = original.arch.build(2, 3, 8).double().eval()
+    net.load_state_dict(original.weights)
+
+    def seen(pixels):
+        shown = pixels if raw else bench.preprocess.apply(pixels)
+        return net.features(shown.double())
+
+    theirs = seen(bench.train.take(rows).double() / 255).detach()
+    mine = seen(bench.preprocess.invert(made.images))
+    same = whole = torch.zeros((), dtype=torch.float64)
+    for a, of_a in zip(mine, made.labels, strict=True):
+        for b, row in zip(theirs, rows, strict=True):
+            apart = 1 - (a @ b) / (a.norm() * b.norm())
+            whole = whole + apart
+            same = same + apart * (of_a == bench.train.labels[row])
+    loss = 7 * same / whole
+    loss.backward()
+    torch.testing.assert_close(term, loss, rtol=1e-6, atol=0)
+    torch.testing.assert_close(found, made.images.grad, rtol=1e-5, atol=1e-9)
+    assert found.abs().sum() > 0
+
+
+def test_the_contrastive_term_draws_by_step_and_is_linear_in_alpha(bench: Benchmark) -> None:
+    ctx, made = context(bench, {"clom/0/0/0": model(1)}), synth(bench)
+
+    def value(weight: float, it: int) -> float:
+        clom = Clom(weights=(weight,), num=1, distance="cos", batch_real=6)
+        return float(clom.term(ctx, made, it, 0).detach())
+
+    alone = float(contrast(ctx, ctx.artefacts["clom/0/0/0"], made, 6, (0, 2)).detach())
+    assert value(1.0, 2) == alone
+    assert value(40.0, 2) == pytest.approx(40 * alone, rel=1e-12)
+    assert 0 < alone < 1
+    assert len({value(1.0, it) for it in range(4)}) == 4
+    assert value(1.0, 3) == value(1.0, 3)
+
+
+def foreign(bench: Benchmark, store: Path) -> dict[str, Benchmark]:
+    """Benchmarks that differ from it in one thing each."""
+    from stillroom.data.benchmarks import from_arrays
+    from toy import toy_images
+
+    of = {"classes": bench.classes, "name": bench.name, "store": store}
+    tests = toy_images(seed=1)
+    one, labels = toy_images()
+    one[0, 0, 0, 0] ^= 1  # a pixel by one
+    return {
+        "images": from_arrays(*toy_images(seed=7), *tests, **of),
+        "one pixel": from_arrays(one, labels, *tests, **of),
+        "normalisation": from_arrays(*toy_images(), *tests, normalise="half", **of),
+        "none": from_arrays(*toy_images(), *tests, normalise="none", **of),
+        "size": from_arrays(*toy_images(), *tests, size=16, **of),
+    }
+
+
+def test_models_of_other_data_or_another_normalisation_are_never_taken(
+    bench: Benchmark, store: Path, tmp_path: Path
+) -> None:
+    """Though architecture, number and schooling agree: a set wants its own, and trains them."""
+    clom = Clom(weights=(1.0,), pool=("convnet1-w4",), num=2, schooling=QUICK)
+    arch = resolve("convnet1-w4")
+
+    def keys(one: Benchmark) -> set[str]:
+        return {stage.key() for stage in clom.stages(one.describe(), arch, store).values()}
+
+    others = foreign(bench, store)
+    held = [keys(one) for one in (bench, *others.values())]
+    assert len(set().union(*held)) == 2 * (1 + len(others))
+    run(bench, store, tmp_path / "own", weights=[1.0])
+    assert {p.name for p in store.glob("original-*")} == keys(bench)
+    for name in ("one pixel", "normalisation"):
+        made = run(others[name], store, tmp_path / name, weights=[1.0])
+        assert set(made.provenance["recipe"]["wants"].values()) == keys(others[name])
+    trained = {p.name for p in store.glob("original-*")}
+    assert trained == keys(bench) | keys(others["one pixel"]) | keys(others["normalisation"])
 
 
 def test_one_weight_for_all_or_one_each(bench: Benchmark) -> None:
