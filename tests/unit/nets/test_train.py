@@ -150,7 +150,10 @@ def test_stopping_is_the_start_of_the_long_way() -> None:
 # -- going on ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("training", [ADAMW, replace(PLAIN, ema=0.5), PLAIN], ids=str)
+RESUMED = {"adamw": ADAMW, "averaged": replace(PLAIN, ema=0.5), "sgd": PLAIN}
+
+
+@pytest.mark.parametrize("training", RESUMED.values(), ids=RESUMED)
 @pytest.mark.parametrize("backend", ["loop", "vmap"])
 @pytest.mark.parametrize("stop", [1, 2])
 def test_a_resumed_training_equals_a_straight_one(training, backend: str, stop: int) -> None:
