@@ -100,6 +100,14 @@ def test_every_parameter_is_in_one_group(arch, backend: str) -> None:
     assert list(map(id, whole["params"])) == list(map(id, nets.leaves()))
 
 
+@pytest.mark.parametrize(("arch", "counts"), [("resnet18", [21, 41]), ("convnet3", [4, 10])])
+def test_the_groups_have_the_sizes_of_the_reference(arch: str, counts: list[int]) -> None:
+    """`decay` and `no_decay` of the same networks in the golden numbers of EDC's zoo."""
+    made = Nets(resolve(arch), 10, 3, 32, Runtime(device=torch.device("cpu")))
+    nets = made.make(1, 0, "net")
+    assert [len(group["params"]) for group in parameter_groups(nets, 0.1, "matrices")] == counts
+
+
 def test_adamw_equals_a_naive_loop() -> None:
     """Written out with a module and two groups; the average by its definition."""
     nets = nets_of("convnet1-w8-bn")
@@ -142,7 +150,10 @@ def test_stopping_is_the_start_of_the_long_way() -> None:
 # -- going on ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("training", [ADAMW, replace(PLAIN, ema=0.5), PLAIN], ids=str)
+RESUMED = {"adamw": ADAMW, "averaged": replace(PLAIN, ema=0.5), "sgd": PLAIN}
+
+
+@pytest.mark.parametrize("training", RESUMED.values(), ids=RESUMED)
 @pytest.mark.parametrize("backend", ["loop", "vmap"])
 @pytest.mark.parametrize("stop", [1, 2])
 def test_a_resumed_training_equals_a_straight_one(training, backend: str, stop: int) -> None:
