@@ -10,6 +10,7 @@ import pytest
 import stillroom
 from stillroom.artefacts.features import RealFeatures
 from stillroom.artefacts.originals import Original
+from stillroom.artefacts.relabels import Relabel
 from stillroom.artefacts.stage import Stage
 from stillroom.artefacts.statistics import Statistics
 from stillroom.evaluation.score import Score
@@ -79,7 +80,7 @@ def covered(stage: type[Stage]) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("stage", [Distil, Score, Original, RealFeatures, Statistics])
+@pytest.mark.parametrize("stage", [Distil, Score, Original, RealFeatures, Statistics, Relabel])
 def test_everything_that_is_imported_is_a_source(stage: type[Stage]) -> None:
     own = covered(stage)
     assert all((ROOT / name).is_file() for name in own)

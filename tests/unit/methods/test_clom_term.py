@@ -86,7 +86,7 @@ def test_the_contrastive_term_by_hand(bench: Benchmark, raw: bool) -> None:
     term = Clom(weights=(7.0,), num=1, distance="cos", batch_real=batch).term(ctx, made, it, 0)
     term.backward()
     found, made.images.grad = made.images.grad, None
-    rows = torch.randint(len(bench.train), (batch,), generator=ctx.rng("clom real", it))
+    rows = torch.randint(len(bench.train), (batch,), generator=ctx.rng("clom real", 0, it))
     assert len(rows.unique()) < batch
     net = original.arch.build(2, 3, 8).double().eval()
     net.load_state_dict(original.weights)

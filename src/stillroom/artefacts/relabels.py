@@ -1,0 +1,235 @@
+"""`Relabel`: the stage in which trained networks label drawn views of a set, epoch by epoch.
+
+Source: FKD (Shen and Xing 2021, arXiv:2112.01528) as SRe2L (arXiv:2306.13092), G-VBSM
+(arXiv:2311.17950) and EDC (arXiv:2404.13733) use it; spec of the decoupled methods, section 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from stillroom.artefacts.label_header import Header, epochs_within
+from stillroom.artefacts.label_shards import Batch as Stored
+from stillroom.artefacts.label_shards import finish, write_shard
+from stillroom.artefacts.labels import Relabels
+from stillroom.artefacts.opened import open_bench
+from stillroom.artefacts.originals import Original, OriginalModel, opened
+from stillroom.artefacts.stage import COMMON, Stage
+from stillroom.artefacts.store import Store
+from stillroom.config import Model
+from stillroom.data.policy import Policy
+from stillroom.data.views import apply
+from stillroom.distilled import Distilled, load, set_digest
+from stillroom.errors import StillroomError
+from stillroom.nets.ensemble import Ensemble
+from stillroom.nets.losses import Target
+from stillroom.nets.sources import Batch
+from stillroom.nets.train import Training
+from stillroom.runtime import Runtime
+from stillroom.types import Preprocess
+
+TOGETHER = 256  # views of one forward
+SHARD_BYTES = 2**24  # of labels, about: what a killed run loses, and what is held in memory
+
+
+class RelabelSpec(Model):
+    """How many labels, of which views, stored how; teachers and set are given beside it."""
+
+    epochs: int = Field(ge=1, strict=True, description="epochs that a student is to train")
+    batch: int = Field(ge=1, strict=True, description="images a batch, which is mixed in itself")
+    policy: Policy = Field(description="crops, flips, patch shuffle and mix")
+    codec: str = Field("fp16", description="how logits are stored: fp16, int8 or topk:K")
+    budget: int | None = Field(
+        None, ge=1, strict=True, description="bytes of labels; of fewer epochs they are used again"
+    )
+    seed: int = Field(42, ge=0, strict=True, description="of the draws")
+
+
+@dataclass(frozen=True)
+class Relabel(Stage):
+    """Labels of one set by the mean of the teachers' logits, for views that are drawn again.
+
+    `set_folder` is where the set lies now, `set_digest` what it must be. Shards are epochs.
+    """
+
+    kind: ClassVar[str] = "relabels"
+    sources: ClassVar[tuple[str, ...]] = (
+        *COMMON,
+        "artefacts/relabels.py",
+        "artefacts/codecs.py",
+        "artefacts/label_header.py",
+        "artefacts/label_shards.py",
+        "artefacts/labels.py",
+    )
+
+    spec: RelabelSpec
+    teachers: tuple[Original, ...]
+    bench: dict[str, Any]
+    set_digest: str
+    images: int
+    numerics: str
+    set_folder: Path = field(compare=False)
+    store: Path = field(compare=False)
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that determines the labels; the header says it all."""
+        return {"header": self.header().model_dump(mode="json"), "numerics": self.numerics}
+
+    def about(self) -> str:
+        """What it is, for a listing."""
+        names = ", ".join(t.arch.name for t in self.teachers)
+        return f"{self.spec.epochs} epochs of set {self.set_digest[:8]} by {names}"[:120]
+
+    def header(self) -> Header:
+        """What the labels are labels of."""
+        spec, side = self.spec, int(self.bench["size"])
+        classes, batch = len(self.bench["classes"]), min(self.spec.batch, self.images)
+        kept = spec.epochs
+        if spec.budget is not None:
+            kept = epochs_within(spec.budget, self.images, classes, batch, spec.codec, spec.epochs)
+        return Header(
+            images=self.images,
+            classes=classes,
+            source=(side, side),
+            epochs=spec.epochs,
+            kept=kept,
+            batch=batch,
+            codec=spec.codec,
+            policy=spec.policy,
+            seed=spec.seed,
+            set_digest=self.set_digest,
+            teachers=tuple(t.key() for t in self.teachers),
+        )
+
+    def needs(self) -> Sequence[Stage]:
+        """The teachers."""
+        return self.teachers
+
+    def shards(self) -> int:
+        """As many as keep one below some megabytes."""
+        header = self.header()
+        return -(-header.kept // self._epochs_a_shard(header))
+
+    def make(self, shard: int, out: Path, rt: Runtime) -> None:
+        """Label the epochs of one shard.
+
+        Raises: StillroomError if the set is not the one of `set_digest` any more.
+        """
+        if set_digest(self.set_folder) != self.set_digest:
+            raise StillroomError(
+                f"{self.set_folder}: the set changed while it was labelled; label it again"
+            )
+        header = self.header()
+        each = self._epochs_a_shard(header)
+        first = shard * each
+        epochs = range(first, min(first + each, header.kept))
+        made = load(self.set_folder)
+        teachers = Teachers.open(self.teachers, made, self.bench, self.store, rt)
+        images = made.images.to(rt.device, rt.dtype)
+        rt.session.begin("relabels", header.kept, first)
+        write_shard(out, header, first, self._labelled(header, epochs, images, teachers, rt))
+        rt.session.end()
+
+    def finish(self, parts: list[Path], folder: Path) -> None:
+        """Put the shards together under one manifest."""
+        finish(folder, self.header(), parts)
+
+    def load(self, folder: Path) -> Relabels:
+        """The labels, checked."""
+        return Relabels.open(folder, images=self.images, set_digest=self.set_digest)
+
+    def _epochs_a_shard(self, header: Header) -> int:
+        each = header.coder.batch_bytes(header.images, header.classes)
+        return max(1, min(header.kept, SHARD_BYTES // each))
+
+    def _labelled(
+        self, header: Header, epochs: range, images: Tensor, teachers: Teachers, rt: Runtime
+    ) -> Iterator[Stored]:
+        for epoch in epochs:
+            for rows, drawn in header.draws(epoch):
+                views = apply(images[rows.to(images.device)], drawn)
+                yield rows, drawn, teachers.logits(views).float().cpu()
+            rt.session.update(epoch + 1)
+            rt.session.check()
+
+
+@dataclass(frozen=True)
+class Teachers:
+    """Trained networks, each shown images of a set in its own space; without gradient."""
+
+    networks: tuple[Ensemble, ...]
+    spaces: tuple[Preprocess, ...]
+    preprocess: Preprocess
+
+    @classmethod
+    def open(
+        cls,
+        stages: Sequence[Original],
+        made: Distilled,
+        described: dict[str, Any],
+        store: Path,
+        rt: Runtime,
+    ) -> Teachers:
+        """Read the networks out of the store."""
+        bench = open_bench(described, store, rt)
+        models: list[OriginalModel] = [s.load(Store(store).folder(s.key())) for s in stages]
+        return cls(
+            tuple(opened(model, bench, rt) for model in models),
+            tuple(model.space(bench) for model in models),
+            made.preprocess,
+        )
+
+    @torch.no_grad()
+    def logits(self, views: Tensor) -> Tensor:
+        """The mean over networks of their logits for views [B,ch,H,W] in the set's space: [B,C]."""
+        found = []
+        for some in views.split(TOGETHER):
+            pixels = self.preprocess.invert(some)
+            seen = [
+                net.logits(some if _same(space, self.preprocess) else space.apply(pixels).to(some))
+                for net, space in zip(self.networks, self.spaces, strict=True)
+            ]
+            found.append(torch.cat(seen).mean(0))
+        return torch.cat(found)
+
+
+def _same(a: Preprocess, b: Preprocess) -> bool:
+    return a.zca is None and b.zca is None and (a.mean, a.std) == (b.mean, b.std)
+
+
+@dataclass(frozen=True)
+class Relabelled:
+    """A set with stored labels, as the trainer takes it: the same views for every student.
+
+    images float [N,ch,H,W] in network space and of_class int64 [N], on the device.
+    """
+
+    images: Tensor
+    of_class: Tensor
+    relabels: Relabels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batches(self, training: Training, seed: int, epoch: int) -> Iterator[Batch]:
+        """The batches that were labelled, in their order, whatever the seed.
+
+        Raises: StillroomError if the training has other batches or an augmentation of its own.
+        """
+        header = self.relabels.header
+        if training.augment.words or min(training.batch, len(self)) != header.batch:
+            raise StillroomError(
+                f"labels are for batches of {header.batch} in views of their own; train with that "
+                f"batch, now {training.batch}, and without augmentation"
+            )
+        for rows, drawn, logits in self.relabels.epoch(epoch):
+            rows = rows.to(self.images.device)
+            target = Target(logits.to(self.images), "logits", self.of_class[rows])
+            yield Batch(apply(self.images[rows], drawn), target)
