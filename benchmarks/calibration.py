@@ -29,7 +29,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stillroom.evaluation.protocol import find_protocol
+from stillroom.evaluation.published import find_protocol
 from stillroom.records import read_records
 from stillroom.tables import Line, lines, percent
 from stillroom.types import Record

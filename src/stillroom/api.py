@@ -16,7 +16,7 @@ from stillroom.artefacts.store import Store
 from stillroom.data.benchmarks import Benchmark, from_arrays, from_dataset
 from stillroom.distilled import Distilled, load
 from stillroom.errors import StillroomError
-from stillroom.evaluation.protocol import find_protocol
+from stillroom.evaluation.published import find_protocol
 from stillroom.evaluation.statistics import Paired
 from stillroom.files import user_path
 from stillroom.nets.ensemble import Backend

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stillroom.evaluation.protocol import find_protocol
+from stillroom.evaluation.published import find_protocol
 from stillroom.records import read_records
 from toy import record
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from stillroom.cli import app
-from stillroom.evaluation.protocol import PROTOCOLS
+from stillroom.evaluation.published import PROTOCOLS
 from stillroom.methods import PRESETS
 from stillroom.recipe import packaged
 

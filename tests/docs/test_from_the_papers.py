@@ -14,7 +14,7 @@ import pytest
 from stillroom.artefacts.schooling import find_schooling
 from stillroom.cli import run
 from stillroom.distilled import load
-from stillroom.evaluation.protocol import find_protocol
+from stillroom.evaluation.published import find_protocol
 from stillroom.files import read_json, sha256
 from stillroom.records import LEDGER, read_records
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from golden import golden, normalise
-from stillroom.evaluation.protocol import PROTOCOLS
+from stillroom.evaluation.published import PROTOCOLS
 from stillroom.evaluation.score import training_of
 from stillroom.nets import train as trainer
 from stillroom.nets.ensemble import Nets

@@ -7,7 +7,7 @@ import pytest
 from stillroom.artefacts.schooling import SCHOOLINGS
 from stillroom.cite import PAPERS
 from stillroom.data.named import NAMED
-from stillroom.evaluation.protocol import PROTOCOLS
+from stillroom.evaluation.published import PROTOCOLS
 from stillroom.methods import METHODS, PRESETS
 from stillroom.methods.base import Outer
 from stillroom.methods.regularisers import Clom

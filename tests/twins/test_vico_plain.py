@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from stillroom.artefacts.store import Store
 from stillroom.data.benchmarks import Benchmark, DataSpec, load_benchmark
 from stillroom.distilled import load
-from stillroom.evaluation.protocol import find_protocol
+from stillroom.evaluation.published import find_protocol
 from stillroom.evaluation.score import training_of
 from stillroom.nets.ensemble import Nets
 from stillroom.nets.train import Images, train

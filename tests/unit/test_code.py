@@ -31,7 +31,7 @@ from stillroom.code import digest
 from stillroom.config import Model
 from stillroom.distilled import Distilled, load
 from stillroom.errors import StillroomError
-from stillroom.evaluation.protocol import find_protocol
+from stillroom.evaluation.published import find_protocol
 from stillroom.methods.base import Method, Optim, Outer, Synth
 from stillroom.methods.distil import Distil, _foreign_code
 from stillroom.nets.zoo import Arch, resolve

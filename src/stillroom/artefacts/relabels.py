@@ -26,7 +26,7 @@ from stillroom.artefacts.store import Store
 from stillroom.config import Model
 from stillroom.data.policy import Policy
 from stillroom.data.views import apply
-from stillroom.distilled import Distilled, load, set_digest
+from stillroom.distilled import load, set_digest
 from stillroom.errors import StillroomError
 from stillroom.nets.ensemble import Ensemble
 from stillroom.nets.losses import Target
@@ -131,7 +131,7 @@ class Relabel(Stage):
         first = shard * each
         epochs = range(first, min(first + each, header.kept))
         made = load(self.set_folder)
-        teachers = Teachers.open(self.teachers, made, self.bench, self.store, rt)
+        teachers = teachers_of(self.teachers, made.preprocess, self.bench, self.store, rt)
         images = made.images.to(rt.device, rt.dtype)
         rt.session.begin("relabels", header.kept, first)
         write_shard(out, header, first, self._labelled(header, epochs, images, teachers, rt))
@@ -150,54 +150,57 @@ class Relabel(Stage):
         return max(1, min(header.kept, SHARD_BYTES // each))
 
     def _labelled(
-        self, header: Header, epochs: range, images: Tensor, teachers: Teachers, rt: Runtime
+        self,
+        header: Header,
+        epochs: range,
+        images: Tensor,
+        teachers: Sequence[Teacher],
+        rt: Runtime,
     ) -> Iterator[Stored]:
         for epoch in epochs:
             for rows, drawn in header.draws(epoch):
                 views = apply(images[rows.to(images.device)], drawn)
-                yield rows, drawn, teachers.logits(views).float().cpu()
+                yield rows, drawn, mean_logits(teachers, views).float().cpu()
             rt.session.update(epoch + 1)
             rt.session.check()
 
 
 @dataclass(frozen=True)
-class Teachers:
-    """Trained networks, each shown images of a set in its own space; without gradient."""
+class Teacher:
+    """A trained network that is shown images of a set, in its own space; without gradient."""
 
-    networks: tuple[Ensemble, ...]
-    spaces: tuple[Preprocess, ...]
+    nets: Ensemble
+    space: Preprocess
     preprocess: Preprocess
 
-    @classmethod
-    def open(
-        cls,
-        stages: Sequence[Original],
-        made: Distilled,
-        described: dict[str, Any],
-        store: Path,
-        rt: Runtime,
-    ) -> Teachers:
-        """Read the networks out of the store."""
-        bench = open_bench(described, store, rt)
-        models: list[OriginalModel] = [s.load(Store(store).folder(s.key())) for s in stages]
-        return cls(
-            tuple(opened(model, bench, rt) for model in models),
-            tuple(model.space(bench) for model in models),
-            made.preprocess,
-        )
-
     @torch.no_grad()
-    def logits(self, views: Tensor) -> Tensor:
-        """The mean over networks of their logits for views [B,ch,H,W] in the set's space: [B,C]."""
-        found = []
-        for some in views.split(TOGETHER):
-            pixels = self.preprocess.invert(some)
-            seen = [
-                net.logits(some if _same(space, self.preprocess) else space.apply(pixels).to(some))
-                for net, space in zip(self.networks, self.spaces, strict=True)
-            ]
-            found.append(torch.cat(seen).mean(0))
-        return torch.cat(found)
+    def logits(self, x: Tensor) -> Tensor:
+        """x [B,ch,H,W] in the set's space -> logits [1,B,C]."""
+        if not _same(self.space, self.preprocess):
+            x = self.space.apply(self.preprocess.invert(x)).to(x)
+        return self.nets.logits(x)
+
+
+def teachers_of(
+    stages: Sequence[Original],
+    preprocess: Preprocess,
+    described: dict[str, Any],
+    store: Path,
+    rt: Runtime,
+) -> tuple[Teacher, ...]:
+    """The networks of the store, for images in the space of `preprocess`."""
+    bench = open_bench(described, store, rt)
+    models: list[OriginalModel] = [s.load(Store(store).folder(s.key())) for s in stages]
+    return tuple(Teacher(opened(m, bench, rt), m.space(bench), preprocess) for m in models)
+
+
+def mean_logits(teachers: Sequence[Teacher], views: Tensor) -> Tensor:
+    """The mean over teachers of their logits for views [B,ch,H,W]: [B,C]."""
+    parts = [
+        torch.cat([teacher.logits(some) for teacher in teachers]).mean(0)
+        for some in views.split(TOGETHER)
+    ]
+    return torch.cat(parts)
 
 
 def _same(a: Preprocess, b: Preprocess) -> bool:

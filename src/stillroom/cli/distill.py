@@ -240,7 +240,7 @@ def _clom(values: dict[str, Any]) -> dict[str, Any]:
 
 def _run(settle: Callable[[Benchmark], tuple[Recipe, str | None]], how: Started) -> None:
     from stillroom.cli.show import say
-    from stillroom.evaluation.protocol import find_protocol
+    from stillroom.evaluation.published import find_protocol
     from stillroom.progress import Shown
     from stillroom.run import machine as machines
     from stillroom.run.distil import distil, plan
@@ -286,7 +286,7 @@ def _run(settle: Callable[[Benchmark], tuple[Recipe, str | None]], how: Started)
 
 def _evaluate_recipe(spec: Any, planned: Any, how: Started, session: Session) -> None:
     from stillroom.cli.evaluate import judge_and_show
-    from stillroom.evaluation.protocol import find_protocol
+    from stillroom.evaluation.published import find_protocol
     from stillroom.records import LEDGER
     from stillroom.run.fits import student_of
     from stillroom.run.judge import Asked

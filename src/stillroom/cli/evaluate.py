@@ -33,7 +33,7 @@ def _evaluate(**values: Any) -> None:
     source = values["source"]
     if source is None:
         raise StillroomError("evaluate needs a SET folder, or full:DATA")
-    from stillroom.evaluation.protocol import find_protocol
+    from stillroom.evaluation.published import find_protocol
     from stillroom.progress import Shown
     from stillroom.recipe import settled
     from stillroom.records import LEDGER, read_records
@@ -51,6 +51,11 @@ def _evaluate(**values: Any) -> None:
         fields["force"] = values["force"]
     elif values["force"]:
         raise StillroomError("--force belongs to --save-models")
+    fields["teachers"] = {
+        "archs": tuple(values["teachers"] or ()),
+        "num": values["teacher_num"],
+        "schooling": values["schooling"],
+    }
     asked = settled(judges.Asked, fields, "evaluate")
     rivals = [user_path(other, "against") for other in values["against"] or ()]
     named = None if values["records"] is None else user_path(values["records"], "records")
@@ -172,6 +177,16 @@ evaluate = flags.with_signature(
             "against",
             flags.several(Path, "other sets, judged alike and compared seed by seed"),
         ),
+        flags.keyword(
+            "teachers",
+            flags.several(
+                str,
+                "networks whose labels students get, under protocols that want some [default: the "
+                "set's own]",
+            ),
+        ),
+        flags.keyword("teacher_num", flags.flag(int | None, "models of each [default: 1]")),
+        flags.keyword("schooling", flags.flag(str | None, f"how trained: {flags.SCHOOLED}")),
         flags.keyword("numerics", flags.flag(Numbers, "of the students"), "float32"),
         flags.keyword(
             "students",
@@ -275,7 +290,8 @@ def in_words(found: Paired | None) -> str:
 
 def _list_protocols() -> None:
     from stillroom.cli.show import rows, say
-    from stillroom.evaluation.protocol import PROTOCOLS, QUIRKS
+    from stillroom.evaluation.protocol import QUIRKS
+    from stillroom.evaluation.published import PROTOCOLS
 
     heads = ("protocol", "epochs", "rate", "schedule", "augmentation", "labels", "headline", "n")
     cells = []

@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from stillroom.config import DSA, Grown
-from stillroom.errors import StillroomError, suggest
+from stillroom.config import Grown, Model
+from stillroom.data.policy import Policy
 from stillroom.files import canonical, sha256
 from stillroom.nets.schedules import SLOWED, Schedule
 
@@ -32,7 +32,23 @@ _BELONGS: dict[str, tuple[str, tuple[str, ...]]] = {
     "t_squared": ("loss", ("kl",)),
 }
 """Fields that something reads only under some values of another field."""
+TAUGHT = ("relabels", "teachers")  # labels that trained networks give, of drawn views
+WHOLE = 64  # px: up to here RDED's mosaics are single crops
 MAX_EPOCHS = 100_000
+
+
+class View(Model):
+    """How images are shown to a student that learns what teachers say of the very view."""
+
+    scale: tuple[float, float] = Field(description="least and most area of a crop")
+    flip: bool = True
+    mix: Literal["none", "cutmix", "mixup"] = "cutmix"
+    shuffle: bool = Field(False, description="shuffle the cells of a mosaic: 2 a side above 64 px")
+
+    def policy(self, size: int) -> Policy:
+        """How views of images of `size` pixels are drawn."""
+        cells = 2 if self.shuffle and size > WHOLE else 1
+        return Policy(size=size, scale=self.scale, flip=self.flip, mix=self.mix, shuffle=cells)
 
 
 class Protocol(Grown):
@@ -55,6 +71,7 @@ class Protocol(Grown):
         "t_squared",
         "ema",
         "pieces",
+        "view",
     )
 
     name: str
@@ -83,8 +100,11 @@ class Protocol(Grown):
     ema: float | None = Field(None, description="decay of averaged weights, which are tested")
     pieces: int = Field(1, description="forward passes that a batch is split into")
     augment: str = Field(description="a strategy, or 'set': the one that the set names")
-    labels: Literal["any", "hard", "logits"] = Field(
-        "any", description="kinds of labels that it takes; 'any': soft ones by cross-entropy"
+    view: View | None = Field(None, description="of relabels and teachers")
+    labels: Literal["any", "hard", "logits", "relabels", "teachers"] = Field(
+        "any",
+        description="kinds of labels that it takes; 'any': soft ones by cross-entropy; relabels: "
+        "stored logits of teachers; teachers: their logits as the student is trained",
     )
     select: Selection = "last"
     checks: int = Field(description="times that a student is tested, evenly spaced, last included")
@@ -116,13 +136,19 @@ class Protocol(Grown):
             default = type(self).model_fields[name].default
             if getattr(self, name) != default and getattr(self, by) not in values:
                 raise ValueError(f"{name} belongs to {by} {', '.join(values)}")
-        if (self.loss == "ce") == (self.labels == "logits"):
-            raise ValueError("labels: logits is for losses other than ce, which need them")
+        if (self.loss == "ce") == (self.labels in ("logits", *TAUGHT)):
+            raise ValueError("labels of teachers are for losses other than ce, which need them")
+        if (self.labels in TAUGHT) != (self.view is not None):
+            raise ValueError("view belongs to labels: relabels or teachers, which need one")
+        if self.view is not None and self.augment != "none":
+            raise ValueError("augment: none, where teachers see views")
         return self
 
     @property
     def id(self) -> str:
         """`name@version`, as records quote it, with what was changed of the published one."""
+        from stillroom.evaluation.published import PROTOCOLS
+
         published = PROTOCOLS.get(f"{self.name}@{self.version}")
         changed = published is not None and published.epochs != self.epochs
         return f"{self.name}@{self.version}" + (f"+epochs={self.epochs}" if changed else "")
@@ -142,200 +168,3 @@ class Protocol(Grown):
         if not self.milestones:  # a field that came later; without it a protocol is what it was
             del fields["milestones"]
         return sha256(canonical(fields))[:12]
-
-
-_VICO = {
-    "version": 1,
-    "batch": 256,
-    "lr": 0.01,
-    "schedule": "drop",
-    "labels": "hard",
-    "checks": 5,
-    "seeds": 5,
-    "quirks": ("one_extra_epoch", "optim_reset_at_drop"),
-}
-_CLOM = {
-    "version": 1,
-    "epochs": 1000,
-    "batch": 256,
-    "lr": 0.01,
-    "augment": DSA,
-    "labels": "hard",
-    "checks": 20,
-    "papers": ("lu2023pretrained",),
-}
-PROTOCOLS: dict[str, Protocol] = {
-    f"{p.name}@{p.version}": p
-    for p in (
-        Protocol(
-            name="quick",
-            version=1,
-            epochs=100,  # chosen by benchmarks/calibration.py, and frozen since
-            batch=256,
-            lr=0.02,
-            schedule="cosine",
-            augment="set",
-            checks=1,
-            seeds=3,
-            why="A short student for the loop of everyday work: the set's own augmentation (its "
-            "baselines get the same), cosine rate, last epoch. Not a published protocol: it orders "
-            "sets as vico@1 does, some points lower; compare its numbers with each other only.",
-        ),
-        Protocol.model_validate(
-            {
-                **_VICO,
-                "name": "vico",
-                "epochs": 1000,
-                "augment": DSA,
-                "papers": ("zhao2021dsa", "zhao2023dm"),
-                "why": "How DSA and DM are judged in their papers: a long student with one "
-                "kind of augmentation drawn a batch, fixed rate, hard labels, last epoch.",
-            }
-        ),
-        Protocol.model_validate(
-            {
-                **_VICO,
-                "name": "vico-plain",
-                "epochs": 300,
-                "augment": "none",
-                "papers": ("zhao2021dc",),
-                "why": "How DC is judged in its paper: as vico, shorter and without augmentation.",
-            }
-        ),
-        Protocol.model_validate(
-            {
-                **_VICO,
-                "name": "mtt",
-                "epochs": 1000,
-                "lr": "set",
-                "rates": (0.01,),
-                "augment": DSA,
-                "papers": ("cazenavette2022mtt",),
-                "why": "How trajectory matching is judged in its paper: as vico, with the rate "
-                "that the set learned (0.01 for a set, or a baseline, that learned none).",
-            }
-        ),
-        Protocol.model_validate(
-            {
-                **_VICO,
-                "name": "datm",
-                "epochs": 1000,
-                "batch": 128,
-                "lr": "set",
-                "rates": (0.01,),
-                "augment": DSA,
-                "labels": "any",
-                "papers": ("guo2024datm",),
-                "why": "How DATM and PAD are judged: as mtt, with batches of 128 and soft "
-                "labels where the set learned them. The papers quote the best of the checkpoints "
-                "of a distillation, chosen on the test images; here a checkpoint is what it is.",
-            }
-        ),
-        Protocol.model_validate(
-            {
-                **_CLOM,
-                "name": "clom",
-                "schedule": "steps",
-                "milestones": (500,),
-                "seeds": 5,
-                "why": "How CLOM validates a set, as intended: 1,000 epochs with one kind of "
-                "augmentation drawn a batch, a tenth of the rate from epoch 500 on, last epoch.",
-            }
-        ),
-        Protocol.model_validate(
-            {
-                **_CLOM,
-                "name": "clom-released",
-                "schedule": "constant",
-                "select": "best",
-                "seeds": 1,
-                "quirks": ("never_decays", "best_on_test"),
-                "why": "How the released code of CLOM validates a set: the rate never drops, and "
-                "the best of its twenty tests on the test images is quoted, of one student. Its "
-                "numbers flatter every row; compare them with each other only.",
-            }
-        ),
-        Protocol.model_validate(
-            {
-                **_CLOM,
-                "name": "clom-plain",
-                "augment": "none",
-                "schedule": "steps",
-                "milestones": (500,),
-                "seeds": 5,
-                "why": "As clom, without augmentation: how the code of CLOM validates a set where "
-                "it is not told --dsa, as intended.",
-            }
-        ),
-        Protocol.model_validate(
-            {
-                **_CLOM,
-                "name": "clom-plain-released",
-                "augment": "none",
-                "schedule": "constant",
-                "select": "best",
-                "seeds": 1,
-                "quirks": ("never_decays", "best_on_test"),
-                "why": "As clom-released, without augmentation: how the released code of CLOM "
-                "validates a set where it is not told --dsa. Compare its numbers with each other "
-                "only.",
-            }
-        ),
-        Protocol(
-            name="search",
-            version=1,
-            epochs=100,
-            batch=256,
-            lr="search",
-            rates=(0.005, 0.01, 0.02, 0.05, 0.1),
-            schedule="cosine",
-            augment="set",
-            select="val",
-            checks=4,
-            seeds=3,
-            why="As quick, with the rate and the epoch chosen on validation images, for a set and "
-            "its baselines alike, so that neither owes its place to a rate that suits it. A rate "
-            "at which a student diverges is out of its search. It needs validation images "
-            "(--val 0.1).",
-        ),
-    )
-}
-
-
-def find_protocol(name: str) -> Protocol:
-    """Look a protocol up by `name@version`, or by name for the newest version.
-
-    `name@version+epochs=N` is that protocol with N epochs, its drops at the same shares of them:
-    another hash, and another name.
-    Raises: StillroomError with the known names.
-    """
-    if not isinstance(name, str):
-        raise StillroomError(f"protocol={name!r} must be text, such as 'quick@1'")
-    base, plus, change = name.partition("+")
-    found = PROTOCOLS.get(base)
-    if found is None:
-        versions = [p for p in PROTOCOLS.values() if p.name == base]
-        if not versions:
-            raise StillroomError(
-                f"protocol={name[:80]!r} is unknown; known: {', '.join(PROTOCOLS)}"
-                f"{suggest(base, PROTOCOLS)}"
-            )
-        found = max(versions, key=lambda p: p.version)
-    return _changed(found, name, change) if plus else found
-
-
-def _changed(protocol: Protocol, name: str, change: str) -> Protocol:
-    field, _, value = change.partition("=")
-    count = int(value) if value.isascii() and value.isdigit() and len(value) < 7 else 0
-    if field != "epochs" or not 1 <= count <= MAX_EPOCHS:
-        raise StillroomError(
-            f"protocol={name[:80]!r}: only +epochs=N can be changed, N in 1..{MAX_EPOCHS}"
-        )
-    share = count / protocol.epochs
-    changed = {
-        "epochs": count,
-        "checks": min(protocol.checks, count),
-        "milestones": tuple(round(m * share) for m in protocol.milestones),
-        "warmup": round(protocol.warmup * share),
-    }
-    return protocol.model_copy(update=changed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,35 +15,27 @@ from torch import Tensor
 
 import stillroom
 from stillroom.artefacts.opened import nets_for, open_bench, real_images
+from stillroom.artefacts.originals import Original
+from stillroom.artefacts.relabels import Relabel, RelabelSpec, teachers_of
 from stillroom.artefacts.stage import COMMON, Stage
+from stillroom.artefacts.store import Store
 from stillroom.data.augment import parse
 from stillroom.data.benchmarks import Benchmark
 from stillroom.data.source import ImageSource
 from stillroom.distilled import load, set_digest
 from stillroom.errors import StillroomError
+from stillroom.evaluation.lessons import Taught, of_set, online, relabelled
 from stillroom.evaluation.protocol import Protocol
 from stillroom.evaluation.students import Judged, Kept, files_of, write_student
 from stillroom.files import read_json, write_atomic, write_json
 from stillroom.nets.ensemble import Backend, Ensemble
 from stillroom.nets.losses import Objective
-from stillroom.nets.sources import Images
 from stillroom.nets.train import Training, predict, train
 from stillroom.nets.zoo import Arch
 from stillroom.runtime import Numerics, Runtime, environment, forget_peak, peak_memory
 from stillroom.types import LabelKind, Preprocess
 
 FULL = "full"
-
-
-@dataclass(frozen=True)
-class Taught:
-    """What students learn from: images in network space, and how the set wants them used."""
-
-    images: Images
-    kind: LabelKind
-    preprocess: Preprocess
-    augment: str
-    lr: float | None
 
 
 @dataclass(frozen=True)
@@ -63,7 +55,15 @@ class Score(Stage):
         *COMMON,
         "evaluation/score.py",
         "evaluation/protocol.py",
+        "evaluation/published.py",
         "evaluation/students.py",
+        "evaluation/lessons.py",
+        "artefacts/relabels.py",
+        "artefacts/codecs.py",
+        "artefacts/label_header.py",
+        "artefacts/label_shards.py",
+        "artefacts/labels.py",
+        "nets/teaching.py",
     )
 
     protocol: Protocol
@@ -77,11 +77,15 @@ class Score(Stage):
     set_folder: Path | None = field(compare=False)
     store: Path = field(compare=False)
     models: bool = False
+    teachers: tuple[Original, ...] = ()  # of protocols whose labels they give
+    images: int = 0  # of the set, for those
 
     def identity(self) -> dict[str, Any]:
         """Everything that determines the accuracies."""
         own = {"augment": self.augment} if self.set_folder is None else {}  # a set has its own
-        more = {"models": True} if self.models else {}  # it came later; without it keys are as ever
+        more: dict[str, Any] = {"models": True} if self.models else {}  # later; keys stay without
+        if self.teachers:
+            more["teachers"] = [teacher.key() for teacher in self.teachers]
         return {
             **own,
             **more,
@@ -99,6 +103,27 @@ class Score(Stage):
         row = FULL if self.set_folder is None else f"set {self.set_digest[:8]}"
         seeds = ", ".join(map(str, self.seeds))
         return f"{row}, {self.protocol.id}, {self.arch.name}, student {seeds}"
+
+    def needs(self) -> Sequence[Stage]:
+        """Labels, or the teachers that give them."""
+        return (self.relabel(),) if self.protocol.labels == "relabels" else self.teachers
+
+    def relabel(self) -> Relabel:
+        """The stage of the stored labels that the protocol asks for, of this set."""
+        p = self.protocol
+        assert p.view is not None
+        assert self.set_folder is not None
+        policy = p.view.policy(int(self.bench["size"]))
+        return Relabel(
+            spec=RelabelSpec(epochs=p.passes, batch=p.batch, policy=policy),
+            teachers=self.teachers,
+            bench=self.bench,
+            set_digest=self.set_digest,
+            images=self.images,
+            numerics="float32",
+            set_folder=self.set_folder,
+            store=self.store,
+        )
 
     def make(self, shard: int, out: Path, rt: Runtime) -> None:
         """Train the students (at every rate that is searched) and write how they were tested.
@@ -229,21 +254,17 @@ class Score(Stage):
         self._refuse_another(self.set_folder)
         data = load(self.set_folder)
         self._refuse_another(self.set_folder)
-        images = data.images.to(rt.device, rt.dtype)
-        labels = data.labels.to(rt.device)
-        labels = labels.to(rt.dtype) if labels.is_floating_point() else labels
-        return Taught(
-            Images(
-                lambda rows: images[rows.to(images.device)],
-                labels,
-                bench.size,
-                data.of_class.to(rt.device),
-            ),
-            data.label_kind,
-            data.preprocess,
-            data.augment,
-            data.lr,
-        )
+        taught = of_set(data, rt)
+        if self.protocol.view is None:
+            return taught
+        if self.protocol.labels == "relabels":
+            stage = self.relabel()
+            stored = stage.load(Store(self.store).folder(stage.key()))
+            return replace(taught, images=relabelled(data, stored, rt), kind="logits")
+        exact = replace(rt, numerics="float32", compile=False)
+        teachers = teachers_of(self.teachers, data.preprocess, self.bench, self.store, exact)
+        policy = self.protocol.view.policy(bench.size)
+        return replace(taught, images=online(data, policy, teachers, rt), kind="logits")
 
     def _refuse_another(self, folder: Path) -> None:
         found = set_digest(folder)

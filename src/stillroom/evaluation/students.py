@@ -15,7 +15,7 @@ from stillroom.evaluation.protocol import Protocol, Selection
 from stillroom.files import write_atomic, write_json
 from stillroom.nets.averaging import averaged
 from stillroom.nets.ensemble import Ensemble
-from stillroom.nets.sources import Images
+from stillroom.nets.sources import Source
 from stillroom.nets.train import Progress, Training, together
 
 Weights = dict[str, Tensor]
@@ -28,7 +28,7 @@ class Judged:
         self,
         protocol: Protocol,
         nets: Ensemble,
-        images: Images,
+        images: Source,
         training: Training,
         seeds: Sequence[int],
     ) -> None:

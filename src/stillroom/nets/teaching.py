@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from stillroom.errors import StillroomError
-from stillroom.nets.ensemble import Ensemble
 from stillroom.nets.losses import Target
 from stillroom.nets.sources import Batch, Images
 from stillroom.nets.train import Training
@@ -19,6 +19,13 @@ View = Callable[[Tensor, int, int, int], Tensor]
 
 Image i of what it gives is image i of what it takes, with others mixed in where it mixes.
 """
+
+
+class Teaching(Protocol):
+    """Whoever says what an image is, an `Ensemble` for one."""
+
+    def logits(self, x: Tensor) -> Tensor:
+        """x [B,ch,H,W] -> logits [K,B,C] of K networks."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,7 @@ class OnlineTeachers:
     """
 
     images: Images
-    teachers: tuple[Ensemble, ...]
+    teachers: tuple[Teaching, ...]
     view: View
 
     def batches(self, training: Training, seed: int, epoch: int) -> Iterator[Batch]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from stillroom.config import DSA
 from stillroom.errors import StillroomError
-from stillroom.evaluation.protocol import find_protocol
+from stillroom.evaluation.published import find_protocol
 from stillroom.evaluation.score import FULL
 from stillroom.evaluation.statistics import Summary
 from stillroom.recipe import from_preset

@@ -11,7 +11,8 @@ from stillroom.data.benchmarks import GIVEN, Benchmark, reopen
 from stillroom.data.named import NAMED
 from stillroom.distilled import Distilled, load
 from stillroom.errors import StillroomError
-from stillroom.evaluation.protocol import PROTOCOLS, Protocol
+from stillroom.evaluation.protocol import Protocol
+from stillroom.evaluation.published import PROTOCOLS
 from stillroom.evaluation.score import FULL
 from stillroom.nets.zoo import canonical as canonical_name
 from stillroom.run.rows import Row, rows_of_set

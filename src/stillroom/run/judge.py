@@ -12,11 +12,12 @@ from typing import Any
 from pydantic import Field
 
 from stillroom.artefacts.opened import nets_for
+from stillroom.artefacts.originals import Original
 from stillroom.artefacts.stage import code_digest
 from stillroom.artefacts.store import Store, obtain_all
 from stillroom.config import Model
 from stillroom.data.benchmarks import Benchmark
-from stillroom.distilled import load
+from stillroom.distilled import Distilled, load
 from stillroom.evaluation.protocol import SELECTIONS, Protocol, Selection
 from stillroom.evaluation.score import Score
 from stillroom.nets.ensemble import Backend
@@ -31,6 +32,7 @@ from stillroom.run.models import copy_student, file_name, refuse_others
 from stillroom.run.options import Machine
 from stillroom.run.publish import EXHIBITS
 from stillroom.run.rows import Maker, Row, baseline_rows, real_jpeg_rows, rows_of_set
+from stillroom.run.teachers import Faculty, digest, faculty
 from stillroom.runtime import Numerics, Runtime
 from stillroom.session import Session
 from stillroom.types import Record
@@ -53,6 +55,7 @@ class Judging:
     numerics: Numerics
     students: Backend
     models: bool
+    teachers: tuple[Original, ...]
     forward: Mapping[str, float]  # FLOPs of one image, by architecture
     rt: Runtime
     store: Store
@@ -73,6 +76,7 @@ class Asked(Model):
     real_images: bool = True
     save_models: Path | None = None
     force: bool = False
+    teachers: Faculty = Faculty()
 
 
 def evaluate(
@@ -132,7 +136,7 @@ def prepared(
     made = None if folder is None else load(folder)
     rows = [full_row(bench)] if folder is None else rows_of_set(folder, asked.steps)
     images = len(bench.train) if made is None else len(made)
-    how = judging(bench, asked, store, machine, session, images)
+    how = judging(bench, asked, store, machine, session, images, made)
     for row in rows:
         check_row(row, bench, asked.protocol)
     if made is not None:
@@ -181,9 +185,18 @@ def _exhibit(folder: Path, students: Sequence[Student], bench: Benchmark) -> Non
 
 
 def judging(
-    bench: Benchmark, asked: Asked, store: Store, machine: Machine, session: Session, images: int
+    bench: Benchmark,
+    asked: Asked,
+    store: Store,
+    machine: Machine,
+    session: Session,
+    images: int,
+    made: Distilled | None = None,
 ) -> Judging:
-    """Settle everything that all rows share. `images` of a row only sizes the work."""
+    """Settle everything that all rows share. `images` of a row only sizes the work.
+
+    `made` is the set whose own teachers teach, where the protocol wants some and nobody names them.
+    """
     # By name: of a network asked for twice every student would count twice.
     chosen = tuple({a.name: a for a in (choose_arch(n, bench.size) for n in asked.archs)}.values())
     protocol = asked.protocol
@@ -204,6 +217,7 @@ def judging(
         numerics=asked.numerics,
         students=asked.students,
         models=asked.save_models is not None,
+        teachers=faculty(asked.teachers, made, protocol, bench, store),
         forward=forward,
         rt=machines.runtime(machine, asked.numerics, work, session),
         store=store,
@@ -276,6 +290,8 @@ def _score(how: Judging, row: Row, arch: Arch, seeds: tuple[int, ...]) -> Score:
         set_folder=row.folder,
         store=how.store.root,
         models=how.models,
+        teachers=how.teachers,
+        images=row.images if how.teachers else 0,
     )
 
 
@@ -302,7 +318,7 @@ def _record(
         augment=row.augment if how.protocol.augment == "set" else how.protocol.augment,
         family=row.family,
         set_seed=row.set_seed,
-        labels=row.labels,
+        labels=f"{how.protocol.labels}:{digest(how.teachers)}" if how.teachers else row.labels,
         step=row.step,
         draw=row.draw,
         protocol=how.protocol.id,

@@ -13,7 +13,7 @@ from stillroom.artefacts.store import Store
 from stillroom.data.benchmarks import Benchmark
 from stillroom.distilled import load
 from stillroom.errors import StillroomError, suggest
-from stillroom.evaluation.protocol import find_protocol
+from stillroom.evaluation.published import find_protocol
 from stillroom.evaluation.score import FULL
 from stillroom.evaluation.statistics import Summary, summarise
 from stillroom.files import read_json

@@ -34,7 +34,7 @@ class Row:
 
     `folder` is None for the full training data. `digest` identifies what students see, `family`
     the set's recipe but for its seed, which is `set_seed`, `augment` what the set wants students to
-    be trained with, `labels` the kind of label that it has.
+    be trained with, `labels` the kind of label that it has, `images` how many images.
     """
 
     name: str
@@ -48,6 +48,7 @@ class Row:
     family: str = ""
     set_seed: int | None = None
     labels: LabelKind = "hard"
+    images: int = 0
 
 
 def row_of(
@@ -61,7 +62,7 @@ def row_of(
         family = sha256(canonical({k: v for k, v in recipe.items() if k != "seed"}))[:16]
     seen = (set_digest(folder), set_bytes(folder), data.augment, family)
     set_seed = seed if family else None
-    return Row(name, folder, ipc, step, draw, *seen, set_seed, data.label_kind)
+    return Row(name, folder, ipc, step, draw, *seen, set_seed, data.label_kind, len(data))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from scipy import stats
 
 from stillroom.config import DSA
 from stillroom.errors import StillroomError
-from stillroom.evaluation.protocol import find_protocol
+from stillroom.evaluation.published import find_protocol
 from stillroom.evaluation.statistics import Summary, summarise
 from stillroom.methods import PRESETS
 from stillroom.run.cells import CELLS, Cell, agrees

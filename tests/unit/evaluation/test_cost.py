@@ -10,7 +10,7 @@ import pytest
 
 from stillroom.artefacts.store import Store
 from stillroom.cli import run
-from stillroom.evaluation.protocol import find_protocol
+from stillroom.evaluation.published import find_protocol
 from stillroom.records import read_records
 from stillroom.run.judge import STEP, Asked, cost_of, judge, prepared
 from stillroom.run.options import Machine

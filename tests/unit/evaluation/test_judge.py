@@ -12,7 +12,8 @@ from stillroom.artefacts.store import Store
 from stillroom.data.benchmarks import from_arrays
 from stillroom.distilled import load, set_bytes, set_digest
 from stillroom.errors import StillroomError
-from stillroom.evaluation.protocol import Protocol, find_protocol
+from stillroom.evaluation.protocol import Protocol
+from stillroom.evaluation.published import find_protocol
 from stillroom.evaluation.score import Score
 from stillroom.nets.zoo import resolve
 from stillroom.recipe import from_preset

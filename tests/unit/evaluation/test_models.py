@@ -13,7 +13,7 @@ from stillroom.artefacts.store import Store
 from stillroom.cli import run
 from stillroom.distilled import load
 from stillroom.errors import StillroomError
-from stillroom.evaluation.protocol import find_protocol
+from stillroom.evaluation.published import find_protocol
 from stillroom.evaluation.students import Kept
 from stillroom.nets.zoo import resolve
 from stillroom.recipe import from_preset

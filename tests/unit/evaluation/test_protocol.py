@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from stillroom.cite import PAPERS
 from stillroom.config import DSA
 from stillroom.errors import StillroomError
-from stillroom.evaluation.protocol import PROTOCOLS, QUIRKS, Protocol, find_protocol
+from stillroom.evaluation.protocol import QUIRKS, Protocol
+from stillroom.evaluation.published import PROTOCOLS, find_protocol
 
 # A number in the ledger quotes these: a protocol that changes gets another version.
 FROZEN = {

@@ -17,7 +17,8 @@ from stillroom.data.benchmarks import Benchmark, from_arrays
 from stillroom.distilled import Distilled, load, set_digest
 from stillroom.errors import StillroomError
 from stillroom.evaluation import score
-from stillroom.evaluation.protocol import Protocol, find_protocol
+from stillroom.evaluation.protocol import Protocol
+from stillroom.evaluation.published import find_protocol
 from stillroom.evaluation.score import FULL, Score, training_of
 from stillroom.nets.losses import Objective
 from stillroom.nets.sources import Images
