@@ -27,6 +27,7 @@ SMALL = {
     "resnet18": "convnet1-w2",
     "lenet": "convnet2-w4",
 }
+SCHOOLED = "clom+epochs=3"  # of 150
 COMMANDS = [
     (page.stem, found)
     for page in PAGES
@@ -55,6 +56,10 @@ def shortened(command: str, root: Path) -> list[str]:
     for flag in ("--num", "--model-num", "--ipc", "--steps", "--seeds"):
         if flag in words:
             words[words.index(flag) + 1] = "1"
+    for flag, short in (("--originals", SCHOOLED), ("--recipe", SCHOOLED), ("--epochs", "3")):
+        if flag in words:
+            assert words[words.index(flag) + 1] in ("clom", "150")
+            words[words.index(flag) + 1] = short
     if words[0] == "distill":
         words += [] if "--steps" in words else ["--steps", "1"]
         words += ["--arch", "convnet1-w4", "--out", f"{root}/{sha256(command)[:8]}"]
@@ -80,7 +85,7 @@ def originals(root: Path) -> list[dict[str, Any]]:
 def check_prepared(words: list[str], root: Path) -> None:
     (arch,) = values_of(words, "--arch")
     made = [m for m in originals(root) if m["arch"] == arch]
-    assert find_schooling("clom").model_dump(mode="json") in [m["schooling"] for m in made]
+    assert find_schooling(SCHOOLED).model_dump(mode="json") in [m["schooling"] for m in made]
 
 
 def check_distilled(words: list[str], root: Path) -> None:
@@ -103,7 +108,7 @@ def check_distilled(words: list[str], root: Path) -> None:
     pool = values_of(words, "--models-pool")
     assert term["weights"] == [float(alpha) for alpha in values_of(words, "--alphas")]
     assert term["pool"] == pool
-    assert term["schooling"] == find_schooling("clom").model_dump(mode="json")
+    assert term["schooling"] == find_schooling(SCHOOLED).model_dump(mode="json")
     assert len(recipe["wants"]) == len(pool)
     assert {*pool} <= {m["arch"] for m in originals(root)}
 
