@@ -70,11 +70,11 @@ class Smoothness(Regulariser):
     kind: Literal["smoothness"] = "smoothness"
     weight: float = Field(1.0, ge=0, description="of the term")
 
-    def stages(self, bench: dict[str, Any], arch: Arch, store: Path) -> dict[str, Stage]:
+    def stages(self, bench: dict[str, Any], arch: Arch, store: Path, slot: int) -> dict[str, Stage]:
         """Nothing is needed."""
         return {}
 
-    def term(self, ctx: Context, synth: Synth, it: int) -> Tensor | None:
+    def term(self, ctx: Context, synth: Synth, it: int, slot: int) -> Tensor | None:
         """None, where there is nothing to add."""
         if self.weight == 0:
             return None

@@ -93,3 +93,29 @@ def test_what_bytes_buy_is_what_the_ledger_says() -> None:
     for name, ipc, held, told in rows:
         line = ledger()["cifar10", ipc, name, "quick@1", "bf16"]
         assert (held, told) == (size(line.bytes), interval(line)), (name, ipc)
+
+
+DC = re.compile(
+    r"^\| (dc|dsa) \| (\d+) \| [\d.]+ ± [\d.]+ \| ([\d.]+ \([^|]+\)) after (\d+) of [\d,]+ steps \|$"
+)
+DC_TEXT = {  # number in the text under the table -> row, protocol
+    "24.3 (23.2 to 25.4)": ("dsa@100", "vico@1"),
+    "16.2 (14.9 to 17.6": ("random", "vico@1"),
+    "22.6 (22.2 to 23.1)": ("class-mean", "vico@1"),
+    "14.8 (13.5 to 16.1": ("random", "vico-plain@1"),
+    "23.2 (22.8 to 23.6)": ("class-mean", "vico-plain@1"),
+}
+
+
+def test_numbers_of_gradient_matching_are_lines_of_the_ledger() -> None:
+    rows, held = told_in("methods/dc.md", DC), ledger()
+    assert rows
+    for name, ipc, told, steps in rows:
+        protocol = "vico@1" if name == "dsa" else "vico-plain@1"
+        s = held["cifar10", ipc, f"{name}@{steps}", protocol, "float32"].summary
+        assert told == f"{percent(s.mean)} ({percent(s.low)} to {percent(s.high)})"
+    text = (ROOT / "docs" / "methods" / "dc.md").read_text(encoding="utf-8")
+    for told, (name, protocol) in DC_TEXT.items():
+        s = held["cifar10", "1", name, protocol, "float32"].summary
+        assert f"{percent(s.mean)} ({percent(s.low)} to {percent(s.high)})".startswith(told)
+        assert told in text

@@ -104,8 +104,8 @@ from stillroom.methods.regularisers import Regulariser
 class Own(Regulariser):
     kind: str = "own"
     size: float = 1.0
-    def stages(self, bench, arch, store): return {{}}
-    def term(self, ctx, synth, it): {body}
+    def stages(self, bench, arch, store, slot): return {{}}
+    def term(self, ctx, synth, it, slot): {body}
 class Unfinished(Regulariser):
     pass
 """

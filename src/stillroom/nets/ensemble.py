@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, grad_and_value, stack_module_state, vmap
 
 from stillroom.errors import StillroomError
+from stillroom.nets.precomputed import precomputed
 from stillroom.nets.zoo import Arch, feature_function
 from stillroom.rng import global_rng
 from stillroom.runtime import Runtime
@@ -389,26 +390,6 @@ class _Features(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.compute(x)
-
-
-class Precomputed(torch.autograd.Function):
-    """A scalar whose gradient is already known: the door between compiled code and autograd."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, value: Tensor, slope: Tensor) -> Tensor:
-        ctx.save_for_backward(slope)
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, None, None]:
-        (slope,) = ctx.saved_tensors
-        return outputs[0] * slope, None, None
-
-
-def precomputed(x: Tensor, value: Tensor, slope: Tensor) -> Tensor:
-    """The scalar `value`, whose gradient with respect to x is `slope`."""
-    result: Tensor = Precomputed.apply(x, value, slope)  # type: ignore[no-untyped-call]
-    return result
 
 
 def _padded(x: Tensor, size: int) -> list[Tensor]:
