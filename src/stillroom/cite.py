@@ -53,6 +53,44 @@ PAPERS = {
   booktitle = {International Conference on Machine Learning},
   year      = {2009}
 }""",
+    "yin2023sre2l": """@inproceedings{yin2023sre2l,
+  title     = {Squeeze, Recover and Relabel: Dataset Condensation at {ImageNet} Scale From A New
+               Perspective},
+  author    = {Yin, Zeyuan and Xing, Eric and Shen, Zhiqiang},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2023},
+  note      = {arXiv:2306.13092}
+}""",
+    "yin2024cda": """@article{yin2024cda,
+  title     = {Dataset Distillation in Large Data Era},
+  author    = {Yin, Zeyuan and Shen, Zhiqiang},
+  journal   = {arXiv preprint},
+  year      = {2023},
+  note      = {arXiv:2311.18838}
+}""",
+    "shao2024gvbsm": """@inproceedings{shao2024gvbsm,
+  title     = {Generalized Large-Scale Data Condensation via Various Backbone and Statistical
+               Matching},
+  author    = {Shao, Shitong and Yin, Zeyuan and Zhou, Muxin and Zhang, Xindong and Shen, Zhiqiang},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year      = {2024},
+  note      = {arXiv:2311.17950}
+}""",
+    "shao2024edc": """@inproceedings{shao2024edc,
+  title     = {Elucidating the Design Space of Dataset Condensation},
+  author    = {Shao, Shitong and Zhou, Zikai and Chen, Huanran and Shen, Zhiqiang},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2024},
+  note      = {arXiv:2404.13733}
+}""",
+    "sun2024rded": """@inproceedings{sun2024rded,
+  title     = {On the Diversity and Realism of Distilled Dataset: An Efficient Dataset Distillation
+               Paradigm},
+  author    = {Sun, Peng and Shi, Bei and Yu, Daiwei and Lin, Tao},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year      = {2024},
+  note      = {arXiv:2312.03526}
+}""",
     "sener2018coreset": """@inproceedings{sener2018coreset,
   title     = {Active Learning for Convolutional Neural Networks: A Core-Set Approach},
   author    = {Sener, Ozan and Savarese, Silvio},

@@ -96,7 +96,8 @@ def test_what_bytes_buy_is_what_the_ledger_says() -> None:
 
 
 DC = re.compile(
-    r"^\| (dc|dsa) \| (\d+) \| [\d.]+ ± [\d.]+ \| ([\d.]+ \([^|]+\)) after (\d+) of [\d,]+ steps \|$"
+    r"^\| (dc|dsa) \| (\d+) \| [\d.]+ ± [\d.]+ \| ([\d.]+ \([^|]+\)) after (\d+) "
+    r"of [\d,]+ steps \|$"
 )
 DC_TEXT = {  # number in the text under the table -> row, protocol
     "24.3 (23.2 to 25.4)": ("dsa@100", "vico@1"),

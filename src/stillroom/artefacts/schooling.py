@@ -54,16 +54,6 @@ class Schooling(Grown):
             raise ValueError(f"must be fewer than the {epochs} epochs of the schedule")
         return value
 
-    @field_validator("augment")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        from stillroom.data.augment import parse  # imports torch, which --help does without
-
-        try:
-            return parse(value).text
-        except StillroomError as error:
-            raise ValueError(str(error)) from None
-
     @model_validator(mode="after")
     def _read(self) -> Schooling:
         if (self.schedule == "steps") != bool(self.milestones):
@@ -151,6 +141,10 @@ def changed(base: Schooling, values: dict[str, Any]) -> Schooling:
 
     Milestones go where another schedule is named. Raises: StillroomError naming the field.
     """
+    if isinstance(values.get("augment"), str):
+        from stillroom.data.augment import parse  # imports torch, which --help does without
+
+        values = {**values, "augment": parse(values["augment"]).text}
     share = values["epochs"] / base.epochs if isinstance(values.get("epochs"), int) else 1.0
     scaled = {
         "milestones": tuple(sorted({max(1, round(m * share)) for m in base.milestones})),

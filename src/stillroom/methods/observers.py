@@ -106,9 +106,11 @@ def observer(ctx: Context, number: int, which: Literal["all", "norms"]) -> Obser
         nets = opened(model, ctx.bench, ctx.rt)
         found = [w for w in layers(nets.nets.skeleton) if which == "all" or w.kind == "norm"]
         if not found:
+            lacks = "BatchNorm" if which == "norms" else "convolution and no BatchNorm"
+            remedy = ", or --layers all" if which == "norms" else ""
             raise StillroomError(
-                f"arch={model.arch.name} has no BatchNorm whose statistics could be compared; use "
-                "--observers with one that has (convnet-bn, resnet18-bn), or --layers all"
+                f"arch={model.arch.name} has no {lacks} whose input could be compared; name "
+                f"--observers that have (convnet-bn, resnet18-bn){remedy}"
             )
         return Observer(number, ctx, model, nets, tuple(found), patch_side(ctx.bench.size))
 

@@ -116,7 +116,12 @@ class StatisticsMatching(Method):
         "class", description="of images in batches: class by class, or one of each class in turn"
     )
     augment: str = Field("crop_flip", description="what students should be trained with")
-    papers: ClassVar[tuple[str, ...]] = ("shao2024edc", "shao2024gvbsm", "yin2023sre2l")
+    papers: ClassVar[tuple[str, ...]] = (
+        "shao2024edc",
+        "shao2024gvbsm",
+        "yin2023sre2l",
+        "yin2024cda",
+    )
 
     def name(self) -> str:
         """The preset that it is nearest to."""

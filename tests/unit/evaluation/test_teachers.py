@@ -1,0 +1,154 @@
+"""Protocols whose labels are those of trained networks: stored, or as students are trained."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from stillroom.artefacts.executor import Serial
+from stillroom.artefacts.labels import Relabels
+from stillroom.artefacts.originals import opened
+from stillroom.artefacts.relabels import teachers_of
+from stillroom.artefacts.store import Store, obtain
+from stillroom.data.augment import parse
+from stillroom.data.benchmarks import Benchmark
+from stillroom.distilled import load
+from stillroom.errors import StillroomError
+from stillroom.evaluation.lessons import online
+from stillroom.evaluation.published import PROTOCOLS, find_protocol
+from stillroom.nets.train import Training
+from stillroom.recipe import from_preset
+from stillroom.run.distil import distil, plan
+from stillroom.run.judge import Asked, evaluate, prepared
+from stillroom.run.options import Machine
+from stillroom.run.teachers import Faculty, faculty
+from stillroom.runtime import Runtime
+from stillroom.session import Session
+from stillroom.tables import lines
+
+MACHINE = Machine(threads=1)
+STORED = find_protocol("edc@1+epochs=4")
+ONLINE = find_protocol("edc-cifar10@1+epochs=4")
+
+
+@pytest.fixture
+def made(bench: Benchmark, store: Path, tmp_path: Path) -> Path:
+    """A recovered set: its provenance names the network that it was recovered by."""
+    given = {
+        "outer": {"steps": 2},
+        "arch": "convnet1-w4",
+        "method": {"observers": ["auto", "convnet2-w4"], "schooling": {"epochs": 2, "batch": 8}},
+    }
+    recipe, _ = from_preset("edc", "toy", 2, given)
+    folder = tmp_path / "set"
+    distil(plan(recipe, bench, MACHINE, Session(), store=Store(store), out=folder), MACHINE)
+    return folder
+
+
+def asked(protocol, **more: Any) -> Asked:
+    return Asked(protocol=protocol, archs=("convnet1-w4",), seeds=2, **more)
+
+
+@pytest.mark.parametrize("protocol", [STORED, ONLINE], ids=lambda p: p.name)
+def test_a_set_and_its_baselines_have_one_kind_of_labels(
+    bench: Benchmark, store: Path, made: Path, protocol
+) -> None:
+    """The set's own networks teach all rows, random images too."""
+    found = evaluate(made, bench, asked(protocol, baselines=True), Store(store), MACHINE, Session())
+    kinds = {r.labels for r in found}
+    assert len(kinds) == 1
+    assert kinds.pop().startswith(f"{protocol.labels}:")
+    rows = {line.row: line for line in lines(found)}
+    assert rows["edc@2"].gap is not None
+    assert rows["random"].summary.n == 5
+    again = evaluate(made, bench, asked(protocol), Store(store), MACHINE, Session())
+    assert [r.value for r in again] == [r.value for r in found if r.row == "edc@2"]
+
+
+def test_stored_labels_are_those_of_the_sets_networks(
+    bench: Benchmark, store: Path, made: Path
+) -> None:
+    evaluate(made, bench, asked(STORED), Store(store), MACHINE, Session())
+    (folder,) = [p for p in store.glob("relabels-*") if p.suffix != ".part"]
+    stored = Relabels.open(folder)
+    assert (stored.header.epochs, stored.header.batch, stored.header.images) == (4, 4, 4)
+    assert stored.header.policy.scale == (0.5, 1.0)
+    data = load(made)
+    wants = data.provenance["recipe"]["wants"]
+    assert list(stored.header.teachers) == [wants["observer/0"], wants["observer/1"]]
+
+
+def test_online_teachers_say_what_they_say_of_the_view(
+    bench: Benchmark, store: Path, made: Path
+) -> None:
+    data, rt = load(made), Runtime(torch.device("cpu"))
+    stages = faculty(Faculty(), data, ONLINE, bench, Store(store))
+    models = [obtain(Store(store), stage, Serial(), rt) for stage in stages]
+    teachers = teachers_of(stages, data.preprocess, bench.describe(), store, rt)
+    source = online(data, ONLINE.view.policy(bench.size), teachers, rt)
+    training = Training(
+        epochs=4, batch=4, lr=1e-3, momentum=0.9, weight_decay=0.0, schedule="constant",
+        augment=parse("none"),
+    )  # fmt: skip
+    seen = {(s, e): list(source.batches(training, s, e)) for s in (0, 1) for e in (0, 1)}
+    for (batch,) in seen.values():
+        said = [opened(m, bench, rt).logits(batch.images)[0] for m in models]
+        assert torch.allclose(batch.target.labels, torch.stack(said).mean(0), atol=1e-5)
+    firsts = [batch.images.sum().item() for (batch,) in seen.values()]
+    assert len(set(firsts)) == 4, "every student and epoch has views of its own"
+    (again,) = source.batches(training, 1, 1)
+    assert torch.equal(again.images, seen[1, 1][0].images)
+
+
+def test_named_teachers_take_the_place_of_the_sets_own(
+    bench: Benchmark, store: Path, made: Path
+) -> None:
+    given = Faculty(archs=("mlp",), num=2, schooling="default+epochs=2+batch=8")
+    how, _ = prepared(made, bench, asked(STORED, teachers=given), Store(store), MACHINE, Session())
+    assert [(t.arch.name, t.index, t.schooling.epochs) for t in how.teachers] == [
+        ("mlp", 0, 2), ("mlp", 1, 2),
+    ]  # fmt: skip
+
+
+def test_who_cannot_be_told_is_one_line(
+    bench: Benchmark, store: Path, made: Path, tmp_path: Path
+) -> None:
+    data = load(made)
+    recipe, _ = from_preset("random", "toy", 2, {})
+    plain = tmp_path / "plain"
+    distil(plan(recipe, bench, MACHINE, Session(), store=Store(store), out=plain), MACHINE)
+    own = data.provenance["recipe"]
+    foreign = {
+        "the set names none": load(plain),
+        "cannot be told": replace(
+            data,
+            provenance={"recipe": {**own, "method": {**own["method"], "observers": ["nope"]}}},
+        ),
+        "num=10": replace(
+            data, provenance={"recipe": {**own, "method": {**own["method"], "num": 10**9}}}
+        ),
+    }
+    for told, some in foreign.items():
+        with pytest.raises(StillroomError, match=told):
+            faculty(Faculty(), some, STORED, bench, Store(store))
+    with pytest.raises(StillroomError, match="no full-data row"):
+        faculty(Faculty(), None, STORED, bench, Store(store))
+    with pytest.raises(StillroomError, match="--teachers belong to protocols"):
+        faculty(Faculty(archs=("mlp",)), data, find_protocol("quick@1"), bench, Store(store))
+    with pytest.raises(StillroomError, match="belong to --teachers"):
+        faculty(Faculty(num=2), data, STORED, bench, Store(store))
+
+
+def test_published_protocols_of_teachers_are_whole() -> None:
+    taught = {p.id: p for p in PROTOCOLS.values() if p.view is not None}
+    assert sorted(taught) == [
+        "edc-cifar10@1", "edc-released@1", "edc@1", "gvbsm-cifar10@1", "sre2l@1",
+    ]  # fmt: skip
+    assert json.loads(taught["edc@1"].model_dump_json())["view"]["mix"] == "cutmix"
+    sides = {s: taught["edc@1"].view.policy(s).size for s in (8, 224)}
+    assert sides == {8: 8, 224: 224}
