@@ -268,7 +268,8 @@ def test_students_are_tested_with_averaged_weights(quirks, bench, store, monkeyp
             average = [value.clone() for value in progress.average]
             kept.append((average, [value.clone() for value in nets.member(0)[1].values()]))
 
-    train(nets, images, training, [0], keep=keep)
+    with RT.activate():  # with as many threads as the stage
+        train(nets, images, training, [0], keep=keep)
     assert len(seen) == len(kept) == 3
     for tested, (average, buffers) in zip(seen, kept, strict=True):
         assert all(map(torch.equal, tested[: len(average)], average))

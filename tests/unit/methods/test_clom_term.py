@@ -151,7 +151,7 @@ def test_models_of_other_data_or_another_normalisation_are_never_taken(
     arch = resolve("convnet1-w4")
 
     def keys(one: Benchmark) -> set[str]:
-        return {stage.key() for stage in clom.stages(one.describe(), arch, store).values()}
+        return {stage.key() for stage in clom.stages(one.describe(), arch, store, 0).values()}
 
     others = foreign(bench, store)
     held = [keys(one) for one in (bench, *others.values())]
