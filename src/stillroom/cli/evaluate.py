@@ -98,13 +98,15 @@ def _show_cost(
     with shown.interruptible():
         for path, what in wanted:
             how, rows = judges.prepared(path, bench, what, store, machine, shown)
-            cost = judges.cost_of(how, rows)
+            cost, taught = judges.cost_of(how, rows), judges.cost_of_teachers(how)
             pairs = [
                 ("rows", ", ".join(dict.fromkeys(row.name for row in rows))),
                 ("networks", ", ".join(arch.name for arch in how.archs)),
                 ("students", cost.in_words()),
                 ("work", f"{cost.flops / 1e12:.2f} TFLOP, {what.numerics} on {how.rt.device}"),
             ]
+            if taught is not None:
+                pairs.insert(2, ("teachers", taught.in_words()))
             what_for = path or f"full:{bench.name}"
             key_values(f"{what_for} under {what.protocol.id} (estimates; nobody trained)", pairs)
 

@@ -30,6 +30,7 @@ from stillroom.run.exhibits import NEIGHBOURS, write_exhibit, write_neighbours
 from stillroom.run.fits import check_protocol, check_row, full_row
 from stillroom.run.models import copy_student, file_name, refuse_others
 from stillroom.run.options import Machine
+from stillroom.run.prepare import cost_of_originals
 from stillroom.run.publish import EXHIBITS
 from stillroom.run.rows import Maker, Row, baseline_rows, real_jpeg_rows, rows_of_set
 from stillroom.run.teachers import Faculty, digest, faculty
@@ -97,6 +98,9 @@ def evaluate(
     how, rows = prepared(folder, bench, asked, store, machine, session)
     if asked.save_models is not None and not asked.force:
         refuse_others(asked.save_models, _wanted(how, rows))
+    taught = cost_of_teachers(how)
+    if taught is not None and taught.left:
+        session.say(taught.in_words())
     cost = cost_of(how, rows)
     if cost.seconds > WORTH_SAYING:
         session.say(cost.in_words())
@@ -145,6 +149,13 @@ def prepared(
         rows += baseline_rows(maker, made.ipc) if asked.baselines else []
         rows += real_jpeg_rows(maker, made.ipc, budget) if asked.real_jpegs else []
     return how, rows
+
+
+def cost_of_teachers(how: Judging) -> Cost | None:
+    """Count the teachers that are not in the store; None where nobody teaches."""
+    if not how.teachers:
+        return None
+    return cost_of_originals(how.teachers, how.bench, how.machine, how.rt.session, how.store)[0]
 
 
 def cost_of(how: Judging, rows: Sequence[Row]) -> Cost:

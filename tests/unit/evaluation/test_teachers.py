@@ -24,7 +24,7 @@ from stillroom.evaluation.published import PROTOCOLS, find_protocol
 from stillroom.nets.train import Training
 from stillroom.recipe import from_preset
 from stillroom.run.distil import distil, plan
-from stillroom.run.judge import Asked, evaluate, prepared
+from stillroom.run.judge import Asked, cost_of_teachers, evaluate, prepared
 from stillroom.run.options import Machine
 from stillroom.run.teachers import Faculty, faculty
 from stillroom.runtime import Runtime
@@ -113,6 +113,17 @@ def test_named_teachers_take_the_place_of_the_sets_own(
     assert [(t.arch.name, t.index, t.schooling.epochs) for t in how.teachers] == [
         ("mlp", 0, 2), ("mlp", 1, 2),
     ]  # fmt: skip
+    cost = cost_of_teachers(how)
+    assert cost is not None
+    assert (cost.total, cost.left) == (2, 2)
+    own, _ = prepared(made, bench, asked(STORED), Store(store), MACHINE, Session())
+    cost = cost_of_teachers(own)
+    assert cost is not None
+    assert cost.left == 0, "those that recovered the set are there"
+    plain, _ = prepared(
+        made, bench, asked(find_protocol("quick@1")), Store(store), MACHINE, Session()
+    )
+    assert cost_of_teachers(plain) is None
 
 
 def test_who_cannot_be_told_is_one_line(
