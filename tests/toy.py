@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from stillroom.session import Session
 from stillroom.types import Record
 
 
@@ -47,3 +48,16 @@ def record(value: float, seed: int = 0, **fields: Any) -> Record:
         "split": "given",
     }
     return Record(**{**usual, **fields})
+
+
+class StopAfter(Session):
+    """Presses Ctrl-C at the n-th update that it sees."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.left = n
+
+    def update(self, done: int, **metrics: float) -> None:
+        self.left -= 1
+        if not self.left:
+            self.stop.set()

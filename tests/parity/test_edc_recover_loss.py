@@ -111,7 +111,7 @@ def test_loss_gradient_and_averages(golden: Golden, mode: str, patch: int) -> No
                 assert max_rel(memory[f"{name}.{statistic}"], theirs) <= 1e-5
                 assert max_rel(shown[statistic], theirs) <= 1e-5
             terms.append(
-                distances.averaged([(w, distances.apart(shown, aim)) for w, aim in aims[name]])
+                distances.weighted([(w, distances.apart(shown, aim)) for w, aim in aims[name]])
             )
         assert max_rel(torch.stack(terms), golden.take(f"{mode}.r_feature")[t]) <= 1e-5
         total = first * terms[0] + sum(terms[1:])

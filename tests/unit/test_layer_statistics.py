@@ -21,7 +21,8 @@ from stillroom.nets.ensemble import Nets
 from stillroom.nets.hooks import Sums, layers, patch_side
 from stillroom.nets.zoo import Arch, resolve
 from stillroom.runtime import Runtime
-from stillroom.session import Interrupted, Session
+from stillroom.session import Interrupted
+from toy import StopAfter
 
 ARCH = "convnet2-w4-bn"
 
@@ -110,19 +111,6 @@ def test_only_one_number_depends_on_the_batch(bench: Benchmark, store: Path) -> 
         if not torch.allclose(value, found[16].tensors[name], rtol=1e-5, atol=1e-7)
     }
     assert differ == {"batch_var", "batch_patch_var"}
-
-
-class StopAfter(Session):
-    """Presses Ctrl-C in the n-th batch that it sees."""
-
-    def __init__(self, n: int) -> None:
-        super().__init__()
-        self.left = n
-
-    def update(self, done: int, **metrics: float) -> None:
-        self.left -= 1
-        if not self.left:
-            self.stop.set()
 
 
 def test_a_stopped_pass_goes_on_to_the_same_bytes(

@@ -28,6 +28,7 @@ from stillroom.run.distil import distil, plan
 from stillroom.run.options import Machine
 from stillroom.runtime import Runtime
 from stillroom.session import Interrupted, Session
+from toy import StopAfter
 
 POLICY = Policy(size=8, scale=(0.5, 1.0), mix="cutmix")
 
@@ -98,19 +99,6 @@ def test_a_stored_batch_run_through_the_teachers_gives_the_stored_logits(
     stored = torch.cat([logits for _, _, logits in found.epoch(0)])
     again = torch.cat([logits for _, _, logits in found.epoch(1)])
     assert not torch.allclose(stored, again, atol=1e-2), "every epoch has views of its own"
-
-
-class StopAfter(Session):
-    """Presses Ctrl-C in the n-th epoch that it sees."""
-
-    def __init__(self, n: int) -> None:
-        super().__init__()
-        self.left = n
-
-    def update(self, done: int, **metrics: float) -> None:
-        self.left -= 1
-        if not self.left:
-            self.stop.set()
 
 
 def test_stopped_labelling_goes_on_to_the_same_bytes(

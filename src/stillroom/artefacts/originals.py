@@ -7,6 +7,7 @@ whose distillation is guided, and judged, by models of the original data.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,7 +26,7 @@ from stillroom.errors import StillroomError
 from stillroom.files import read_json, write_atomic, write_json
 from stillroom.nets.ensemble import Ensemble
 from stillroom.nets.train import Progress, Training, predict, train
-from stillroom.nets.zoo import Arch
+from stillroom.nets.zoo import Arch, resolve
 from stillroom.runtime import Numerics, Runtime
 from stillroom.types import Preprocess
 
@@ -119,6 +120,21 @@ class Original(Stage):
             curve=tuple((int(epoch), float(value)) for epoch, value in told["curve"]),
             seconds=float(read_json(part / "timing.json")["seconds"]),
         )
+
+
+def pool_of(
+    names: Sequence[str],
+    num: int,
+    schooling: Schooling,
+    bench: dict[str, Any],
+    arch: Arch,
+    store: Path,
+) -> list[Original]:
+    """`num` models of every named network, "auto" being `arch`: network by network."""
+    chosen = [arch if name == "auto" else resolve(name) for name in names]
+    return [
+        Original(schooling, bench, one, i, "float32", store) for one in chosen for i in range(num)
+    ]
 
 
 class _Work:

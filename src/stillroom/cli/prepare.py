@@ -52,7 +52,13 @@ def _statistics(**values: Any) -> None:
         if rt is None:
             return
         made = obtain_statistics(
-            models, values["by_class"], values["batch"], values["augment"], machine, store, rt
+            models,
+            values["by_class"],
+            values["seen_batch"],
+            values["seen_augment"],
+            machine,
+            store,
+            rt,
         )
     for stage, seen, size in made:
         kinds = [layer.kind for layer in seen.layers]
@@ -136,8 +142,8 @@ _command(
     "Sum up what the layers of trained networks are given by the real images, in one pass.",
     "default",
     [
-        flags.keyword("by_class", flags.flag(bool, "also of every class [default: True]"), True),
-        flags.keyword("batch", flags.flag(int, "images a batch"), 64),
-        flags.keyword("augment", flags.flag(str, "augmentation of the images"), "none"),
+        flags.keyword("by_class", flags.flag(bool, "also of every class"), True),
+        flags.keyword("seen_batch", flags.flag(int, "images a batch of the pass"), 64),
+        flags.keyword("seen_augment", flags.flag(str, "augmentation in the pass"), "none"),
     ],
 )

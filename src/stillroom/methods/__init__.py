@@ -38,6 +38,14 @@ def _selection(rule: str, about: str) -> Preset:
 
 _MATCHING = {"steps": 1000, "images": {"kind": "sgd", "lr": 0.1, "momentum": 0.5}}
 _ADAM = {"kind": "adam", "lr": 0.05, "momentum": 0.5, "beta2": 0.9, "schedule": "cosine"}
+_NORMS = {
+    "observers": ("convnet-bn",),
+    "layers": "norms",
+    "targets": "whole",
+    "momentum": 0.0,
+    "init": "noise",
+    "order": "cycled",
+}
 PRESETS: dict[str, Preset] = {
     "dm": Preset(
         "distribution_matching",
@@ -60,31 +68,13 @@ PRESETS: dict[str, Preset] = {
     "sre2l": Preset(
         "statistics_matching",
         "recover (SRe2L): noise that a network classifies and whose norms see real statistics",
-        {
-            "observers": ("convnet-bn",),
-            "layers": "norms",
-            "targets": "whole",
-            "momentum": 0.0,
-            "first": 10.0,
-            "init": "noise",
-            "order": "cycled",
-            "views": {"crop": 0.08},
-        },
+        {**_NORMS, "views": {"crop": 0.08}},
         {"steps": 1000, "images": {**_ADAM, "lr": 0.25}},
     ),
     "cda": Preset(
         "statistics_matching",
         "recover (CDA): as sre2l, with crops that begin as whole images",
-        {
-            "observers": ("convnet-bn",),
-            "layers": "norms",
-            "targets": "whole",
-            "momentum": 0.0,
-            "first": 10.0,
-            "init": "noise",
-            "order": "cycled",
-            "views": {"crop": 0.08, "curriculum": "cosine"},
-        },
+        {**_NORMS, "views": {"crop": 0.08, "curriculum": "cosine"}},
         {"steps": 1000, "images": {**_ADAM, "lr": 0.25}},
     ),
     "gvbsm": Preset(

@@ -172,6 +172,10 @@ class Method(Model, ABC):
         """Image forwards of one step, a backward counted as two: sizes plans, never results."""
         return 3.0 * classes * ipc
 
+    def networks(self) -> tuple[str, ...]:
+        """The networks that a step shows images to, "auto" being the recipe's; sizes plans."""
+        return ("auto",)
+
     def images_held(self, classes: int, ipc: int) -> int | None:
         """Images whose activations are in memory at once, at most; sizes plans, never results.
 
@@ -182,10 +186,6 @@ class Method(Model, ABC):
     def name(self) -> str:
         """What tables call the method: the preset it is, else its kind."""
         return str(getattr(self, "kind", type(self).__name__)).rpartition(":")[2]
-
-    def tiles(self, size: int) -> int:
-        """Smaller pictures a side of every image of `size` pixels; 1: it is one picture."""
-        return 1
 
     def augment_name(self) -> str:
         """The augmentation that a student of the set should be trained with."""

@@ -195,7 +195,6 @@ class Distil(Stage):
             augment=self.method.augment_name(),
             arch=self._arch_name(),
             lr=float(tensors["lr"]) if "lr" in tensors else None,
-            tiles=self.method.tiles(self.bench["size"]),
             storage=self.storage,
             data=described,
             provenance={

@@ -69,13 +69,12 @@ class Mosaics(Method):
         """The preset."""
         return "rded"
 
-    def tiles(self, size: int) -> int:
-        """Crops a side of an image of the set."""
-        return self.crops.cells(size)
-
     def stages(self, bench: dict[str, Any], arch: Arch, store: Path) -> dict[str, Stage]:
         """The networks that score."""
-        return scorers(self.observers, self.schooling, bench, arch, store)
+        from stillroom.artefacts.originals import pool_of
+
+        models = pool_of(self.observers, 1, self.schooling, bench, arch, store)
+        return {f"observer/{k}": model for k, model in enumerate(models)}
 
     def start(self, ctx: Context, rows: Tensor) -> Synth:
         """Choose and compose, class by class."""
@@ -87,17 +86,3 @@ class Mosaics(Method):
     def loss(self, ctx: Context, synth: Synth, it: int) -> Iterator[Tensor]:
         """Nothing is optimised."""
         return iter(())
-
-
-def scorers(
-    names: tuple[str, ...], schooling: Schooling, bench: dict[str, Any], arch: Arch, store: Path
-) -> dict[str, Stage]:
-    """One trained network of every name, as "observer/<k>"."""
-    from stillroom.artefacts.originals import Original
-    from stillroom.nets.zoo import resolve
-
-    pool = [arch if name == "auto" else resolve(name) for name in names]
-    return {
-        f"observer/{k}": Original(schooling, bench, one, 0, "float32", store)
-        for k, one in enumerate(pool)
-    }

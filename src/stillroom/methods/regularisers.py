@@ -104,15 +104,13 @@ class Clom(Regulariser):
 
     def stages(self, bench: dict[str, Any], arch: Arch, store: Path, slot: int) -> dict[str, Stage]:
         """Every model of the pool, but those of weight zero, which nothing asks."""
-        from stillroom.artefacts.originals import Original
-        from stillroom.nets.zoo import resolve
+        from stillroom.artefacts.originals import pool_of
 
-        pool = [arch if name == "auto" else resolve(name) for name in self.pool]
+        models = pool_of(self.pool, self.num, self.schooling, bench, arch, store)
         return {
-            f"clom/{slot}/{a}/{i}": Original(self.schooling, bench, one, i, "float32", store)
-            for a, one in enumerate(pool)
-            for i in range(self.num)
-            if self.weight(a)
+            f"clom/{slot}/{k // self.num}/{k % self.num}": model
+            for k, model in enumerate(models)
+            if self.weight(k // self.num)
         }
 
     def weight(self, arch: int) -> float:

@@ -104,6 +104,6 @@ def flatness(logits: Tensor, averaged: Tensor, tau: float, released: bool) -> Te
     return F.kl_div(q, p, reduction="batchmean", log_target=True)
 
 
-def averaged(values: Sequence[tuple[float, Tensor]]) -> Tensor:
+def weighted(values: Sequence[tuple[float, Tensor]]) -> Tensor:
     """The weighted sum of scalar terms; those of weight zero are left out."""
     return torch.stack([weight * value for weight, value in values if weight]).sum()

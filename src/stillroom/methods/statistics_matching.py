@@ -147,16 +147,10 @@ class StatisticsMatching(Method):
 
     def stages(self, bench: dict[str, Any], arch: Arch, store: Path) -> dict[str, Stage]:
         """The observers, and where the data are looked at, what their layers are given by them."""
-        from stillroom.artefacts.originals import Original
+        from stillroom.artefacts.originals import pool_of
         from stillroom.artefacts.statistics import Statistics
-        from stillroom.nets.zoo import resolve
 
-        pool = [arch if name == "auto" else resolve(name) for name in self.observers]
-        models = [
-            Original(self.schooling, bench, one, i, "float32", store)
-            for one in pool
-            for i in range(self.num)
-        ]
+        models = pool_of(self.observers, self.num, self.schooling, bench, arch, store)
         found: dict[str, Stage] = {f"observer/{k}": model for k, model in enumerate(models)}
         if self.layers == "all":
             by_class = self.targets in ("classes", "each")
@@ -167,6 +161,10 @@ class StatisticsMatching(Method):
     def image_forwards(self, classes: int, ipc: int) -> float:
         """A forward and a backward of all images; with the term for flatness a forward more."""
         return (3.0 + (self.flat.weight > 0)) * classes * ipc
+
+    def networks(self) -> tuple[str, ...]:
+        """The observers."""
+        return self.observers
 
     def images_held(self, classes: int, ipc: int) -> int:
         """A chunk."""
@@ -211,7 +209,7 @@ class StatisticsMatching(Method):
             released = self.flat.form == "released"
             term = distances.flatness(logits, theirs, self.flat.tau, released)
             terms.append((self.flat.weight, term))
-        yield distances.averaged(terms + self._priors(synth))
+        yield distances.weighted(terms + self._priors(synth))
 
     def _count(self, ctx: Context) -> int:
         return sum(name.startswith("observer/") for name in ctx.artefacts)
@@ -248,7 +246,7 @@ class StatisticsMatching(Method):
                     (weight * share, distances.apart(shown, target))
                     for share, target in wanted[name][part]
                 ]
-        return distances.averaged(terms)
+        return distances.weighted(terms)
 
     def _average(self, synth: Synth) -> Tensor:
         """The moving average of the images, which starts at the first ones."""

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -96,6 +97,18 @@ def held_out(
     models = made.provenance.get("models")
     held = models.items() if isinstance(models, dict) else ()  # a foreign set may say anything
     used = [m for n, m in list(held)[:MOST_USED] if n != WATCH and isinstance(m, list)]
+    return without(used, bench, archs, num, schooling, store)
+
+
+def without(
+    used: Sequence[list[Any]],
+    bench: Benchmark,
+    archs: Sequence[str],
+    num: int,
+    schooling: Schooling,
+    store: Store,
+) -> list[Original]:
+    """`num` models of every network, none of which is [architecture, number] of `used`."""
     found = []
     for arch in archs:
         more = originals(bench, [arch], num + len(used), schooling, store)

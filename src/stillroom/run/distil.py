@@ -80,8 +80,10 @@ def plan(
         watch=recipe.watch,
     )
     bare = machines.runtime(machine, recipe.numerics, 0, session)
-    nets = nets_for(arch, bench, dataclasses.replace(bare, session=Session()))
-    estimate = distil_estimate(recipe, bench, nets)
+    probe = dataclasses.replace(bare, session=Session())
+    shown = [arch if name == "auto" else resolve(name) for name in recipe.method.networks()]
+    pool = [nets_for(one, bench, probe) for one in shown]
+    estimate = distil_estimate(recipe, bench, max(pool, key=lambda nets: nets.forward_flops()))
     rt = machines.runtime(machine, recipe.numerics, estimate.flops, session)
     estimate.refuse_if_too_large(rt.device)
     if out is not None:

@@ -73,7 +73,7 @@ def obtain_statistics(
     Models are trained, and their data looked at, now where that is not in the store.
     """
     if batch < 1:
-        raise StillroomError(f"--batch {batch} must be at least 1")
+        raise StillroomError(f"--seen-batch {batch} must be at least 1")
     parse(augment)
     stages = [Statistics(model, by_class, batch, augment) for model in models]
     found: list[Observed] = obtain_all(store, stages, machines.executor(machine), rt)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, groupby
 from typing import Any
 
 from stillroom.artefacts.originals import Original
@@ -20,7 +19,7 @@ from stillroom.files import read_json
 from stillroom.methods import METHODS, PRESETS
 from stillroom.methods.base import Outer
 from stillroom.recipe import from_preset
-from stillroom.run.assess import held_out, measured
+from stillroom.run.assess import held_out, measured, without
 from stillroom.run.cells import CELLS, DISTILLATION, MODELS, SCHOOLING, Cell, agrees
 from stillroom.run.distil import Plan, distil, plan
 from stillroom.run.estimate import Cost, seconds
@@ -28,7 +27,7 @@ from stillroom.run.fits import full_row
 from stillroom.run.judge import Asked, Judging, cost_of, judge, judging, student_flops
 from stillroom.run.ledger import recorded
 from stillroom.run.options import Machine
-from stillroom.run.prepare import cost_of_originals, originals
+from stillroom.run.prepare import cost_of_originals
 from stillroom.run.rows import Maker, Row, row_of
 from stillroom.runtime import Numerics
 from stillroom.session import Session
@@ -106,7 +105,7 @@ def plan_of(
     numerics = numerics or cell.numerics
     how = _judging(cell, bench, store, machine, session, numerics)
     found = [("protocol", cell.protocol), ("numerics", numerics)]
-    used: set[str] = set()
+    used: list[list[Any]] = []
     if cell.preset != FULL and _iterates(cell):
         planned, _ = _planned(cell, how, session)
         taken = about(seconds(planned.estimate.flops, planned.rt))
@@ -115,7 +114,7 @@ def plan_of(
         if wanted := planned.stage.wants():
             cost, _ = cost_of_originals(list(wanted.values()), bench, machine, session, store)
             found.append(("originals", cost.in_words()))
-        used = {stage.key() for stage in wanted.values()}
+        used = [[s.arch.name, s.index] for s in wanted.values() if isinstance(s, Original)]
     images = cell.ipc * len(bench.classes) or len(bench.train)
     students = cell.students * len(cell.rows)
     flops = students * sum(
@@ -124,15 +123,10 @@ def plan_of(
     whole = Cost("student", students, students, flops, seconds(flops, how.rt) / machine.workers)
     found.append(("students", whole.in_words()))
     if cell.assess:
-        pool = originals(bench, cell.assess, MODELS + len(used), find_schooling(SCHOOLING), store)
-        free = [[s for s in some if s.key() not in used][:MODELS] for some in _by_arch(pool)]
-        cost, _ = cost_of_originals(list(chain(*free)), bench, machine, session, store)
+        free = without(used, bench, cell.assess, MODELS, find_schooling(SCHOOLING), store)
+        cost, _ = cost_of_originals(free, bench, machine, session, store)
         found.append(("held-out originals", cost.in_words()))
     return found
-
-
-def _by_arch(pool: Sequence[Original]) -> list[list[Original]]:
-    return [list(same) for _, same in groupby(pool, key=lambda stage: stage.arch.name)]
 
 
 def _judging(
@@ -182,9 +176,9 @@ def _took(records: Sequence[Record], final: dict[str, Any]) -> list[Record]:
     one = {r.row: r for r in records if r.metric == "accuracy"}
     found = []
     for r in one.values():
-        seconds = round(final["seconds"] * (r.step or 0) / final["step"], 1)
-        found.append(replace(r, metric=DISTILLATION, value=seconds, unit="seconds", seed=0,
-                             seconds=seconds))  # fmt: skip
+        taken = round(final["seconds"] * (r.step or 0) / final["step"], 1)
+        told = {"value": taken, "seconds": taken, "unit": "seconds", "seed": 0}
+        found.append(replace(r, metric=DISTILLATION, **told))
     return found
 
 
