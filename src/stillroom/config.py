@@ -16,7 +16,8 @@ DSA_UNMIRRORED = "dsa:color_crop_cutout_scale_rotate"
 class Model(BaseModel):
     """Frozen, and unknown keys are errors."""
 
-    # defer_build: a model's validator is built when it is first used, which --help never does.
+    # defer_build: a model's validator is built when it is first used, which --help never does:
+    # therefore our own defaults are made by `model_construct`.
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
 

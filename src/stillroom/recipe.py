@@ -46,7 +46,7 @@ class Recipe(Model):
     storage: Literal["auto", "float32", "float16", "uint8", "jpeg"] = Field(
         "auto", description="how images are kept: auto is uint8 for chosen ones, else float32"
     )
-    outer: Outer = Field(Outer(), description="outer loop")
+    outer: Outer = Field(Outer.model_construct(), description="outer loop")
     regularisers: tuple[Regulariser, ...] = Field((), description="terms added to the method's")
     watch: Watch | None = Field(None, description="assessments that are logged while it runs")
     evaluate: tuple[EvaluateSpec, ...] = Field((), description="evaluations to run afterwards")

@@ -38,6 +38,17 @@ for argv in {helps}:
     heavy = [name for name in {heavy} if name in sys.modules]
     assert not heavy, (argv, heavy)
 """
+BUILDING = """
+from stillroom.cli import run
+from stillroom.config import Model
+def models(of):
+    return [of, *(m for sub in of.__subclasses__() for m in models(sub))]
+for argv in {helps}:
+    assert run([*argv, "--help"]) == 0, argv
+    built = [m.__name__ for m in models(Model) if m.__pydantic_complete__]
+    assert not built, (argv, built)
+assert len(models(Model)) > 10
+"""
 
 
 def command(*argv: str, **more: object) -> subprocess.CompletedProcess[str]:
@@ -64,10 +75,21 @@ def processor_seconds(*line: str) -> float:
 
 
 def test_help_costs_little_beside_its_libraries() -> None:
-    """0.2 to 0.4 s where these take 0.15; a bound in seconds would be one on the machine."""
+    """0.2 to 0.4 s where these take 0.15; a bound in seconds would be one on the machine.
+
+    Where it is 2.3 times as much, others on the same cores have made it 2.8: the bound is loose,
+    and `test_help_builds_no_validator` says what it would miss.
+    """
     libraries = processor_seconds("-c", "import cyclopts, cyclopts.help, pydantic.types")
     for argv in ([], ["distill"], ["distill", "dm"]):
-        assert processor_seconds("-m", "stillroom", *argv, "--help") < 2.7 * libraries
+        assert processor_seconds("-m", "stillroom", *argv, "--help") < 4 * libraries
+
+
+def test_help_builds_no_validator() -> None:
+    """Each costs 5 ms and more, and help validates nothing."""
+    code = BUILDING.format(helps=HELPS)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:

@@ -84,8 +84,8 @@ _EDC_TINY = {**_EDC, "batch": 128, "lr": 0.1, "schedule": "cosine"}
 # "sre2l-..." are the teachers of SRe2L (arXiv:2306.13092).
 # All pad their crops with black pixels there, and with the mean colour here (see `augment.parse`).
 SCHOOLINGS = {
-    "default": Schooling(),
-    "clom": Schooling(
+    "default": Schooling.model_construct(),
+    "clom": Schooling.model_construct(
         epochs=150,
         lr=0.01,
         weight_decay=5e-3,
@@ -94,16 +94,18 @@ SCHOOLINGS = {
         raw_pixels=True,
         select="best",
     ),
-    "edc": Schooling(**{**_EDC, "epochs": 10}),
-    "edc-released": Schooling(**{**_EDC, "epochs": 5, "stop": 1}),
-    "edc-cifar100": Schooling(**_EDC),
-    "edc-cifar100-released": Schooling(**_EDC, stop=41),
-    "edc-tiny": Schooling(**_EDC_TINY),
-    "edc-tiny-released": Schooling(**_EDC_TINY, stop=41),
-    "sre2l-cifar100": Schooling(epochs=200, batch=128, lr=0.1, augment="crop_flip"),
+    "edc": Schooling.model_construct(**{**_EDC, "epochs": 10}),
+    "edc-released": Schooling.model_construct(**{**_EDC, "epochs": 5, "stop": 1}),
+    "edc-cifar100": Schooling.model_construct(**_EDC),
+    "edc-cifar100-released": Schooling.model_construct(**_EDC, stop=41),
+    "edc-tiny": Schooling.model_construct(**_EDC_TINY),
+    "edc-tiny-released": Schooling.model_construct(**_EDC_TINY, stop=41),
+    "sre2l-cifar100": Schooling.model_construct(epochs=200, batch=128, lr=0.1, augment="crop_flip"),
     # differs from the released code: it draws random resized crops, which no augmentation of a
     # schooling does yet.
-    "sre2l-tiny": Schooling(epochs=50, lr=0.2, weight_decay=1e-4, warmup=5, augment="crop_flip"),
+    "sre2l-tiny": Schooling.model_construct(
+        epochs=50, lr=0.2, weight_decay=1e-4, warmup=5, augment="crop_flip"
+    ),
 }
 
 

@@ -114,7 +114,8 @@ def _started(values: dict[str, Any], data: str) -> Started:
 def _command(name: str, preset: Preset) -> Callable[..., None]:
     """The subcommand of one preset; its flags are its family's fields."""
     family = METHODS[preset.kind]
-    iterates = family(**preset.method).steps(Outer(steps=1)) > 0
+    made = family.model_construct(**preset.method)  # trusted: see config.Model
+    iterates = made.steps(Outer.model_construct(steps=1)) > 0
     skip = [f for f in Recipe.model_fields if f not in RECIPE_FLAGS]
     data_help = "digits, a named benchmark, hf:owner/name, or a folder"
     parameters = [

@@ -55,7 +55,7 @@ def of_model(
         if inner is not None:
             if default is None:
                 continue  # a learnable that this method does not have
-            given = default if isinstance(default, dict) else default.model_dump()
+            given = dict(default)  # of a model too: dumping one would build its validator
             found += of_model(
                 inner, f"{slot}{SEPARATOR}{name}", group, given, (), f"{prefix}{name}."
             )

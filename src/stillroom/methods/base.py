@@ -53,7 +53,7 @@ class Outer(Model):
     """The outer loop: how many steps, and how each learnable moves."""
 
     steps: int = Field(1000, ge=0, le=10**7, strict=True, description="outer steps")
-    images: Optim = Field(Optim(), description="optimiser of the images")
+    images: Optim = Field(Optim.model_construct(), description="optimiser of the images")
     labels: Optim | None = Field(None, description="optimiser of learned labels, where learned")
     rate: Optim | None = Field(None, description="optimiser of a learned rate, where learned")
     keep: tuple[int, ...] = Field((), description="steps whose sets are published beside the last")

@@ -56,8 +56,10 @@ class Mosaics(Method):
     observers: tuple[str, ...] = Field(
         ("auto",), min_length=1, description="networks that score, together; auto: the recipe's"
     )
-    schooling: NamedSchooling = Field(Schooling(), description="how they are trained")
-    crops: Crops = Field(Crops(), description="what is scored")
+    schooling: NamedSchooling = Field(
+        Schooling.model_construct(), description="how they are trained"
+    )
+    crops: Crops = Field(Crops.model_construct(), description="what is scored")
     augment: str = Field("crop_flip", description="what students should be trained with")
     papers: ClassVar[tuple[str, ...]] = ("sun2024rded",)
 

@@ -32,7 +32,9 @@ class Watch(Model):
     """
 
     measures: tuple[Watched, ...] = Field(description="which", min_length=1)
-    schooling: NamedSchooling = Field(Schooling(), description="how the model is trained")
+    schooling: NamedSchooling = Field(
+        Schooling.model_construct(), description="how the model is trained"
+    )
 
 
 class Regulariser(Model, ABC):
@@ -70,7 +72,9 @@ class Clom(Regulariser):
     )
     pool: tuple[str, ...] = Field(("auto",), description="architectures; auto: the distiller's")
     num: int = Field(5, ge=1, le=1000, strict=True, description="models of each")
-    schooling: NamedSchooling = Field(Schooling(), description="how they are trained")
+    schooling: NamedSchooling = Field(
+        Schooling.model_construct(), description="how they are trained"
+    )
     distance: Literal["ce", "cos"] = Field("ce", description="cross-entropy, or contrastive cosine")
     batch_real: int | None = Field(
         None, ge=1, strict=True, description="real images of cos, a step; by default 8196"

@@ -82,7 +82,9 @@ class StatisticsMatching(Method):
         ("auto",), min_length=1, description="networks, in turn; auto: the distiller's"
     )
     num: int = Field(1, ge=1, le=1000, strict=True, description="models of each")
-    schooling: NamedSchooling = Field(Schooling(), description="how they are trained")
+    schooling: NamedSchooling = Field(
+        Schooling.model_construct(), description="how they are trained"
+    )
     layers: Literal["all", "norms"] = Field(
         "all", description="whose input is compared: convolutions and norms, or norms alone (SRe2L)"
     )
@@ -107,9 +109,9 @@ class StatisticsMatching(Method):
     conv_drop: float = Field(
         0.0, ge=0, le=1, description="share of convolutions left out, drawn a step"
     )
-    views: Views = Field(Views(), description="crops and flips")
-    priors: Priors = Field(Priors(), description="terms of the images alone")
-    flat: Flatness = Field(Flatness(), description="the term for flat minima")
+    views: Views = Field(Views.model_construct(), description="crops and flips")
+    priors: Priors = Field(Priors.model_construct(), description="terms of the images alone")
+    flat: Flatness = Field(Flatness.model_construct(), description="the term for flat minima")
     init: Literal["real", "noise"] = Field("real", description="first images: real or noise")
     batch: int = Field(100, ge=1, strict=True, description="images optimised together")
     order: Literal["class", "cycled"] = Field(
