@@ -86,7 +86,7 @@ def reproduce(
     if final is not None:
         records += _took(records, final)
     if cell.assess:
-        records += _assessed(cell, rows[-1], how, session)
+        records += [r for row in rows for r in _assessed(row, cell.assess, how, session)]
     last = cell.rows[-1]
     values = [r.value for r in records if r.metric == "accuracy" and r.row == last]
     known, data = recorded(cell, numerics, bench.digest)
@@ -182,11 +182,11 @@ def _took(records: Sequence[Record], final: dict[str, Any]) -> list[Record]:
     return found
 
 
-def _assessed(cell: Cell, row: Row, how: Judging, session: Session) -> list[Record]:
-    """What held-out originals say of the cell's set."""
+def _assessed(row: Row, archs: Sequence[str], how: Judging, session: Session) -> list[Record]:
+    """What held-out originals say of one of the cell's sets."""
     assert row.folder is not None
     made, schooling = load(row.folder), find_schooling(SCHOOLING)
-    stages = held_out(made, how.bench, cell.assess, MODELS, schooling, how.store)
+    stages = held_out(made, how.bench, archs, MODELS, schooling, how.store)
     _, records = measured(row.folder, how.bench, stages, how.store, how.machine, session)
     return [replace(r, row=row.name) for r in records]
 

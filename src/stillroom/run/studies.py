@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from stillroom.evaluation.statistics import correlation
-from stillroom.run.cells import CELLS, Cell, distilling
+from stillroom.run.cells import CELLS, HELD_OUT, Cell, distilling
 from stillroom.tables import Line, compare, percent, span
 from stillroom.types import Record
 
@@ -16,14 +16,15 @@ ACCURACY = "original-model-accuracy"
 def clom_study(records: Sequence[Record]) -> str:
     """The section of REPRODUCTION.md: every method with and without the term; empty if none is."""
     pairs = [(_plain(cell), cell) for cell in CELLS.values() if cell.clom is not None]
-    rows = [row for plain, cell in pairs if plain for row in _rows(plain, cell, records)]
+    both = [lines for plain, cell in pairs if plain for lines in _both(plain, cell, records)]
+    rows = [_row(*lines, records) for lines in both]
     if not rows:
         return ""
     head = ("method", "protocol", "minutes, without and with", "without, %", "with CLOM, %",
             "difference, points", "p", "held-out original model, without and with, %")  # fmt: skip
     table = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     table += ["| " + " | ".join(row) + " |" for row in rows]
-    return _TEXT + "\n".join(table) + "\n" + _predicts(records)
+    return _TEXT + "\n".join(table) + "\n" + _predicts([x for two in both for x in two], records)
 
 
 def _plain(cell: Cell) -> Cell | None:
@@ -42,33 +43,44 @@ def _plain(cell: Cell) -> Cell | None:
     return others[0] if len(others) == 1 else None
 
 
-def _rows(plain: Cell, cell: Cell, records: Sequence[Record]) -> list[tuple[str, ...]]:
-    found: list[tuple[str, ...]] = []
+def _both(plain: Cell, cell: Cell, records: Sequence[Record]) -> list[tuple[Line, Line]]:
+    """What the ledger has without the term and with it, alike but for that."""
+    found = []
     for added in cell.measured(records):
-        for bare in plain.measured(records):
-            if bare.conditions != added.conditions:
-                continue
-            gap = compare(_of(added, records), _of(bare, records))
-            assert gap is not None  # both have the protocol's first seeds
-            d = gap.difference
-            between = ""
-            if d.half is not None:
-                between = f" ({percent(d.low, sign=True)} to {percent(d.high, sign=True)})"
-            told = [_held_out(c, line, records) for c, line in ((plain, bare), (cell, added))]
-            taken = [distilling(line, records) for line in (bare, added)]
-            found.append(
-                (
-                    f"{bare.row}, {added.row}",
-                    cell.protocol,
-                    ", ".join("-" if v is None else f"{v / 60:.0f}" for v in taken),
-                    _mean(bare),
-                    _mean(added),
-                    percent(d.mean, sign=True) + between,
-                    f"{gap.p:.2g}" if gap.p is not None else "-",
-                    ", ".join("-" if v is None else percent(v) for v in told),
-                )
-            )
+        steps = [line for row in plain.rows for line in plain.measured(records, row)]
+        alike = [line for line in steps if line.conditions == added.conditions]
+        if alike:
+            found.append((_of_as_many_minutes(alike, added, records), added))
     return found
+
+
+def _of_as_many_minutes(some: Sequence[Line], like: Line, records: Sequence[Record]) -> Line:
+    """Of the judged steps of a run the one that took about as long; the last if none says it."""
+    wanted = distilling(like, records)
+    taken = [(distilling(line, records), line) for line in some]
+    known = [(abs(t - wanted), i) for i, (t, _) in enumerate(taken) if t and wanted]
+    return some[min(known)[1]] if known else some[-1]
+
+
+def _row(bare: Line, added: Line, records: Sequence[Record]) -> tuple[str, ...]:
+    gap = compare(_of(added, records), _of(bare, records))
+    assert gap is not None  # both have the protocol's first seeds
+    d = gap.difference
+    between = ""
+    if d.half is not None:
+        between = f" ({percent(d.low, sign=True)} to {percent(d.high, sign=True)})"
+    told = [_held_out(line, records) for line in (bare, added)]
+    taken = [distilling(line, records) for line in (bare, added)]
+    return (
+        f"{bare.row}, {added.row}",
+        added.protocol,
+        ", ".join("-" if v is None else f"{v / 60:.0f}" for v in taken),
+        _mean(bare),
+        _mean(added),
+        percent(d.mean, sign=True) + between,
+        f"{gap.p:.2g}" if gap.p is not None else "-",
+        ", ".join("-" if v is None else percent(v) for v in told),
+    )
 
 
 def _mean(line: Line) -> str:
@@ -88,8 +100,8 @@ def _of(line: Line, records: Sequence[Record]) -> list[Record]:
     ]
 
 
-def _held_out(cell: Cell, line: Line, records: Sequence[Record]) -> float | None:
-    """What held-out original models make of a set: the mean over the cell's architectures.
+def _held_out(line: Line, records: Sequence[Record]) -> float | None:
+    """What held-out original models make of a set: the mean over `HELD_OUT` and over draws.
 
     Not over all that somebody asked: the set's own network is not held out. Of one that was asked
     again the newest answer counts.
@@ -97,28 +109,38 @@ def _held_out(cell: Cell, line: Line, records: Sequence[Record]) -> float | None
     some = {
         (r.set_key, r.arch): r.value
         for r in records
-        if r.metric == ACCURACY and r.set_key in line.set_keys and r.arch in cell.assess
+        if r.metric == ACCURACY and r.set_key in line.set_keys and r.arch in HELD_OUT
     }
     return sum(some.values()) / len(some) if some else None
 
 
-def _predicts(records: Sequence[Record]) -> str:
+def _predicts(made: Sequence[Line], records: Sequence[Record]) -> str:
     """How original-model accuracy goes with that of students, over the sets that have both."""
-    points: dict[str, tuple[float, float]] = {}
-    for cell in CELLS.values():
-        if not cell.assess:
-            continue
-        for line in cell.measured(records):
-            told = _held_out(cell, line, records)
-            if told is not None:
-                points[cell.name] = (told, line.summary.mean)
+    distilled = {x.set_keys: x for x in made}
+    chosen = [x for c in CELLS.values() if c.assess and not c.steps for x in c.measured(records)]
+    like = {(x.numerics, x.protocol) for x in made}
+    chosen = [x for x in chosen if (x.numerics, x.protocol) in like]
+    told = "".join(
+        _correlated(kind, some, records)
+        for kind, some in (
+            ("distilled sets", list(distilled.values())),
+            ("sets, chosen real images among them,", [*distilled.values(), *chosen]),
+        )
+        if kind == "distilled sets" or chosen
+    )
+    return f"\n{told}" if told else ""
+
+
+def _correlated(kind: str, some: Sequence[Line], records: Sequence[Record]) -> str:
+    told = [(_held_out(line, records), line.summary.mean) for line in some]
+    points = [(held, mean) for held, mean in told if held is not None]
     if len(points) < 4:
         return ""
-    x, y = zip(*points.values(), strict=True)
+    x, y = zip(*points, strict=True)
     r, low, high = correlation(x, y)
     rank, *_ = correlation(_ranks(x), _ranks(y))
     return (
-        f"\nOver these {len(points)} sets of one size the accuracy of held-out original models and "
+        f"Over these {len(points)} {kind} of one size the accuracy of held-out original models and "
         f"that of students correlate with r = {r:.2f} (95 % interval {low:.2f} to {high:.2f}; "
         f"ranks {rank:.2f}).\n"
     )

@@ -175,7 +175,7 @@ def test_several_distillations_and_other_data_have_rows_of_their_own() -> None:
 
 def test_with_and_without_clom(monkeypatch: pytest.MonkeyPatch) -> None:
     """A row a pair: difference seed by seed, and what held-out models make of both sets."""
-    pool = {"steps": (9,), "assess": ("mlp",)}
+    pool = {"steps": (9,), "assess": ("lenet",)}
     made = [Cell(p, "cifar10", 10, clom=w, **pool) for p in ("dm", "dsa") for w in (None, 7.0)]
     cells = {cell.name: cell for cell in made}
     assert list(cells)[1] == "dm+clom/cifar10-ipc10@9"
@@ -187,7 +187,7 @@ def test_with_and_without_clom(monkeypatch: pytest.MonkeyPatch) -> None:
     for k, (row, some) in enumerate(values.items()):
         of = {**CIFAR, "row": f"{row}@9", "step": 9, "set_key": row}
         records += [record(v, i, **of) for i, v in enumerate(some)]
-        told = {"metric": "original-model-accuracy", "arch": "mlp", "protocol_hash": "assess"}
+        told = {"metric": "original-model-accuracy", "arch": "lenet", "protocol_hash": "assess"}
         own = {**told, "arch": "convnet3"}  # somebody asked the set's own network: not held out
         records.append(record(0.99, 0, **{**of, **own}))
         records.append(record(0.1, 0, **{**of, **told, "protocol_hash": "older"}))
@@ -201,8 +201,16 @@ def test_with_and_without_clom(monkeypatch: pytest.MonkeyPatch) -> None:
     assert row in text
     assert f"| {p:.2g} | 50.0, 60.0 |" in text
     r = stats.pearsonr([0.5, 0.6, 0.7, 0.8], [0.42, 0.47, 0.3, 0.32]).statistic
-    assert "Over these 4 sets of one size" in text
+    assert "Over these 4 distilled sets of one size" in text
     assert f"r = {r:.2f} " in text
+    early = {"row": "dm@4", "step": 4, "set_key": "early"}
+    of = {**CIFAR, **early}
+    more = [record(v, i, **of) for i, v in enumerate((0.2, 0.21, 0.22))]
+    more.append(record(655.0, 0, **{**of, "metric": "distillation"}))
+    longer = {"dm/cifar10-ipc10@9": Cell("dm", "cifar10", 10, **{**pool, "steps": (4, 9)})}
+    monkeypatch.setattr("stillroom.run.studies.CELLS", {**longer, **cells, **longer})
+    assert "| dm@4, dm+clom@9 | vico@1 | 11, 11 | 21.0 " in clom_study([*records, *more])
+    monkeypatch.setattr("stillroom.run.studies.CELLS", cells)
     assert clom_study([]) == ""
     whole = reproduction(records)
     assert text in whole
