@@ -176,6 +176,7 @@ def test_resumed_run_gives_the_same_bytes(iterative, stop, bench, store, tmp_pat
     assert (straight.folder(key) / "steps" / "2" / "meta.json").is_file()
 
 
+@pytest.mark.slow
 def test_workers_give_the_same_bytes_as_one(bench, store, tmp_path):
     """Two local processes over the shards of a chunked method."""
     one = stage(Chunked(), bench, store)

@@ -248,6 +248,7 @@ def test_killed_distillation_gives_the_same_bytes(
     killed_distillation(nursery, straight, tmp_path / "killed", key=1, kills=3)
 
 
+@pytest.mark.slow
 def test_killed_evaluation_gives_the_same_records(
     nursery: Nursery, straight: Path, tmp_path: Path
 ) -> None:
@@ -283,8 +284,12 @@ def original_epochs(store: Path) -> int:
 
 @pytest.mark.parametrize(
     ("done", "total", "unit"),
-    [(original_epochs, 120, 0.02), (saved_steps, 40, 0.1)],
-    ids=["in the training of originals", "between the epochs of an inner loop"],
+    [
+        pytest.param(original_epochs, 120, 0.02, id="in the training of originals"),
+        pytest.param(
+            saved_steps, 40, 0.1, id="between the epochs of an inner loop", marks=pytest.mark.slow
+        ),
+    ],
 )
 def test_killed_matching_gives_the_same_bytes(
     done: Callable[[Path], int],
@@ -344,6 +349,7 @@ def test_interrupted_run_says_how_to_go_on(
     assert contents(out) == contents(straight / "set")
 
 
+@pytest.mark.slow
 def test_processes_on_one_store(nursery: Nursery, straight: Path, tmp_path: Path) -> None:
     """The same command at once, into one folder and into another, and another seed beside it."""
     store = tmp_path / "store"
@@ -360,6 +366,7 @@ def test_processes_on_one_store(nursery: Nursery, straight: Path, tmp_path: Path
     assert leftovers(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_two_judges_of_one_set(nursery: Nursery, straight: Path, tmp_path: Path) -> None:
     """Both add to one ledger; neither loses what the other wrote."""
     store, out = tmp_path / "store", tmp_path / "set"
@@ -373,6 +380,7 @@ def test_two_judges_of_one_set(nursery: Nursery, straight: Path, tmp_path: Path)
     assert len(found) == 2 * len(records(straight / "set"))
 
 
+@pytest.mark.slow
 def test_two_workers_judge_as_one(nursery: Nursery, straight: Path, tmp_path: Path) -> None:
     nursery.do(distil(tmp_path / "set"), tmp_path / "store")
     line = ["evaluate", str(tmp_path / "set"), "--seeds", "2", "--threads", "1", "--workers", "2"]

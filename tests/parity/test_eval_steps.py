@@ -111,6 +111,7 @@ def test_every_step(run: str) -> None:
         torch.testing.assert_close(final, DATA.take(key), rtol=1e-9, atol=1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", ["no_momentum_reset", "drop_one_step_early"])
 def test_the_mistakes_are_told_apart(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each wrong loop, made on purpose, is the golden wrong one, and the right one is neither."""

@@ -122,6 +122,7 @@ def test_step_of_distribution_matching(digits: Benchmark, compiled: bool) -> Non
     assert min(angles) > 0.0017
 
 
+@pytest.mark.slow
 def test_student(digits: Benchmark, compiled: bool) -> None:
     """Trained for twelve steps with augmentation: the same losses, and the same predictions."""
     nets = twins("convnet3-w32", compiled)

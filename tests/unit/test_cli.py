@@ -65,7 +65,7 @@ def test_help_of_every_verb_imports_nothing_heavy() -> None:
 def processor_seconds(*line: str) -> float:
     """Of a command, the best of several runs: on a shared machine the wall clock lies."""
     best = 99.0
-    for _ in range(6):
+    for _ in range(3):
         before = os.times()
         subprocess.run([sys.executable, *line], capture_output=True, check=True)
         after = os.times()
