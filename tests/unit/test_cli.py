@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cyclopts
@@ -390,7 +391,7 @@ def test_trained_networks_are_announced_before_they_are_trained(
     assert not (tmp_path / "set" / "records.jsonl").exists()
 
 
-@pytest.mark.parametrize("preset", ["random", "dm"])
+@pytest.mark.parametrize("preset", ["random", "dm", "rded"])
 def test_a_cell_made_again_passes_or_fails_by_its_record(
     preset: str,
     tmp_path: Path,
@@ -402,8 +403,12 @@ def test_a_cell_made_again_passes_or_fails_by_its_record(
     from stillroom.records import read_records
     from stillroom.run import cells, reproduce
 
-    steps = {"random": (), "dm": (1, 2)}[preset]
+    steps = {"dm": (1, 2)}.get(preset, ())
     toy = cells.Cell(preset, "digits", 1, "quick@1+epochs=2", "convnet1-w4", steps, students=3)
+    if preset == "rded":
+        school = {"schooling": "default+epochs=1"}
+        taught = {"teachers": ("convnet1-w4",), "taught": school["schooling"], "method": school}
+        toy = replace(toy, protocol="edc-cifar10@1+epochs=2", **taught)
     monkeypatch.setitem(cells.CELLS, toy.name, toy)
     known: list[float] = []
     monkeypatch.setattr(reproduce, "recorded", lambda *_: (summarise(known) if known else None, ""))

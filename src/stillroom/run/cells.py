@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from stillroom.config import DSA
@@ -34,7 +34,9 @@ class Cell:
     says otherwise. With `clom`, its weight, the term is added, by `MODELS` originals of the arch
     trained as `SCHOOLING`; with `assess`, architectures, what held-out originals say of every set
     is measured too. `augment` is what students of a baseline see, under a protocol that leaves that
-    to the set; in a name it stands behind the protocol where it is not DSA's.
+    to the set; in a name it stands behind the protocol where it is not DSA's. `method` are other
+    values of the method than the recipe's. `teachers` are the networks whose labels students get,
+    under a protocol of teachers, trained as `taught` says.
     """
 
     preset: str
@@ -48,6 +50,9 @@ class Cell:
     clom: float | None = None
     assess: tuple[str, ...] = ()
     augment: str = DSA
+    method: Mapping[str, Any] = field(default_factory=dict)
+    teachers: tuple[str, ...] = ()
+    taught: str = "default"
 
     @property
     def label(self) -> str:
@@ -80,6 +85,8 @@ class Cell:
         given: dict[str, Any] = {"arch": self.arch}
         if self.steps:
             given["outer"] = {"steps": self.steps[-1], "keep": list(self.steps)}
+        if self.method:
+            given["method"] = dict(self.method)
         if self.clom is not None:
             term = {"kind": "clom", "weights": [self.clom], "num": MODELS, "schooling": SCHOOLING}
             given["regularisers"] = [term]

@@ -11,11 +11,12 @@ from stillroom.data.benchmarks import GIVEN, Benchmark, reopen
 from stillroom.data.named import NAMED
 from stillroom.distilled import Distilled, load
 from stillroom.errors import StillroomError
-from stillroom.evaluation.protocol import Protocol
+from stillroom.evaluation.protocol import TAUGHT, Protocol
 from stillroom.evaluation.published import PROTOCOLS
 from stillroom.evaluation.score import FULL
 from stillroom.nets.zoo import canonical as canonical_name
 from stillroom.run.rows import Row, rows_of_set
+from stillroom.run.teachers import NO_FULL
 
 
 def student_of(data: Distilled, bench: Benchmark) -> str:
@@ -52,6 +53,8 @@ def check_row(row: Row, bench: Benchmark, protocol: Protocol) -> None:
         check_fits(data, bench, row.name)
         check_read_alike(data, bench, row.name)
         check_labels(data, protocol, row.name)
+    elif protocol.labels in TAUGHT:
+        raise StillroomError(NO_FULL.format(protocol.id))
 
 
 def check_rivals(

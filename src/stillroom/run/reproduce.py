@@ -16,19 +16,27 @@ from stillroom.evaluation.published import find_protocol
 from stillroom.evaluation.score import FULL
 from stillroom.evaluation.statistics import Summary, summarise
 from stillroom.files import read_json
-from stillroom.methods import METHODS, PRESETS
-from stillroom.methods.base import Outer
+from stillroom.methods import PRESETS
 from stillroom.recipe import from_preset
 from stillroom.run.assess import held_out, measured, without
 from stillroom.run.cells import CELLS, DISTILLATION, MODELS, SCHOOLING, Cell, agrees
 from stillroom.run.distil import Plan, distil, plan
 from stillroom.run.estimate import Cost, seconds
 from stillroom.run.fits import full_row
-from stillroom.run.judge import Asked, Judging, cost_of, judge, judging, student_flops
+from stillroom.run.judge import (
+    Asked,
+    Judging,
+    cost_of,
+    cost_of_teachers,
+    judge,
+    judging,
+    student_flops,
+)
 from stillroom.run.ledger import recorded
 from stillroom.run.options import Machine
 from stillroom.run.prepare import cost_of_originals
 from stillroom.run.rows import Maker, Row, row_of
+from stillroom.run.teachers import Faculty
 from stillroom.runtime import Numerics
 from stillroom.session import Session
 from stillroom.tables import about
@@ -81,6 +89,8 @@ def reproduce(
     numerics = numerics or cell.numerics
     how = _judging(cell, bench, store, machine, session, numerics)
     rows, final = _made(cell, how, session)
+    if (taught := cost_of_teachers(how)) is not None and taught.left:
+        session.say(taught.in_words())
     session.say(cost_of(how, rows).in_words())
     records = [record for student in judge(how, rows) for record in student.records]
     if final is not None:
@@ -106,7 +116,7 @@ def plan_of(
     how = _judging(cell, bench, store, machine, session, numerics)
     found = [("protocol", cell.protocol), ("numerics", numerics)]
     used: list[list[Any]] = []
-    if cell.preset != FULL and _iterates(cell):
+    if _distilled(cell):
         planned, _ = _planned(cell, how, session)
         taken = about(seconds(planned.estimate.flops, planned.rt))
         held = " (in the store already)" if store.complete(planned.stage.key()) else ""
@@ -115,6 +125,8 @@ def plan_of(
             cost, _ = cost_of_originals(list(wanted.values()), bench, machine, session, store)
             found.append(("originals", cost.in_words()))
         used = [[s.arch.name, s.index] for s in wanted.values() if isinstance(s, Original)]
+    if (taught := cost_of_teachers(how)) is not None:
+        found.append(("teachers", taught.in_words()))
     images = cell.ipc * len(bench.classes) or len(bench.train)
     students = cell.students * len(cell.rows)
     flops = students * sum(
@@ -146,6 +158,7 @@ def _judging(
         archs=(cell.arch,),
         seeds=cell.students,
         numerics=numerics,
+        teachers=Faculty(archs=cell.teachers, schooling=cell.taught if cell.teachers else None),
     )
     images = cell.ipc * len(bench.classes) or len(bench.train)
     return judging(bench, asked, store, machine, session, images)
@@ -155,15 +168,16 @@ def _made(cell: Cell, how: Judging, session: Session) -> tuple[list[Row], dict[s
     """What is judged, made now where it is not in the store; of a distillation what it took."""
     if cell.preset == FULL:
         return [full_row(how.bench)], None
-    if _iterates(cell):
+    if _distilled(cell):
         planned, steps = _planned(cell, how, session)
         key = planned.stage.key()
-        if not how.store.complete(key):
+        if planned.estimate.steps and not how.store.complete(key):
             taken = about(seconds(planned.estimate.flops, planned.rt))
             session.say(f"{planned.estimate.steps} steps, {taken}")
         distil(planned, how.machine)
         made = how.store.folder(key)
-        rows = [row_of(f"{cell.label}@{s}", made / "steps" / str(s), cell.ipc, s) for s in steps]
+        of = [(f"{cell.label}@{s}" if s else cell.label, s) for s in steps]
+        rows = [row_of(name, made / "steps" / str(s), cell.ipc, s or None) for name, s in of]
         return rows, read_json(made / "final.json")
     maker = Maker(how.bench, how.store, how.machine, how.rt, how.archs[0], cell.augment)
     draws = range(cell.students) if cell.preset == "random" else (None,)
@@ -176,7 +190,8 @@ def _took(records: Sequence[Record], final: dict[str, Any]) -> list[Record]:
     one = {r.row: r for r in records if r.metric == "accuracy"}
     found = []
     for r in one.values():
-        taken = round(final["seconds"] * (r.step or 0) / final["step"], 1)
+        share = (r.step or 0) / final["step"] if final["step"] else 1.0
+        taken = round(final["seconds"] * share, 1)
         told = {"value": taken, "seconds": taken, "unit": "seconds", "seed": 0}
         found.append(replace(r, metric=DISTILLATION, **told))
     return found
@@ -191,9 +206,9 @@ def _assessed(row: Row, archs: Sequence[str], how: Judging, session: Session) ->
     return [replace(r, row=row.name) for r in records]
 
 
-def _iterates(cell: Cell) -> bool:
-    preset = PRESETS[cell.preset]
-    return METHODS[preset.kind](**preset.method).steps(Outer(steps=1)) > 0
+def _distilled(cell: Cell) -> bool:
+    """Whether a set is made by networks or steps, and not chosen as baselines are."""
+    return cell.preset != FULL and PRESETS[cell.preset].kind != "selection"
 
 
 def _planned(cell: Cell, how: Judging, session: Session) -> tuple[Plan, tuple[int, ...]]:

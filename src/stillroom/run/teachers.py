@@ -17,6 +17,7 @@ from stillroom.files import canonical, sha256
 from stillroom.nets.zoo import canonical as canonical_name
 from stillroom.run.prepare import originals
 
+NO_FULL = "{} judges sets by teachers; it has no full-data row"
 MOST = 64  # of one set; foreign metadata may name more
 
 
@@ -43,13 +44,13 @@ def faculty(
                 "such as edc@1"
             )
         return ()
-    if made is None:
-        raise StillroomError(f"{protocol.id} judges sets by teachers; it has no full-data row")
     if asked.archs:
         schooling = find_schooling(asked.schooling or "default")
         return tuple(originals(bench, asked.archs, asked.num or 1, schooling, store))
     if given:
         raise StillroomError("--teacher-num and --schooling belong to --teachers; name them too")
+    if made is None:
+        raise StillroomError(NO_FULL.format(protocol.id))
     return tuple(_own(made, protocol, bench, store))
 
 

@@ -24,6 +24,7 @@ from stillroom.evaluation.published import PROTOCOLS, find_protocol
 from stillroom.nets.train import Training
 from stillroom.recipe import from_preset
 from stillroom.run.distil import distil, plan
+from stillroom.run.fits import check_row, full_row
 from stillroom.run.judge import Asked, cost_of_teachers, evaluate, prepared
 from stillroom.run.options import Machine
 from stillroom.run.teachers import Faculty, faculty
@@ -149,6 +150,8 @@ def test_who_cannot_be_told_is_one_line(
             faculty(Faculty(), some, STORED, bench, Store(store))
     with pytest.raises(StillroomError, match="no full-data row"):
         faculty(Faculty(), None, STORED, bench, Store(store))
+    with pytest.raises(StillroomError, match="no full-data row"):
+        check_row(full_row(bench), bench, STORED)
     with pytest.raises(StillroomError, match="--teachers belong to protocols"):
         faculty(Faculty(archs=("mlp",)), data, find_protocol("quick@1"), bench, Store(store))
     with pytest.raises(StillroomError, match="belong to --teachers"):
