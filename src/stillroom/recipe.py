@@ -29,6 +29,9 @@ class EvaluateSpec(Model):
     archs: tuple[str, ...] = Field(("auto",), description="student architectures")
     seeds: int = Field(3, ge=1, strict=True, description="students per architecture")
     baselines: bool = Field(True, description="random and coreset rows beside it")
+    teachers: tuple[str, ...] = Field(
+        (), description="networks that label, schooled as the method's; by default those"
+    )
 
 
 class Recipe(Model):
