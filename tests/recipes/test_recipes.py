@@ -7,7 +7,7 @@ import pytest
 from stillroom.artefacts.schooling import SCHOOLINGS
 from stillroom.cite import PAPERS
 from stillroom.data.named import NAMED
-from stillroom.evaluation.published import PROTOCOLS
+from stillroom.evaluation.published import PROTOCOLS, find_protocol
 from stillroom.methods import METHODS, PRESETS
 from stillroom.methods.base import Outer
 from stillroom.methods.regularisers import Clom
@@ -49,7 +49,10 @@ def test_packaged_recipe(row: Packaged) -> None:
     assert made.arch == "auto" or canonical(made.arch) == made.arch
     assert made.evaluate
     for spec in made.evaluate:
-        assert spec.protocol in PROTOCOLS, "a recipe names the version"
+        assert spec.protocol.partition("+")[0] in PROTOCOLS, "a recipe names the version"
+        assert find_protocol(spec.protocol).id == spec.protocol
+        assert all(canonical(name) == name for name in spec.teachers)
+    assert all(name == "auto" or canonical(name) == name for name in made.method.networks())
     assert set(made.method.papers) <= set(PAPERS)
     if made.regularisers:  # found by its own name only: a preset never adds a term unasked
         return
