@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from stillroom.artefacts.schooling import SCHOOLINGS
@@ -21,6 +23,8 @@ from stillroom.recipe import (
     read_yaml,
     validate,
 )
+from stillroom.reported import reported, row_of
+from stillroom.standing import departure
 
 ALL = packaged()
 SETS = ("fashion-mnist", "cifar10", "cifar100")
@@ -104,3 +108,53 @@ def test_the_papers_weights(row: str, weights: tuple[float, ...]) -> None:
     if plain is not None:  # the term is all that is added to the published row
         base = validate(read_yaml(plain.path), plain.name)
         assert (made.method, made.outer, made.arch) == (base.method, base.outer, base.arch)
+
+
+TOLD = re.compile(r"reported ([\d.]+)(?: \+- ([\d.]+))? %")
+
+
+@pytest.mark.parametrize("preset", ["sre2l", "cda", "gvbsm", "rded", "edc-paper"])
+def test_numbers_in_the_heads_are_those_beside_measured_ones(preset: str) -> None:
+    """`recipes/reported.jsonl`, by method, data, size and student."""
+    known = {(r.row, r.benchmark, r.ipc, r.arch): r for r in reported()}
+    assert len(known) == len(reported())
+    found = 0
+    for row in (r for r in ALL if r.name.partition("/")[0] == preset):
+        made = validate(read_yaml(row.path), row.name)
+        told = TOLD.search(row.path.read_text(encoding="utf-8").splitlines()[1])
+        paper = known.get((row_of(preset), made.benchmark, made.ipc, made.arch))
+        assert (told is None) == (paper is None), row.name
+        if told is not None and paper is not None:
+            found += 1
+            assert float(told[1]) == pytest.approx(100 * paper.value)
+            std = paper.versions.get("std")
+            assert (told[2] is None and std is None) or float(told[2]) == pytest.approx(
+                100 * float(std or "nan")
+            )
+    assert found >= 2
+
+
+def test_numbers_of_the_decoupled_papers_name_their_protocol() -> None:
+    for r in reported():
+        if r.row in ("sre2l", "cda", "gvbsm", "rded", "edc"):
+            assert r.protocol in (*PROTOCOLS, "not stated"), r
+            usual = validate(
+                *load_recipe(f"{r.row.replace('edc', 'edc-paper')}/{r.benchmark}-ipc10")
+            )
+            same = {s.protocol.partition("+")[0] for s in usual.evaluate}
+            own = r.protocol in ("not stated", "rded-cifar100-convnet@1")
+            assert own or r.protocol in same, r
+
+
+def test_a_papers_number_is_of_the_paper_recipe() -> None:
+    paper = next(r for r in reported() if (r.row, r.benchmark, r.ipc) == ("edc", "cifar10", 10))
+    data = {"normalise": "cifar10", "zca": False, "val": 0.0}
+    for preset, told in (("edc-paper", ""), ("edc-released", "other settings"), ("edc", "other")):
+        made, _ = from_preset(preset, "cifar10", 10, {}, "cifar10")
+        recipe = {
+            "method": made.method.model_dump(mode="json"),
+            "outer": made.outer.model_dump(mode="json"),
+            "arch": made.arch,
+        }
+        assert departure(recipe, data, paper, 75).startswith(told), preset
+        assert bool(departure(recipe, data, paper, 75)) == bool(told)
