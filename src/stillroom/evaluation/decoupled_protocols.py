@@ -242,7 +242,7 @@ DECOUPLED: tuple[Protocol, ...] = tuple(
             "name": "cda",
             "batch": 128,
             "papers": ("yin2024cda",),
-            "why": "How CDA judges ImageNet-1K: as sre2l@2, in batches of 128.",
+            "why": "How CDA judges ImageNet-1K: as sre2l@2, in batches of 128, so in more steps.",
         },
         {
             **_RDED,
