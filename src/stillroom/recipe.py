@@ -258,6 +258,10 @@ def from_preset(
     if row is not None:
         base = merged(base, {k: v for k, v in read_yaml(row.path).items() if k != "benchmark"})
         base["evaluate"] = ()  # a row's evaluations run when it is run by its own name
+    method, asked = base["method"], given.get("method", {})
+    if asked.get("init", method.get("init")) != method.get("init"):
+        for name in METHODS[chosen.kind].of_init:
+            method.pop(name, None)
     return validate(merged(base, given), f"distill {preset}"), row.name if row else None
 
 

@@ -9,6 +9,7 @@ import pytest
 from stillroom.artefacts.schooling import SCHOOLINGS
 from stillroom.cite import PAPERS
 from stillroom.data.named import NAMED
+from stillroom.errors import StillroomError
 from stillroom.evaluation.published import PROTOCOLS, find_protocol
 from stillroom.methods import METHODS, PRESETS
 from stillroom.methods.base import Outer
@@ -108,6 +109,21 @@ def test_the_papers_weights(row: str, weights: tuple[float, ...]) -> None:
     if plain is not None:  # the term is all that is added to the published row
         base = validate(read_yaml(plain.path), plain.name)
         assert (made.method, made.outer, made.arch) == (base.method, base.outer, base.arch)
+
+
+def test_another_start_drops_what_belongs_to_the_rows_start() -> None:
+    for preset in ("edc-paper", "edc-released"):
+        row, _ = from_preset(preset, "imagenet-1k", 10, {}, "imagenet-1k")
+        other, name = from_preset(
+            preset, "imagenet-1k", 10, {"method": {"init": "real"}}, "imagenet-1k"
+        )
+        assert name == f"{preset}/imagenet-1k-ipc10"
+        assert (row.method.init, other.method.init) == ("mosaics", "real")
+        assert row.method.scorers
+        assert not other.method.scorers
+        asked = {"method": {"init": "real", "scorers": ["mlp"]}}
+        with pytest.raises(StillroomError, match="scorers and crops belong to init mosaics"):
+            from_preset(preset, "imagenet-1k", 10, asked, "imagenet-1k")
 
 
 TOLD = re.compile(r"reported ([\d.]+)(?: \+- ([\d.]+))? %")

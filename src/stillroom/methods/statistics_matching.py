@@ -79,6 +79,7 @@ class StatisticsMatching(Method, Grown):
     """Cross-entropy of a trained network, plus distances of layer statistics to real ones."""
 
     later: ClassVar[tuple[str, ...]] = ("scorers", "crops")
+    of_init: ClassVar[tuple[str, ...]] = ("scorers", "crops")
 
     kind: Literal["statistics_matching"] = "statistics_matching"
     observers: tuple[str, ...] = Field(
@@ -224,7 +225,7 @@ class StatisticsMatching(Method, Grown):
         shown = view(self.views, ctx, synth.images, it)
         logits, stats = seen.look(shown, self._dropped(ctx, seen, it), by_class)
         terms = [(1.0, F.cross_entropy(logits, synth.labels))]
-        if self.weight:
+        if self.weight and stats:  # all convolutions of a network without norms may be dropped
             terms.append((self.weight, self._distance(ctx, synth, seen, stats)))
         if self.flat.weight:
             average = self._average(synth)

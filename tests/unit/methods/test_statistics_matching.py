@@ -242,6 +242,9 @@ def test_dropped_convolutions(bench: Benchmark, store: Path) -> None:
             target = [module.running_mean, module.running_var]
             total = total + apart(numbers(seen[name], False), target)
     assert float(loss(none, ctx, state)) == pytest.approx(float(total), rel=1e-5)
+    bare = net_of(ctx, 1)(state.images)  # without norms: nothing but the labels is left
+    alone = float(F.cross_entropy(bare, state.labels))
+    assert float(loss(none, ctx, state, 1)) == pytest.approx(alone, rel=1e-5)
     half = method(conv_drop=0.5)
     ctx = context(half, bench, store)
     drawn = [half._dropped(ctx, observer(ctx, 0, "all"), it) for it in range(200)]
