@@ -291,15 +291,19 @@ def _evaluate_recipe(spec: Any, planned: Any, how: Started, session: Session) ->
     from stillroom.records import LEDGER
     from stillroom.run.fits import student_of
     from stillroom.run.judge import Asked
+    from stillroom.run.teachers import Faculty
 
     stage = planned.stage
     held = planned.store.folder(stage.key()) / "steps" / str(stage.method.steps(stage.outer))
     own = student_of(stage.load(planned.store.folder(stage.key())), planned.bench)
+    schooling = getattr(stage.method, "schooling", None) if spec.teachers else None
+    teachers = Faculty(archs=spec.teachers, schooling=schooling)
     asked = Asked(
         protocol=find_protocol(spec.protocol),
         archs=[own if arch == "auto" else arch for arch in spec.archs],
         seeds=spec.seeds,
         baselines=spec.baselines,
+        teachers=teachers,
     )
     # Without --out the set lies in the store, to which nothing is added once it is published.
     ledger = how.out / LEDGER if how.out is not None else None

@@ -56,6 +56,8 @@ class Score(Stage):
         "evaluation/score.py",
         "evaluation/protocol.py",
         "evaluation/published.py",
+        "evaluation/matching_protocols.py",
+        "evaluation/decoupled_protocols.py",
         "evaluation/students.py",
         "evaluation/lessons.py",
         "artefacts/relabels.py",
@@ -108,9 +110,13 @@ class Score(Stage):
         """Labels, or the teachers that give them."""
         return (self.relabel(),) if self.protocol.labels == "relabels" else self.teachers
 
+    def settled(self) -> Protocol:
+        """The protocol with the batch and the rate that it has for this set and student."""
+        return self.protocol.settled(self.images, len(self.bench["classes"]), self.arch.name)
+
     def relabel(self) -> Relabel:
         """The stage of the stored labels that the protocol asks for, of this set."""
-        p = self.protocol
+        p = self.settled()
         assert p.view is not None
         assert self.set_folder is not None
         policy = p.view.policy(int(self.bench["size"]))
@@ -135,7 +141,7 @@ class Score(Stage):
         known = forget_peak(rt.device)
         bench = open_bench(self.bench, self.store, rt)
         taught = self._taught(bench, rt)
-        rates = _rates(self.protocol, taught.lr)
+        rates = self.settled().rates_of(taught.lr)
         tried = [self._trained(rate, taught, bench, rt) for rate in rates]
         chosen = [
             _chosen(seed, rates, same)
@@ -210,7 +216,7 @@ class Score(Stage):
         """What is kept of every student at one rate; None of one that diverged in a search."""
         protocol, seeds, session = self.protocol, self.seeds, rt.session
         nets = nets_for(self.arch, bench, rt, self.students).seeded(seeds, "student")
-        training = training_of(protocol, lr, taught.augment, taught.kind)
+        training = training_of(self.settled(), lr, taught.augment, taught.kind)
         session.begin(f"student {', '.join(map(str, seeds))}", training.passes)
         checks = set(protocol.check_epochs())
         tests: list[_Test] = []
@@ -322,6 +328,7 @@ def training_of(
         labels=labels,
         one_extra_epoch="one_extra_epoch" in protocol.quirks,
         reset_at_drop="optim_reset_at_drop" in protocol.quirks,
+        norms_twice="norms_twice" in protocol.quirks,
         milestones=protocol.milestones,
         factor=protocol.factor,
         zeta=protocol.zeta,
@@ -389,12 +396,3 @@ def _by_val_of_point(point: dict[str, Any]) -> float:
 
 def _by_val(student: dict[str, Any]) -> float:
     return float(student["val"]["val"])
-
-
-def _rates(protocol: Protocol, learned: float | None) -> tuple[float, ...]:
-    """The rates that a student is trained at; more than one only where the protocol searches."""
-    if protocol.lr == "search":
-        return protocol.rates
-    if protocol.lr == "set":
-        return (protocol.rates[0] if learned is None else learned,)
-    return (protocol.lr,)

@@ -133,6 +133,8 @@ class Method(Model, ABC):
     """A family of distillation methods; papers are recipes over its fields."""
 
     papers: ClassVar[tuple[str, ...]] = ()
+    of_init: ClassVar[tuple[str, ...]] = ()
+    """Fields of a row that mean nothing where another `init` is asked for than the row's."""
 
     @abstractmethod
     def start(self, ctx: Context, rows: Tensor) -> Synth:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from stillroom.artefacts.schooling import NamedSchooling, Schooling
-from stillroom.config import Model
+from stillroom.config import Grown, Model
 from stillroom.methods.base import Context, Method, Synth
+from stillroom.methods.crops import Crops
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,8 +75,11 @@ class Flatness(Model):
     )
 
 
-class StatisticsMatching(Method):
+class StatisticsMatching(Method, Grown):
     """Cross-entropy of a trained network, plus distances of layer statistics to real ones."""
+
+    later: ClassVar[tuple[str, ...]] = ("scorers", "crops")
+    of_init: ClassVar[tuple[str, ...]] = ("scorers", "crops")
 
     kind: Literal["statistics_matching"] = "statistics_matching"
     observers: tuple[str, ...] = Field(
@@ -112,7 +116,13 @@ class StatisticsMatching(Method):
     views: Views = Field(Views.model_construct(), description="crops and flips")
     priors: Priors = Field(Priors.model_construct(), description="terms of the images alone")
     flat: Flatness = Field(Flatness.model_construct(), description="the term for flat minima")
-    init: Literal["real", "noise"] = Field("real", description="first images: real or noise")
+    init: Literal["real", "noise", "mosaics"] = Field(
+        "real", description="first images: real, noise, or mosaics of real crops (RDED)"
+    )
+    scorers: tuple[str, ...] = Field(
+        (), description="networks that score the crops of mosaics [default: the observers]"
+    )
+    crops: Crops = Field(Crops.model_construct(), description="of mosaics: what is scored")
     batch: int = Field(100, ge=1, strict=True, description="images optimised together")
     order: Literal["class", "cycled"] = Field(
         "class", description="of images in batches: class by class, or one of each class in turn"
@@ -124,6 +134,12 @@ class StatisticsMatching(Method):
         "yin2023sre2l",
         "yin2024cda",
     )
+
+    @model_validator(mode="after")
+    def _every_field_is_read(self) -> StatisticsMatching:
+        if self.init != "mosaics" and (self.scorers or self.crops != Crops()):
+            raise ValueError("scorers and crops belong to init mosaics")
+        return self
 
     def name(self) -> str:
         """The preset that it is nearest to."""
@@ -148,7 +164,7 @@ class StatisticsMatching(Method):
         return found
 
     def stages(self, bench: dict[str, Any], arch: Arch, store: Path) -> dict[str, Stage]:
-        """The observers, and where the data are looked at, what their layers are given by them."""
+        """The observers, what their layers are given by real images, and the scorers of mosaics."""
         from stillroom.artefacts.originals import pool_of
         from stillroom.artefacts.statistics import Statistics
 
@@ -158,6 +174,9 @@ class StatisticsMatching(Method):
             by_class = self.targets in ("classes", "each")
             for k, model in enumerate(models):
                 found[f"statistics/{k}"] = Statistics(model, by_class)
+        if self.init == "mosaics":
+            scorers = pool_of(self.scorers, 1, self.schooling, bench, arch, store)
+            found |= {f"scorer/{k}": model for k, model in enumerate(scorers)}
         return found
 
     def image_forwards(self, classes: int, ipc: int) -> float:
@@ -173,11 +192,15 @@ class StatisticsMatching(Method):
         return min(self.batch, classes * ipc)
 
     def start(self, ctx: Context, rows: Tensor) -> Synth:
-        """Real images of each class, or Gaussian noise in network space."""
+        """Real images of each class, mosaics of crops of them, or Gaussian noise."""
+        from stillroom.methods.scored import mosaics_of
         from stillroom.methods.starts import start_images
 
         of_class = (rows // ctx.ipc).to(ctx.device)
-        images = start_images(ctx, rows, self.init)
+        if self.init == "mosaics":
+            images = mosaics_of(self.crops, ctx, rows)
+        else:
+            images = start_images(ctx, rows, self.init)
         return Synth(images.requires_grad_(), of_class, of_class)
 
     def project(self, ctx: Context, synth: Synth) -> None:
@@ -202,7 +225,7 @@ class StatisticsMatching(Method):
         shown = view(self.views, ctx, synth.images, it)
         logits, stats = seen.look(shown, self._dropped(ctx, seen, it), by_class)
         terms = [(1.0, F.cross_entropy(logits, synth.labels))]
-        if self.weight:
+        if self.weight and stats:  # all convolutions of a network without norms may be dropped
             terms.append((self.weight, self._distance(ctx, synth, seen, stats)))
         if self.flat.weight:
             average = self._average(synth)

@@ -12,7 +12,7 @@ from stillroom.evaluation.published import find_protocol
 from stillroom.evaluation.score import FULL
 from stillroom.evaluation.statistics import Summary
 from stillroom.recipe import from_preset
-from stillroom.reported import reported
+from stillroom.reported import reported, row_of
 from stillroom.runtime import Numerics
 from stillroom.standing import near, verdict
 from stillroom.tables import Line, lines
@@ -96,7 +96,7 @@ class Cell:
         """The paper's number, under whichever protocol: `verdict` looks at that."""
         for r in reported():
             same = (r.row, r.benchmark, r.ipc, r.arch)
-            if same == (self.label, self.benchmark, self.ipc, self.arch):
+            if same == (row_of(self.label), self.benchmark, self.ipc, self.arch):
                 return r
         return None
 

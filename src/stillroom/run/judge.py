@@ -167,7 +167,8 @@ def cost_of(how: Judging, rows: Sequence[Row]) -> Cost:
         images = row.ipc * len(how.bench.classes) or len(how.bench.train)
         each = student_flops(how.forward[stage.arch.name], how.protocol, how.bench, images)
         flops += len(stage.seeds) * each
-        steps += len(stage.seeds) * student_steps(how.protocol, images)
+        own = how.protocol.settled(images, len(how.bench.classes), stage.arch.name)
+        steps += len(stage.seeds) * student_steps(own, images)
     students, missing = (sum(len(stage.seeds) for _, stage in some) for some in (wanted, left))
     taken = steps * STEP + (seconds(flops, how.rt) if flops > WORTH_PROBING else 0.0)
     taken /= how.machine.workers

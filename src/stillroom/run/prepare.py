@@ -38,7 +38,7 @@ def cost_of_originals(
     wanted: Sequence[Stage], bench: Benchmark, machine: Machine, session: Session, store: Store
 ) -> tuple[Cost, Runtime]:
     """Count the originals that are not in the store, and how it would run; the time is rough."""
-    stages = [stage for stage in wanted if isinstance(stage, Original)]
+    stages = list({s.key(): s for s in wanted if isinstance(s, Original)}.values())
     left = [stage for stage in stages if not store.complete(stage.key())]
     bare = machines.runtime(machine, "float32", 0, session)
     probe = dataclasses.replace(bare, session=Session())

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from stillroom.artefacts.originals import Original
-from stillroom.artefacts.schooling import Schooling, find_schooling
+from stillroom.artefacts.schooling import SCHOOLINGS, NamedSchooling, Schooling
 from stillroom.artefacts.store import Store
 from stillroom.config import Model
 from stillroom.data.benchmarks import Benchmark
@@ -26,7 +26,7 @@ class Faculty(Model):
 
     archs: tuple[str, ...] = ()
     num: int | None = None
-    schooling: str | None = None
+    schooling: NamedSchooling | None = None
 
 
 def faculty(
@@ -45,7 +45,7 @@ def faculty(
             )
         return ()
     if asked.archs:
-        schooling = find_schooling(asked.schooling or "default")
+        schooling = asked.schooling or SCHOOLINGS["default"]
         return tuple(originals(bench, asked.archs, asked.num or 1, schooling, store))
     if given:
         raise StillroomError("--teacher-num and --schooling belong to --teachers; name them too")

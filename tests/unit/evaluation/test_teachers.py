@@ -160,9 +160,9 @@ def test_who_cannot_be_told_is_one_line(
 
 def test_published_protocols_of_teachers_are_whole() -> None:
     taught = {p.id: p for p in PROTOCOLS.values() if p.view is not None}
-    assert sorted(taught) == [
-        "edc-cifar10@1", "edc-released@1", "edc@1", "gvbsm-cifar10@1", "sre2l@1",
-    ]  # fmt: skip
+    assert {name.partition("@")[0].partition("-")[0] for name in taught} == {
+        "cda", "edc", "gvbsm", "rded", "sre2l",
+    }  # fmt: skip
     assert json.loads(taught["edc@1"].model_dump_json())["view"]["mix"] == "cutmix"
     sides = {s: taught["edc@1"].view.policy(s).size for s in (8, 224)}
     assert sides == {8: 8, 224: 224}
