@@ -124,6 +124,10 @@ def evaluate(
     real_images: bool = True,
     save_models: str | Path | None = None,
     force: bool = False,
+    teachers: Sequence[str] = (),
+    teacher_num: int | None = None,
+    schooling: str | None = None,
+    soft_labels: bool = False,
     progress: bool = False,
     data_options: dict[str, Any] | None = None,
     machine: dict[str, Any] | None = None,
@@ -137,6 +141,9 @@ def evaluate(
     that the set was made with. real_jpegs: random real images kept as
     JPEG beside it, up to the set's bytes. real_images: keep the nearest real ones for its page.
     save_models: a folder for the students' weights; force: overwrite other students there.
+    teachers: networks whose labels students get, under protocols that want some, teacher_num
+    models of each, trained as schooling says; by default those whose labels the set carries, or
+    that made it. soft_labels: they give one label of every image, under protocols that take one.
     progress: as for `distill`.
     Records are added to `folder/records.jsonl`; `compare` compares those of two sets.
     Raises: as `distill`.
@@ -163,6 +170,12 @@ def evaluate(
         "real_images": real_images,
         "save_models": None if save_models is None else user_path(save_models, "save_models"),
         "force": force,
+        "teachers": {
+            "archs": tuple(teachers),
+            "num": teacher_num,
+            "schooling": schooling,
+            "soft": soft_labels,
+        },
     }
     asked = settled(judges.Asked, fields, "evaluate")
     ledger = path / LEDGER

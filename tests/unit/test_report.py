@@ -948,7 +948,8 @@ def test_every_field_of_the_csv_is_one_number_or_a_text(tmp_path: Path) -> None:
     head, *rows = csv.reader(io.StringIO(page(folder, out=tmp_path / "t.csv")))
     expected = "row,accuracy %,95 % low,95 % high,vs random,intervals apart,student,protocol,hash"
     assert head[:9] == expected.split(",")
-    assert head[-5:] == ["n", "of", "std", "bytes", "s / student"]
+    more = ["label bytes", "teacher bytes"]
+    assert head[-7:] == ["n", "of", "std", "bytes", *more, "s / student"]
     (shown,) = gather([folder])
     assert len(rows) == len(shown.lines)
     for row in rows:
@@ -965,6 +966,7 @@ def test_every_field_of_the_csv_is_one_number_or_a_text(tmp_path: Path) -> None:
             assert ends[0] <= 100 * line.summary.mean <= ends[1]
         assert (int(found["n"]), found["of"]) == (line.summary.n, line.counts)
         assert int(found["bytes"]) == line.bytes
+        assert [int(found[name]) for name in more] == [line.label_bytes, line.teacher_bytes]
         apart = "" if line.gap is None else "yes" if line.separate else "no"
         assert found["intervals apart"] == apart
         told = (found["protocol"], found["hash"], found["data"], found["numerics"])
