@@ -29,6 +29,7 @@ MOST = 64  # of one set; foreign metadata may name more
 class Faculty(Model):
     """Teachers as a user names them; without networks those that the set tells of.
 
+    `num` models of each of `archs`, trained as the named `schooling` says.
     `soft`: they give one label of every image, under protocols that take soft labels.
     """
 
