@@ -224,8 +224,8 @@ class Protocol(Grown):
             return (self.rates[0] if learned is None else learned,)
         return (self.lr,)
 
-    def settled(self, images: int, classes: int, arch: str) -> Protocol:
-        """The protocol with the batch and the rate of a set of so many images and of a student."""
+    def settled(self, images: int, classes: int, arch: str = "") -> Protocol:
+        """The protocol with the batch of a set of so many images, and the rate of a student."""
         name = arch.rpartition("/")[2].replace("-", "").replace("_", "")
         batch = self.batch if self.batches is None else self.batches.of(images, classes)
         lr = next((rate for begin, rate in self.by_arch if name.startswith(begin)), self.lr)

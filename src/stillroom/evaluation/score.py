@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,16 +15,13 @@ from torch import Tensor
 
 import stillroom
 from stillroom.artefacts.opened import nets_for, open_bench, real_images
-from stillroom.artefacts.originals import Original
-from stillroom.artefacts.relabels import Relabel, RelabelSpec, teachers_of
 from stillroom.artefacts.stage import COMMON, Stage
-from stillroom.artefacts.store import Store
 from stillroom.data.augment import parse
 from stillroom.data.benchmarks import Benchmark
 from stillroom.data.source import ImageSource
 from stillroom.distilled import load, set_digest
 from stillroom.errors import StillroomError
-from stillroom.evaluation.lessons import Taught, of_set, online, relabelled
+from stillroom.evaluation.lessons import Labelling, Lesson, Taught, of_set
 from stillroom.evaluation.protocol import Protocol
 from stillroom.evaluation.students import Judged, Kept, files_of, write_student
 from stillroom.files import read_json, write_atomic, write_json
@@ -61,6 +58,7 @@ class Score(Stage):
         "evaluation/students.py",
         "evaluation/lessons.py",
         "artefacts/relabels.py",
+        "artefacts/carried.py",
         "artefacts/codecs.py",
         "artefacts/label_header.py",
         "artefacts/label_shards.py",
@@ -79,15 +77,15 @@ class Score(Stage):
     set_folder: Path | None = field(compare=False)
     store: Path = field(compare=False)
     models: bool = False
-    teachers: tuple[Original, ...] = ()  # of protocols whose labels they give
+    labelling: Labelling | None = None  # where students get others than the set's own
     images: int = 0  # of the set, for those
 
     def identity(self) -> dict[str, Any]:
         """Everything that determines the accuracies."""
         own = {"augment": self.augment} if self.set_folder is None else {}  # a set has its own
         more: dict[str, Any] = {"models": True} if self.models else {}  # later; keys stay without
-        if self.teachers:
-            more["teachers"] = [teacher.key() for teacher in self.teachers]
+        if self.labelling is not None:
+            more["labels"] = self.labelling.identity()
         return {
             **own,
             **more,
@@ -108,25 +106,23 @@ class Score(Stage):
 
     def needs(self) -> Sequence[Stage]:
         """Labels, or the teachers that give them."""
-        return (self.relabel(),) if self.protocol.labels == "relabels" else self.teachers
+        lesson = self.lesson()
+        return () if lesson is None else lesson.needs()
 
     def settled(self) -> Protocol:
         """The protocol with the batch and the rate that it has for this set and student."""
         return self.protocol.settled(self.images, len(self.bench["classes"]), self.arch.name)
 
-    def relabel(self) -> Relabel:
-        """The stage of the stored labels that the protocol asks for, of this set."""
-        p = self.settled()
-        assert p.view is not None
-        assert self.set_folder is not None
-        policy = p.view.policy(int(self.bench["size"]))
-        return Relabel(
-            spec=RelabelSpec(epochs=p.passes, batch=p.batch, policy=policy),
-            teachers=self.teachers,
+    def lesson(self) -> Lesson | None:
+        """The set with the labels of trained networks, where it gets some."""
+        if self.labelling is None or self.set_folder is None:
+            return None
+        return Lesson(
+            labelling=self.labelling,
+            protocol=self.settled(),
             bench=self.bench,
             set_digest=self.set_digest,
             images=self.images,
-            numerics="float32",
             set_folder=self.set_folder,
             store=self.store,
         )
@@ -163,7 +159,8 @@ class Score(Stage):
             "stillroom": stillroom.__version__,
         }
         cost = {"seconds": seconds, "memory": peak_memory(rt.device) if known else 0, "made": made}
-        write_json(out / "timing.json", cost)
+        sizes = {name: getattr(taught, name) for name in ("label_bytes", "teacher_bytes")}
+        write_json(out / "timing.json", {**cost, **sizes})
 
     def load(self, folder: Path) -> list[dict[str, Any]]:
         """One dict a seed.
@@ -173,8 +170,8 @@ class Score(Stage):
         test classes where the protocol's rule stopped; labels int64 [N]; seconds, a student's share
         of the stage's (with all rates of a search, and opening the data); memory, the peak in bytes
         while they were trained (see `peak_memory`; 0: not known); made, the machine side: device
-        and its name, threads, compile, torch. With `models`, files, where the weights lie and what
-        tells of them.
+        and its name, threads, compile, torch; label_bytes and teacher_bytes, see `Taught`. With
+        `models`, files, where the weights lie and what tells of them.
         """
         timing = read_json(folder / "0000" / "timing.json")
         tensors = load_file(folder / "0000" / "predicted.safetensors")
@@ -260,17 +257,8 @@ class Score(Stage):
         self._refuse_another(self.set_folder)
         data = load(self.set_folder)
         self._refuse_another(self.set_folder)
-        taught = of_set(data, rt)
-        if self.protocol.view is None:
-            return taught
-        if self.protocol.labels == "relabels":
-            stage = self.relabel()
-            stored = stage.load(Store(self.store).folder(stage.key()))
-            return replace(taught, images=relabelled(data, stored, rt), kind="logits")
-        exact = replace(rt, numerics="float32", compile=False)
-        teachers = teachers_of(self.teachers, data.preprocess, self.bench, self.store, exact)
-        policy = self.protocol.view.policy(bench.size)
-        return replace(taught, images=online(data, policy, teachers, rt), kind="logits")
+        lesson = self.lesson()
+        return of_set(data, rt) if lesson is None else lesson.taught(data, rt)
 
     def _refuse_another(self, folder: Path) -> None:
         found = set_digest(folder)

@@ -89,7 +89,7 @@ def reproduce(
     numerics = numerics or cell.numerics
     how = _judging(cell, bench, store, machine, session, numerics)
     rows, final = _made(cell, how, session)
-    if (taught := cost_of_teachers(how)) is not None and taught.left:
+    if (taught := cost_of_teachers(how, rows)) is not None and taught.left:
         session.say(taught.in_words())
     session.say(cost_of(how, rows).in_words())
     records = [record for student in judge(how, rows) for record in student.records]
@@ -125,8 +125,9 @@ def plan_of(
             cost, _ = cost_of_originals(list(wanted.values()), bench, machine, session, store)
             found.append(("originals", cost.in_words()))
         used = [[s.arch.name, s.index] for s in wanted.values() if isinstance(s, Original)]
-    if (taught := cost_of_teachers(how)) is not None:
-        found.append(("teachers", taught.in_words()))
+    if how.labelling is not None:
+        cost, _ = cost_of_originals(how.labelling.teachers, bench, machine, session, store)
+        found.append(("teachers", cost.in_words()))
     images = cell.ipc * len(bench.classes) or len(bench.train)
     students = cell.students * len(cell.rows)
     flops = students * sum(

@@ -27,7 +27,7 @@ from stillroom.run.distil import distil, plan
 from stillroom.run.fits import check_row, full_row
 from stillroom.run.judge import Asked, cost_of_teachers, evaluate, prepared
 from stillroom.run.options import Machine
-from stillroom.run.teachers import Faculty, faculty
+from stillroom.run.teachers import Faculty, faculty, labelling
 from stillroom.runtime import Runtime
 from stillroom.session import Session
 from stillroom.tables import lines
@@ -110,21 +110,21 @@ def test_named_teachers_take_the_place_of_the_sets_own(
     bench: Benchmark, store: Path, made: Path
 ) -> None:
     given = Faculty(archs=("mlp",), num=2, schooling="default+epochs=2+batch=8")
-    how, _ = prepared(made, bench, asked(STORED, teachers=given), Store(store), MACHINE, Session())
-    assert [(t.arch.name, t.index, t.schooling.epochs) for t in how.teachers] == [
+    how, rows = prepared(
+        made, bench, asked(STORED, teachers=given), Store(store), MACHINE, Session()
+    )
+    assert how.labelling is not None
+    assert [(t.arch.name, t.index, t.schooling.epochs) for t in how.labelling.teachers] == [
         ("mlp", 0, 2), ("mlp", 1, 2),
     ]  # fmt: skip
-    cost = cost_of_teachers(how)
+    cost = cost_of_teachers(how, rows)
     assert cost is not None
     assert (cost.total, cost.left) == (2, 2)
-    own, _ = prepared(made, bench, asked(STORED), Store(store), MACHINE, Session())
-    cost = cost_of_teachers(own)
+    cost = cost_of_teachers(*prepared(made, bench, asked(STORED), Store(store), MACHINE, Session()))
     assert cost is not None
     assert cost.left == 0, "those that recovered the set are there"
-    plain, _ = prepared(
-        made, bench, asked(find_protocol("quick@1")), Store(store), MACHINE, Session()
-    )
-    assert cost_of_teachers(plain) is None
+    plain = asked(find_protocol("quick@1"))
+    assert cost_of_teachers(*prepared(made, bench, plain, Store(store), MACHINE, Session())) is None
 
 
 def test_who_cannot_be_told_is_one_line(
@@ -149,11 +149,11 @@ def test_who_cannot_be_told_is_one_line(
         with pytest.raises(StillroomError, match=told):
             faculty(Faculty(), some, STORED, bench, Store(store))
     with pytest.raises(StillroomError, match="no full-data row"):
-        faculty(Faculty(), None, STORED, bench, Store(store))
+        labelling(Faculty(), None, STORED, bench, Store(store))
     with pytest.raises(StillroomError, match="no full-data row"):
-        check_row(full_row(bench), bench, STORED)
+        check_row(full_row(bench), bench, STORED, taught=True)
     with pytest.raises(StillroomError, match="--teachers belong to protocols"):
-        faculty(Faculty(archs=("mlp",)), data, find_protocol("quick@1"), bench, Store(store))
+        labelling(Faculty(archs=("mlp",)), data, find_protocol("quick@1"), bench, Store(store))
     with pytest.raises(StillroomError, match="belong to --teachers"):
         faculty(Faculty(num=2), data, STORED, bench, Store(store))
 
