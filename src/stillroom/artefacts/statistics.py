@@ -28,6 +28,7 @@ from stillroom.rng import rng
 from stillroom.runtime import Runtime
 
 FILE = "statistics.safetensors"
+ABOUT = "statistics.json"
 SUMS = "sums.safetensors"
 MOST_SHARDS = 8  # each leaves sums as large as the result
 DEFINITION = 1  # raised when a name comes to mean something else
@@ -38,12 +39,14 @@ class Observed:
     """Statistics of every layer of one network, in the order of its modules.
 
     tensors: "<number of the layer>.<statistic>", see `Sums.statistics`. For a norm "running.mean"
-    and "running.var" are those that the network itself keeps.
+    and "running.var" are those that the network itself keeps. repairs: of statistics that others
+    released, in words.
     """
 
     layers: tuple[Layer, ...]
     patch: int
     tensors: dict[str, Tensor]
+    repairs: tuple[str, ...] = ()
 
     def of(self, layer: int) -> Stats:
         """The statistics of a layer, by name."""
@@ -121,7 +124,7 @@ class Statistics(Stage):
 
     def finish(self, parts: list[Path], folder: Path) -> None:
         """Join the sums of all parts into statistics."""
-        if (folder / "statistics.json").is_file():
+        if (folder / ABOUT).is_file():
             return  # killed below, after that was written, when sums may be gone already
         told = read_json(parts[0] / "layers.json")
         shards = [load_file(part / SUMS) for part in parts]
@@ -145,15 +148,13 @@ class Statistics(Stage):
             "data": self.model.bench["digest"],
             "images": int(self.model.bench["counts"]["train"]),
         }
-        write_json(folder / "statistics.json", manifest)
+        write_json(folder / ABOUT, manifest)
         for part in parts:
             (part / SUMS).unlink()
 
     def load(self, folder: Path) -> Observed:
         """The statistics."""
-        told = read_json(folder / "statistics.json")
-        found = tuple(Layer(name, kind) for name, kind in told["layers"])
-        return Observed(found, int(told["patch"]), load_file(folder / FILE))
+        return read_observed(folder)
 
     def _images(
         self, model: OriginalModel, bench: Benchmark, rows: Tensor, number: int, rt: Runtime
@@ -180,3 +181,11 @@ class Statistics(Stage):
 
         with torch.no_grad(), rt.autocast():
             nets.observed(x, {layer.name: adding(layer) for layer in watched})
+
+
+def read_observed(folder: Path) -> Observed:
+    """The statistics of an artefact, whoever collected them."""
+    told = read_json(folder / ABOUT)
+    found = tuple(Layer(name, kind) for name, kind in told["layers"])
+    repairs = tuple(told.get("repairs", ()))
+    return Observed(found, int(told["patch"]), load_file(folder / FILE), repairs)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cyclopts import App
 
+from stillroom.artefacts.released_names import Repair
 from stillroom.artefacts.schooling import Schooling, changed, find_schooling
 from stillroom.cli import flags
 from stillroom.errors import StillroomError
+from stillroom.files import user_path
 from stillroom.run.options import DataOptions, Machine
 
 if TYPE_CHECKING:
@@ -44,28 +47,43 @@ def _originals(**values: Any) -> None:
 def _statistics(**values: Any) -> None:
     from stillroom.cli.show import say
     from stillroom.progress import Shown
-    from stillroom.run.prepare import obtain_statistics
+    from stillroom.run.given import in_words
+    from stillroom.run.prepare import obtain_released, obtain_statistics
 
     machine, shown = flags.settle(Machine, values, "machine"), Shown(values["quiet"])
+    released = _released(values)
     with shown.interruptible(machine.minutes):
         models, store, rt = _wanted(values, machine, shown)
         if rt is None:
             return
-        made = obtain_statistics(
-            models,
-            values["by_class"],
-            values["seen_batch"],
-            values["seen_augment"],
-            machine,
-            store,
-            rt,
-        )
+        by_class, made = values["by_class"], list[Any]()
+        if released is not None:
+            repair = values["repair"] or ()
+            made = obtain_released(models, released, repair, by_class, machine, store, rt)
+        else:
+            batch = 64 if values["seen_batch"] is None else values["seen_batch"]
+            augment = values["seen_augment"] or "none"
+            made = obtain_statistics(models, by_class, batch, augment, machine, store, rt)
     for stage, seen, size in made:
         kinds = [layer.kind for layer in seen.layers]
+        repairs = f", {in_words(seen)}" if released is not None else ""
         say(
-            f"{stage.model.arch.name} {stage.model.index}: {kinds.count('conv')} convolutions, "
-            f"{kinds.count('norm')} norms, {size / 1e6:.1f} MB, {stage.key()}"
+            f"{stage.model.name} {stage.model.index}: {kinds.count('conv')} convolutions, "
+            f"{kinds.count('norm')} norms{repairs}, {size / 1e6:.1f} MB, {stage.key()}"
         )
+
+
+def _released(values: dict[str, Any]) -> Path | None:
+    """The folder or zip that statistics are read from, if they are not collected."""
+    if values["from_"] is None:
+        if values["repair"] is not None:
+            raise StillroomError("--repair belongs to --from")
+        return None
+    for name in ("seen_batch", "seen_augment"):
+        if values[name] is not None:
+            flag = name.replace("_", "-")
+            raise StillroomError(f"--{flag} is of a pass over the images, which --from is without")
+    return user_path(values["from_"], "from")
 
 
 def _wanted(
@@ -143,7 +161,23 @@ _command(
     "default",
     [
         flags.keyword("by_class", flags.flag(bool, "also of every class"), True),
-        flags.keyword("seen_batch", flags.flag(int, "images a batch of the pass"), 64),
-        flags.keyword("seen_augment", flags.flag(str, "augmentation in the pass"), "none"),
+        flags.keyword(
+            "seen_batch", flags.flag(int | None, "images a batch of the pass [default: 64]")
+        ),
+        flags.keyword(
+            "seen_augment", flags.flag(str | None, "augmentation in the pass [default: none]")
+        ),
+        flags.keyword(
+            "from_",
+            flags.flag(
+                Path | None, "read the statistics that EDC released, a folder or zip", name="--from"
+            ),
+        ),
+        flags.keyword(
+            "repair",
+            flags.several(
+                Repair, "of those: what is wrong with them, beside what is found; see the docs"
+            ),
+        ),
     ],
 )

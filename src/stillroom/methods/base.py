@@ -160,6 +160,13 @@ class Method(Model, ABC):
         """
         return {}
 
+    def renamed(self, rename: Callable[[str], str]) -> Method:
+        """The same with its trained networks under other names.
+
+        A run gives those with weights of a user's own (`NETWORK=FILE`) the names that go into keys.
+        """
+        return self
+
     def steps(self, outer: Outer) -> int:
         """How many outer steps this method runs; selection methods run none."""
         return outer.steps

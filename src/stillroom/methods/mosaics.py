@@ -6,7 +6,7 @@ it (arXiv:2404.13733). Specification of the decoupled methods, 3.1 and 7.4.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -62,6 +62,10 @@ class Mosaics(Method):
     crops: Crops = Field(Crops.model_construct(), description="what is scored")
     augment: str = Field("crop_flip", description="what students should be trained with")
     papers: ClassVar[tuple[str, ...]] = ("sun2024rded",)
+
+    def renamed(self, rename: Callable[[str], str]) -> Mosaics:
+        """Observers under other names."""
+        return self.model_copy(update={"observers": tuple(map(rename, self.observers))})
 
     def steps(self, outer: Outer) -> int:
         """None: crops are chosen at the start."""

@@ -7,12 +7,13 @@ settings of it; specification of the decoupled methods, section 3.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from stillroom.artefacts.released_names import Repair
 from stillroom.artefacts.schooling import NamedSchooling, Schooling
 from stillroom.config import Model
 from stillroom.methods.base import Context, Method, Synth
@@ -88,6 +89,13 @@ class StatisticsMatching(Method):
     layers: Literal["all", "norms"] = Field(
         "all", description="whose input is compared: convolutions and norms, or norms alone (SRe2L)"
     )
+    statistics: str = Field(
+        "", description="folder or zip of released statistics, in place of collected ones"
+    )
+    repair: tuple[Repair, ...] = Field(
+        (),
+        description="of those: swapped-patch, doubled, colliding (found too), variance, or none",
+    )
     weight: float = Field(0.01, ge=0, description="of the distance of statistics")
     first: float = Field(10.0, ge=0, description="of the first layer among them")
     targets: Literal["whole", "classes", "each", "local"] = Field(
@@ -125,6 +133,25 @@ class StatisticsMatching(Method):
         "yin2024cda",
     )
 
+    @model_validator(mode="after")
+    def _released(self) -> StatisticsMatching:
+        if self.repair and not self.statistics:
+            raise ValueError("repair mends released statistics; name them with statistics")
+        if not self.statistics:
+            return self
+        if self.layers == "norms":
+            raise ValueError("statistics are not looked at with layers norms; leave them out")
+        if self.variance == "exact" and "variance" not in self.repair:
+            raise ValueError(
+                "released statistics hold no exact variances; set variance to released, or have "
+                "them estimated: repair variance"
+            )
+        return self
+
+    def renamed(self, rename: Callable[[str], str]) -> StatisticsMatching:
+        """Observers under other names."""
+        return self.model_copy(update={"observers": tuple(map(rename, self.observers))})
+
     def name(self) -> str:
         """The preset that it is nearest to."""
         if self.layers == "norms":
@@ -150,6 +177,7 @@ class StatisticsMatching(Method):
     def stages(self, bench: dict[str, Any], arch: Arch, store: Path) -> dict[str, Stage]:
         """The observers, and where the data are looked at, what their layers are given by them."""
         from stillroom.artefacts.originals import pool_of
+        from stillroom.artefacts.released import ReleasedStatistics
         from stillroom.artefacts.statistics import Statistics
 
         models = pool_of(self.observers, self.num, self.schooling, bench, arch, store)
@@ -157,7 +185,11 @@ class StatisticsMatching(Method):
         if self.layers == "all":
             by_class = self.targets in ("classes", "each")
             for k, model in enumerate(models):
-                found[f"statistics/{k}"] = Statistics(model, by_class)
+                found[f"statistics/{k}"] = (
+                    ReleasedStatistics(model, self.statistics, self.repair, by_class)
+                    if self.statistics
+                    else Statistics(model, by_class)
+                )
         return found
 
     def image_forwards(self, classes: int, ipc: int) -> float:

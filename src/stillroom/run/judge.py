@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from stillroom.run.distil import choose_arch
 from stillroom.run.estimate import Cost, seconds
 from stillroom.run.exhibits import NEIGHBOURS, write_exhibit, write_neighbours
 from stillroom.run.fits import check_protocol, check_row, full_row
+from stillroom.run.given import check_given
 from stillroom.run.models import copy_student, file_name, refuse_others
 from stillroom.run.options import Machine
 from stillroom.run.prepare import cost_of_originals
@@ -36,6 +37,7 @@ from stillroom.run.rows import Maker, Row, baseline_rows, real_jpeg_rows, rows_o
 from stillroom.run.teachers import Faculty, digest, faculty
 from stillroom.runtime import Numerics, Runtime
 from stillroom.session import Session
+from stillroom.tables import percent
 from stillroom.types import Record
 
 ROWS_OF_A_COMMAND = 3  # compiled code serves them all; a usual command judges more
@@ -61,6 +63,7 @@ class Judging:
     rt: Runtime
     store: Store
     machine: Machine
+    accuracies: Mapping[str, float] = field(default_factory=dict)  # of teachers' given weights
 
 
 class Asked(Model):
@@ -101,6 +104,7 @@ def evaluate(
     taught = cost_of_teachers(how)
     if taught is not None and taught.left:
         session.say(taught.in_words())
+    how = _trusted(how)
     cost = cost_of(how, rows)
     if cost.seconds > WORTH_SAYING:
         session.say(cost.in_words())
@@ -149,6 +153,19 @@ def prepared(
         rows += baseline_rows(maker, made.ipc) if asked.baselines else []
         rows += real_jpeg_rows(maker, made.ipc, budget) if asked.real_jpegs else []
     return how, rows
+
+
+def _trusted(how: Judging) -> Judging:
+    """The same after teachers whose weights were given have been tested, and are known to teach.
+
+    Raises: StillroomError as `check_given`.
+    """
+    given = [teacher for teacher in how.teachers if teacher.weights]
+    if not given:
+        return how
+    models = obtain_all(how.store, given, machines.executor(how.machine), how.rt)
+    found = check_given(given, models, how.bench, how.machine, how.rt.session)
+    return dataclasses.replace(how, accuracies=found)
 
 
 def cost_of_teachers(how: Judging) -> Cost | None:
@@ -348,5 +365,12 @@ def _record(
         numerics=how.numerics + ("" if how.students == "loop" else f"/{how.students}"),
         code=code_digest(Score.sources),
         split=how.bench.split,
+        note=_note(how.accuracies),
         versions={k: str(v) for k, v in score["made"].items() if k != "device"},
     )
+
+
+def _note(accuracies: Mapping[str, float]) -> str:
+    """How accurate given teachers are, for the record."""
+    told = (f"{name} {percent(value)} %" for name, value in accuracies.items())
+    return f"teachers on the test images: {', '.join(told)}" if accuracies else ""

@@ -114,7 +114,7 @@ def plan_of(
         if wanted := planned.stage.wants():
             cost, _ = cost_of_originals(list(wanted.values()), bench, machine, session, store)
             found.append(("originals", cost.in_words()))
-        used = [[s.arch.name, s.index] for s in wanted.values() if isinstance(s, Original)]
+        used = [[s.name, s.index] for s in wanted.values() if isinstance(s, Original)]
     images = cell.ipc * len(bench.classes) or len(bench.train)
     students = cell.students * len(cell.rows)
     flops = students * sum(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from stillroom.artefacts.given import DIGEST
 from stillroom.artefacts.originals import Original
 from stillroom.artefacts.schooling import Schooling, find_schooling
 from stillroom.artefacts.store import Store
@@ -15,6 +16,7 @@ from stillroom.errors import StillroomError
 from stillroom.evaluation.protocol import TAUGHT, Protocol
 from stillroom.files import canonical, sha256
 from stillroom.nets.zoo import canonical as canonical_name
+from stillroom.nets.zoo.names import split_weights
 from stillroom.run.prepare import originals
 
 MOST = 64  # of one set; foreign metadata may name more
@@ -69,7 +71,7 @@ def _own(made: Distilled, protocol: Protocol, bench: Benchmark, store: Store) ->
             "--schooling edc"
         )
     try:
-        archs = [canonical_name(made.arch if n == "auto" else str(n)) for n in names]
+        archs = [_told(str(n), made.arch) for n in names]
         told: dict[str, Any] = method["schooling"]
         schooling = Schooling(**told)
         num = method.get("num", 1)
@@ -81,3 +83,15 @@ def _own(made: Distilled, protocol: Protocol, bench: Benchmark, store: Store) ->
             f"{protocol.id}: the set's own teachers cannot be told ({why}); name some: --teachers"
         ) from None
     return originals(bench, archs, num, schooling, store)
+
+
+def _told(name: str, own: str) -> str:
+    """A network that foreign metadata name; with weights only by a digest, never a file.
+
+    Raises: StillroomError for anything else.
+    """
+    network, weights = split_weights(name)
+    known = canonical_name(own if network == "auto" else network)
+    if weights and not DIGEST.fullmatch(weights):
+        raise StillroomError(f"{known}={weights[:40]!r} is no digest of weights")
+    return f"{known}={weights}" if weights else known

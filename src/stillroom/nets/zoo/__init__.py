@@ -23,6 +23,7 @@ from stillroom.nets.zoo.names import (
     known_names,
     of_library,
     parse,
+    refuse_weights,
 )
 
 if TYPE_CHECKING:
@@ -152,6 +153,7 @@ def resolve(arch: str | Callable[..., object]) -> Arch:
     from torch import nn
 
     if isinstance(arch, str):
+        refuse_weights(arch)
         if ":" not in arch:
             return Arch(canonical(arch))
         arch = _import(arch)
