@@ -32,11 +32,18 @@ from stillroom.artefacts.originals import Original
 from stillroom.artefacts.released_names import Repair, released_name
 from stillroom.artefacts.released_repairs import Raw, repaired
 from stillroom.artefacts.stage import COMMON, Stage
-from stillroom.artefacts.statistics import ABOUT, DEFINITION, FILE, Observed, read_observed
+from stillroom.artefacts.statistics import (
+    ABOUT,
+    DEFINITION,
+    FILE,
+    Observed,
+    given_shapes,
+    read_observed,
+)
 from stillroom.errors import StillroomError
 from stillroom.files import write_atomic, write_json
 from stillroom.nets.ensemble import Ensemble
-from stillroom.nets.hooks import Kind, Stats, layers, patch_side
+from stillroom.nets.hooks import Kind, Stats, patch_side
 from stillroom.runtime import Runtime
 from stillroom.session import Session
 
@@ -150,15 +157,9 @@ class ReleasedStatistics(Stage):
 
     def _wanted(self, nets: Ensemble) -> list[Wanted]:
         """The layers of the network, in its order, with the sizes of what they are given."""
-        net = nets.nets
-        seen: dict[str, torch.Size] = {}
-        watched = layers(net.skeleton)
-        x = torch.zeros(1, net.channels, net.size, net.size, device=net.rt.device)
-        with torch.no_grad():
-            _, seen = nets.observed(x, {layer.name: lambda given: given.shape for layer in watched})
-        side, found = patch_side(net.size), []
-        for layer in watched:
-            _, channels, height, width = seen[layer.name]
+        side, found = patch_side(nets.nets.size), []
+        for layer, shape in given_shapes(nets):
+            _, channels, height, width = shape
             cells = -(-height // side) * -(-width // side) if layer.kind == "conv" else None
             there = released_name(self.model.arch.name, layer.name)
             found.append(Wanted(layer.name, there, layer.kind, channels, cells))

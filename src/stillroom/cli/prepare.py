@@ -61,9 +61,7 @@ def _statistics(**values: Any) -> None:
             repair = values["repair"] or ()
             made = obtain_released(models, released, repair, by_class, machine, store, rt)
         else:
-            batch = 64 if values["seen_batch"] is None else values["seen_batch"]
-            augment = values["seen_augment"] or "none"
-            made = obtain_statistics(models, by_class, batch, augment, machine, store, rt)
+            made = obtain_statistics(models, by_class, *_seen(values), machine, store, rt)
     for stage, seen, size in made:
         kinds = [layer.kind for layer in seen.layers]
         repairs = f", {in_words(seen)}" if released is not None else ""
@@ -103,11 +101,32 @@ def _wanted(
     cost, rt = cost_of_originals(stages, bench, machine, session, store)
     if values["plan"]:
         pairs = [("schooling", str(schooling.model_dump())), ("models", cost.in_words())]
+        pairs += _passes(values, stages, machine, store)
         key_values(f"networks of {bench.name} (estimates; nothing was run)", pairs)
         return stages, store, None
     if cost.left:
         session.say(cost.in_words())
     return stages, store, rt
+
+
+def _passes(
+    values: dict[str, Any], models: list[Original], machine: Machine, store: Store
+) -> list[tuple[str, str]]:
+    """What `prepare statistics` adds to the cost of its networks."""
+    from stillroom.artefacts.statistics import Statistics
+    from stillroom.run.prepare import cost_of_passes
+    from stillroom.session import Session
+
+    if "by_class" not in values or values["from_"] is not None:
+        return []
+    stages = [Statistics(model, values["by_class"], *_seen(values)) for model in models]
+    return [("statistics", cost_of_passes(stages, machine, Session(), store).in_words())]
+
+
+def _seen(values: dict[str, Any]) -> tuple[int, str]:
+    """Images a batch of a pass over the data, and their augmentation."""
+    batch = 64 if values["seen_batch"] is None else values["seen_batch"]
+    return batch, values["seen_augment"] or "none"
 
 
 def _schooling(values: dict[str, Any]) -> Schooling:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from stillroom.artefacts.labels import Relabels
-from stillroom.artefacts.relabels import Relabelled, Teacher
+from stillroom.artefacts.opened import nets_for, open_bench
+from stillroom.artefacts.originals import Original
+from stillroom.artefacts.relabels import Relabelled, Teacher, teachers_of
 from stillroom.data.policy import Policy
 from stillroom.data.replay import draw
 from stillroom.data.views import apply
@@ -38,6 +42,25 @@ def of_set(data: Distilled, rt: Runtime) -> Taught:
 def relabelled(data: Distilled, stored: Relabels, rt: Runtime) -> Source:
     """The images of a set in the views that its stored labels are for."""
     return Relabelled(data.images.to(rt.device, rt.dtype), data.of_class.to(rt.device), stored)
+
+
+def trained_teachers(
+    stages: Sequence[Original],
+    data: Distilled,
+    described: dict[str, Any],
+    store: Path,
+    views: int,
+    rt: Runtime,
+) -> tuple[Teacher, ...]:
+    """Teachers that label so many views of a set in float32, compiled where that repays itself.
+
+    As everything else they are sized by what they alone do: a forward of every view.
+    """
+    exact = replace(rt, numerics="float32")
+    bench = open_bench(described, store, exact)
+    forward = sum(nets_for(stage.arch, bench, exact).forward_flops() for stage in stages)
+    exact = exact.sized(float(views * forward), functions=len(stages))
+    return teachers_of(stages, data.preprocess, described, store, exact)
 
 
 def online(data: Distilled, policy: Policy, teachers: Sequence[Teacher], rt: Runtime) -> Source:

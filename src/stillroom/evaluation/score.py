@@ -16,7 +16,7 @@ from torch import Tensor
 import stillroom
 from stillroom.artefacts.opened import nets_for, open_bench, real_images
 from stillroom.artefacts.originals import Original
-from stillroom.artefacts.relabels import Relabel, RelabelSpec, teachers_of
+from stillroom.artefacts.relabels import Relabel, RelabelSpec
 from stillroom.artefacts.stage import COMMON, Stage
 from stillroom.artefacts.store import Store
 from stillroom.data.augment import parse
@@ -24,7 +24,7 @@ from stillroom.data.benchmarks import Benchmark
 from stillroom.data.source import ImageSource
 from stillroom.distilled import load, set_digest
 from stillroom.errors import StillroomError
-from stillroom.evaluation.lessons import Taught, of_set, online, relabelled
+from stillroom.evaluation.lessons import Taught, of_set, online, relabelled, trained_teachers
 from stillroom.evaluation.protocol import Protocol
 from stillroom.evaluation.students import Judged, Kept, files_of, write_student
 from stillroom.files import read_json, write_atomic, write_json
@@ -261,8 +261,8 @@ class Score(Stage):
             stage = self.relabel()
             stored = stage.load(Store(self.store).folder(stage.key()))
             return replace(taught, images=relabelled(data, stored, rt), kind="logits")
-        exact = replace(rt, numerics="float32", compile=False)
-        teachers = teachers_of(self.teachers, data.preprocess, self.bench, self.store, exact)
+        views = self.protocol.passes * len(data) * len(self.seeds)
+        teachers = trained_teachers(self.teachers, data, self.bench, self.store, views, rt)
         policy = self.protocol.view.policy(bench.size)
         return replace(taught, images=online(data, policy, teachers, rt), kind="logits")
 

@@ -190,6 +190,12 @@ class Method(Model, ABC):
         """
         return None
 
+    def start_cost(self, sizes: Sequence[int], ipc: int) -> tuple[float, int]:
+        """Real images that each of the networks is shown beside the steps, and how many images are
+        held then at once; from the number of images of every class. Sizes plans, never results.
+        """
+        return 0.0, 0
+
     def name(self) -> str:
         """What tables call the method: the preset it is, else its kind."""
         return str(getattr(self, "kind", type(self).__name__)).rpartition(":")[2]

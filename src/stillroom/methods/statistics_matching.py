@@ -200,6 +200,15 @@ class StatisticsMatching(Method):
         """The observers."""
         return self.observers
 
+    def start_cost(self, sizes: Sequence[int], ipc: int) -> tuple[float, int]:
+        """Local targets: some images of the classes of every chunk, for every observer."""
+        if self.targets != "local":
+            return 0.0, 0
+        each = [min(self.local_real, size) for size in sizes]
+        parts = self.chunks(len(sizes), ipc)
+        shown = sum(each[c] for part in parts for c in {row // ipc for row in part})
+        return float(shown * self.num), max(each)
+
     def images_held(self, classes: int, ipc: int) -> int:
         """A chunk."""
         return min(self.batch, classes * ipc)
@@ -229,7 +238,8 @@ class StatisticsMatching(Method):
 
         if ctx.rt.rank:
             return
-        seen = observer(ctx, (ctx.chunk + it) % self._count(ctx), self.layers)
+        which = (ctx.chunk + it) % self._count(ctx)
+        seen = observer(ctx, which, self.layers, *self._work(ctx))
         by_class = synth.of_class if self.targets == "each" else None
         shown = view(self.views, ctx, synth.images, it)
         logits, stats = seen.look(shown, self._dropped(ctx, seen, it), by_class)
@@ -244,6 +254,17 @@ class StatisticsMatching(Method):
             term = distances.flatness(logits, theirs, self.flat.tau, released)
             terms.append((self.flat.weight, term))
         yield distances.weighted(terms + self._priors(synth))
+
+    def _work(self, ctx: Context) -> tuple[float, int]:
+        """Image forwards of one observer in the whole run, and functions that compiling it makes.
+
+        Static, so that a resumed run and every chunk decide alike. One function a chunk size, and
+        as many again for the logits of the term for flatness.
+        """
+        classes = len(ctx.bench.classes)
+        forwards = self.image_forwards(classes, ctx.ipc) * ctx.steps / self._count(ctx)
+        sizes = {len(part) for part in self.chunks(classes, ctx.ipc)}
+        return forwards, len(sizes) * (2 if self.flat.weight else 1)
 
     def _count(self, ctx: Context) -> int:
         return sum(name.startswith("observer/") for name in ctx.artefacts)

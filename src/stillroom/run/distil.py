@@ -13,6 +13,7 @@ from stillroom.artefacts.opened import nets_for
 from stillroom.artefacts.originals import Original, OriginalModel, network_of
 from stillroom.artefacts.stage import Stage
 from stillroom.artefacts.starts import keep_start
+from stillroom.artefacts.statistics import Statistics
 from stillroom.artefacts.store import Store, obtain, obtain_all
 from stillroom.data.benchmarks import Benchmark
 from stillroom.distilled import Distilled, load
@@ -83,11 +84,13 @@ def plan(
         regularisers=recipe.regularisers,
         watch=recipe.watch,
     )
-    stage.wants()  # what is wrong with its networks is said now
+    wanted = stage.wants()  # what is wrong with its networks is said now
     probe = dataclasses.replace(bare, session=Session())
     shown = [network_of(name, arch) for name in recipe.method.networks()]
-    pool = [nets_for(one, bench, probe) for one in shown]
-    estimate = distil_estimate(recipe, bench, max(pool, key=lambda nets: nets.forward_flops()))
+    estimate = distil_estimate(recipe, bench, [nets_for(one, bench, probe) for one in shown])
+    passes = [s for s in wanted.values() if isinstance(s, Statistics)]
+    held = [s.memory(probe) for s in passes if not store.complete(s.key())]
+    estimate = dataclasses.replace(estimate, memory=max([estimate.memory, *held]))
     rt = machines.runtime(machine, recipe.numerics, estimate.flops, session)
     estimate.refuse_if_too_large(rt.device)
     if out is not None:
@@ -142,12 +145,12 @@ def _accuracies(planned: Plan) -> dict[str, Any]:
 
 def _say_cost(planned: Plan, machine: Machine, wanted: Sequence[Stage]) -> None:
     """Say what training networks takes before it starts: it may be longer than the distillation."""
-    from stillroom.run.prepare import cost_of_originals  # which imports this module
+    from stillroom.run.prepare import costs_of_stages  # which imports this module
 
     session = planned.rt.session
-    cost, _ = cost_of_originals(wanted, planned.bench, machine, session, planned.store)
-    if cost.left:
-        session.say(cost.in_words())
+    for cost in costs_of_stages(wanted, planned.bench, machine, session, planned.store):
+        if cost.left:
+            session.say(cost.in_words())
 
 
 def choose_arch(arch: str | Callable[..., Any], size: int) -> Arch:

@@ -50,7 +50,31 @@ def cost_of_originals(
     each = [stage.flops(probe) for stage in left]
     flops, rt = sum(each), bare.sized(max(each, default=0.0))
     taken = seconds(flops, rt) / machine.workers
-    return Cost("original model", len(stages), len(left), flops, taken), rt
+    given = {bool(stage.weights) for stage in left}
+    verb = "to train" if given <= {False} else "to test" if given == {True} else "to train or test"
+    return Cost("original model", len(stages), len(left), flops, taken, verb), rt
+
+
+def costs_of_stages(
+    wanted: Sequence[Stage], bench: Benchmark, machine: Machine, session: Session, store: Store
+) -> list[Cost]:
+    """What of a run comes before it: trained networks, then passes over the real images."""
+    found = [cost_of_originals(wanted, bench, machine, session, store)[0]]
+    passes = [stage for stage in wanted if isinstance(stage, Statistics)]
+    return [*found, cost_of_passes(passes, machine, session, store)] if passes else found
+
+
+def cost_of_passes(
+    passes: Sequence[Statistics], machine: Machine, session: Session, store: Store
+) -> Cost:
+    """Count the passes over the real images whose statistics are not in the store."""
+    left = [stage for stage in passes if not store.complete(stage.key())]
+    rt = dataclasses.replace(machines.runtime(machine, "float32", 0, session), compile=False)
+    probe = dataclasses.replace(rt, session=Session())
+    flops = sum(stage.flops(probe) for stage in left)
+    memory = max((stage.memory(probe) for stage in left), default=0)
+    taken = seconds(flops, rt) / machine.workers
+    return Cost("real-image pass", len(passes), len(left), flops, taken, "to make", memory)
 
 
 def obtain_originals(
