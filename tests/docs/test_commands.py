@@ -48,6 +48,7 @@ def known_flags() -> set[str]:
         ("export",),
         ("store", "gc"),
         ("prepare", "originals"),
+        ("prepare", "statistics"),
         ("assess",),
         ("distill",),
         *methods,

@@ -11,6 +11,7 @@ import torch
 
 from stillroom.artefacts.executor import Serial
 from stillroom.artefacts.store import Store, obtain_all
+from stillroom.cli import run
 from stillroom.data.benchmarks import Benchmark, from_arrays
 from stillroom.nets.ensemble import Nets
 from stillroom.nets.zoo import resolve
@@ -114,3 +115,12 @@ def test_what_is_there_costs_nothing(tmp_path: Path) -> None:
     assert [cost.left for cost in costs] == [0, 0]
     assert [cost.seconds for cost in costs] == [0, 0]
     assert costs[1].in_words() == "0 real-image passes to make (1 more are in the store)"
+
+
+def test_the_plan_of_statistics_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["prepare", "statistics", "--data", "digits", "--arch", "convnet1-w4", "--num", "2"]
+    assert run([*line, "--plan", "--threads", "1", "--store", str(tmp_path)]) == 0
+    told = " ".join(capsys.readouterr().out.replace("│", "").split())
+    assert "2 original models to train" in told
+    assert re.search(r"statistics 2 real-image passes to make, .* of memory", told)
+    assert not list(tmp_path.glob("statistics-*"))
