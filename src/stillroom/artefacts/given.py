@@ -19,8 +19,7 @@ from stillroom.data.benchmarks import Benchmark
 from stillroom.data.preprocess import CONSTANTS
 from stillroom.errors import StillroomError
 from stillroom.files import fresh_folder, read_json, sha256, sha256_file, user_path, write_atomic
-from stillroom.nets.zoo import Arch, resolve
-from stillroom.nets.zoo.names import split_weights
+from stillroom.nets.zoo import Arch, resolve, split_weights
 from stillroom.nets.zoo.weights import fetch, load_weights, published
 from stillroom.rng import global_rng
 

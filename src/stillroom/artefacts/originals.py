@@ -28,8 +28,7 @@ from stillroom.errors import StillroomError
 from stillroom.files import read_json, write_atomic, write_json
 from stillroom.nets.ensemble import Ensemble
 from stillroom.nets.train import Progress, Training, predict, train
-from stillroom.nets.zoo import Arch, resolve
-from stillroom.nets.zoo.names import split_weights
+from stillroom.nets.zoo import Arch, resolve, split_weights
 from stillroom.runtime import Numerics, Runtime
 from stillroom.types import Preprocess
 

@@ -28,7 +28,7 @@ from stillroom.methods.gradient_distance import layerwise
 from stillroom.methods.original_loss import VERDICTS
 from stillroom.methods.regularisers import WATCH
 from stillroom.nets.ensemble import Ensemble
-from stillroom.nets.zoo.names import split_weights
+from stillroom.nets.zoo import Arch, split_weights
 from stillroom.records import add_records
 from stillroom.run import machine as machines
 from stillroom.run.asked import first_in_words, pool_in_words
@@ -46,6 +46,7 @@ VERSION = "assess@1"
 SOURCES = (  # what decides a number: networks, their training, every measure
     *COMMON,
     "artefacts/features.py",
+    "artefacts/given.py",
     "artefacts/originals.py",
     "artefacts/schooling.py",
     "evaluation/assessments.py",
@@ -204,7 +205,7 @@ def _measures(
     for arch, models in pool.items():
         yield from _of_originals(arch, models, made, bench, rt)
         yield from _of_features(models[0], made, bench, real[arch], rt)
-        yield from _of_matching(models[0], made, bench, rows, rt)
+        yield from _of_matching(models[0].arch, made, bench, rows, rt, arch)
 
 
 def _of_originals(
@@ -237,10 +238,9 @@ def _of_features(
 
 
 def _of_matching(
-    model: OriginalModel, made: Distilled, bench: Benchmark, rows: Tensor, rt: Runtime
+    arch: Arch, made: Distilled, bench: Benchmark, rows: Tensor, rt: Runtime, name: str
 ) -> Iterator[Measured]:
     """Losses of distribution and gradient matching on fresh networks that no method saw."""
-    arch = model.arch
     images, of_class = made.images.to(rt.device, rt.dtype), made.of_class.to(rt.device)
     labels = bench.train.labels[rows].to(rt.device)
     held = [c for c in range(len(bench.classes)) if bool((of_class == c).any())]
@@ -261,9 +261,9 @@ def _of_matching(
                 for x, of in ((images, of_class), (real, labels))
             )
             slopes += float(layerwise(mine, theirs))
-    yield Measured("feature-matching-loss", model.name, features / RANDOM_NETS, "")
+    yield Measured("feature-matching-loss", name, features / RANDOM_NETS, "")
     if not nets_for(arch, bench, rt).has_batchnorm():
-        yield Measured("gradient-matching-loss", model.name, slopes / RANDOM_NETS, "")
+        yield Measured("gradient-matching-loss", name, slopes / RANDOM_NETS, "")
 
 
 def _means_by_class(nets: Ensemble, x: Tensor, of_class: Tensor, held: list[int]) -> Tensor:

@@ -16,7 +16,7 @@ from stillroom.errors import StillroomError
 from stillroom.evaluation.protocol import TAUGHT, Protocol
 from stillroom.files import canonical, sha256
 from stillroom.nets.zoo import canonical as canonical_name
-from stillroom.nets.zoo.names import split_weights
+from stillroom.nets.zoo import split_weights
 from stillroom.run.prepare import originals
 
 MOST = 64  # of one set; foreign metadata may name more

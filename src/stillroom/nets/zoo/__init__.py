@@ -24,6 +24,7 @@ from stillroom.nets.zoo.names import (
     of_library,
     parse,
     refuse_weights,
+    split_weights,
 )
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ __all__ = [
     "known_names",
     "of_library",
     "resolve",
+    "split_weights",
 ]
 
 MAX_NAME = 200  # letters of a qualified name; a record holds 300

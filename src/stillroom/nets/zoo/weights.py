@@ -211,7 +211,7 @@ def _state_dict(path: Path, found: Any) -> dict[str, Tensor]:
 
 def _of_classes(key: str, value: Tensor, targets: Mapping[str, Tensor]) -> str:
     """What a head of another height says, which is the usual misfit."""
-    head = next(reversed(targets)).rpartition(".")[0]
+    head = list(targets)[-1].rpartition(".")[0]
     target = targets[key]
     if key.rpartition(".")[0] != head or value.shape[1:] != target.shape[1:]:
         return ""
