@@ -49,6 +49,7 @@ def known_flags() -> set[str]:
         ("store", "gc"),
         ("prepare", "originals"),
         ("prepare", "relabels"),
+        ("prepare", "statistics"),
         ("assess",),
         ("distill",),
         *methods,

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
+from stillroom.artefacts.released_names import Repair
 from stillroom.artefacts.schooling import Schooling, changed, find_schooling
 from stillroom.cli import flags
 from stillroom.errors import StillroomError
+from stillroom.files import user_path
 from stillroom.run.options import DataOptions, Machine
 
 if TYPE_CHECKING:
@@ -48,27 +50,27 @@ def _originals(**values: Any) -> None:
 def _statistics(**values: Any) -> None:
     from stillroom.cli.show import say
     from stillroom.progress import Shown
-    from stillroom.run.prepare import obtain_statistics
+    from stillroom.run.given import in_words
+    from stillroom.run.prepare import obtain_released, obtain_statistics
 
     machine, shown = flags.settle(Machine, values, "machine"), Shown(values["quiet"])
+    released = _released(values)
     with shown.interruptible(machine.minutes):
         models, store, rt = _wanted(values, machine, shown)
         if rt is None:
             return
-        made = obtain_statistics(
-            models,
-            values["by_class"],
-            values["seen_batch"],
-            values["seen_augment"],
-            machine,
-            store,
-            rt,
-        )
+        by_class, made = values["by_class"], list[Any]()
+        if released is not None:
+            repair = values["repair"] or ()
+            made = obtain_released(models, released, repair, by_class, machine, store, rt)
+        else:
+            made = obtain_statistics(models, by_class, *_seen(values), machine, store, rt)
     for stage, seen, size in made:
         kinds = [layer.kind for layer in seen.layers]
+        repairs = f", {in_words(seen)}" if released is not None else ""
         say(
-            f"{stage.model.arch.name} {stage.model.index}: {kinds.count('conv')} convolutions, "
-            f"{kinds.count('norm')} norms, {size / 1e6:.1f} MB, {stage.key()}"
+            f"{stage.model.name} {stage.model.index}: {kinds.count('conv')} convolutions, "
+            f"{kinds.count('norm')} norms{repairs}, {size / 1e6:.1f} MB, {stage.key()}"
         )
 
 
@@ -120,6 +122,19 @@ def _relabels(**values: Any) -> None:
     say(f"labels in {found.folder}")
 
 
+def _released(values: dict[str, Any]) -> Path | None:
+    """The folder or zip that statistics are read from, if they are not collected."""
+    if values["from_"] is None:
+        if values["repair"] is not None:
+            raise StillroomError("--repair belongs to --from")
+        return None
+    for name in ("seen_batch", "seen_augment"):
+        if values[name] is not None:
+            flag = name.replace("_", "-")
+            raise StillroomError(f"--{flag} is of a pass over the images, which --from is without")
+    return user_path(values["from_"], "from")
+
+
 def _wanted(
     values: dict[str, Any], machine: Machine, session: Session
 ) -> tuple[list[Original], Store, Runtime | None]:
@@ -137,11 +152,32 @@ def _wanted(
     cost, rt = cost_of_originals(stages, bench, machine, session, store)
     if values["plan"]:
         pairs = [("schooling", str(schooling.model_dump())), ("models", cost.in_words())]
+        pairs += _passes(values, stages, machine, store)
         key_values(f"networks of {bench.name} (estimates; nothing was run)", pairs)
         return stages, store, None
     if cost.left:
         session.say(cost.in_words())
     return stages, store, rt
+
+
+def _passes(
+    values: dict[str, Any], models: list[Original], machine: Machine, store: Store
+) -> list[tuple[str, str]]:
+    """What `prepare statistics` adds to the cost of its networks."""
+    from stillroom.artefacts.statistics import Statistics
+    from stillroom.run.prepare import cost_of_passes
+    from stillroom.session import Session
+
+    if "by_class" not in values or values["from_"] is not None:
+        return []
+    stages = [Statistics(model, values["by_class"], *_seen(values)) for model in models]
+    return [("statistics", cost_of_passes(stages, machine, Session(), store).in_words())]
+
+
+def _seen(values: dict[str, Any]) -> tuple[int, str]:
+    """Images a batch of a pass over the data, and their augmentation."""
+    batch = 64 if values["seen_batch"] is None else values["seen_batch"]
+    return batch, values["seen_augment"] or "none"
 
 
 def _schooling(values: dict[str, Any]) -> Schooling:
@@ -195,8 +231,24 @@ _command(
     "default",
     [
         flags.keyword("by_class", flags.flag(bool, "also of every class"), True),
-        flags.keyword("seen_batch", flags.flag(int, "images a batch of the pass"), 64),
-        flags.keyword("seen_augment", flags.flag(str, "augmentation in the pass"), "none"),
+        flags.keyword(
+            "seen_batch", flags.flag(int | None, "images a batch of the pass [default: 64]")
+        ),
+        flags.keyword(
+            "seen_augment", flags.flag(str | None, "augmentation in the pass [default: none]")
+        ),
+        flags.keyword(
+            "from_",
+            flags.flag(
+                Path | None, "read the statistics that EDC released, a folder or zip", name="--from"
+            ),
+        ),
+        flags.keyword(
+            "repair",
+            flags.several(
+                Repair, "of those: what is wrong with them, beside what is found; see the docs"
+            ),
+        ),
     ],
 )
 app.command(

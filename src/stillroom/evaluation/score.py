@@ -258,7 +258,7 @@ class Score(Stage):
         data = load(self.set_folder)
         self._refuse_another(self.set_folder)
         lesson = self.lesson()
-        return of_set(data, rt) if lesson is None else lesson.taught(data, rt)
+        return of_set(data, rt) if lesson is None else lesson.taught(data, rt, len(self.seeds))
 
     def _refuse_another(self, folder: Path) -> None:
         found = set_digest(folder)

@@ -6,7 +6,7 @@ it (arXiv:2404.13733). Specification of the decoupled methods, 3.1 and 7.4.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -37,6 +37,10 @@ class Mosaics(Method):
     augment: str = Field("crop_flip", description="what students should be trained with")
     papers: ClassVar[tuple[str, ...]] = ("sun2024rded",)
 
+    def renamed(self, rename: Callable[[str], str]) -> Mosaics:
+        """Observers under other names."""
+        return self.model_copy(update={"observers": tuple(map(rename, self.observers))})
+
     def steps(self, outer: Outer) -> int:
         """None: crops are chosen at the start."""
         return 0
@@ -51,6 +55,17 @@ class Mosaics(Method):
 
         models = pool_of(self.observers, 1, self.schooling, bench, arch, store)
         return {f"observer/{k}": model for k, model in enumerate(models)}
+
+    def networks(self) -> tuple[str, ...]:
+        """Those that score."""
+        return self.observers
+
+    def start_cost(self, sizes: Sequence[int], ipc: int) -> tuple[float, int]:
+        """Scoring: crops of some images of every class; by EDC's rule all images before that."""
+        cropped = [min(self.crops.pool, size) * self.crops.crops for size in sizes]
+        if self.crops.rule == "rded":
+            return float(sum(cropped)), 3 * max(cropped)  # whole images, crops, padded crops
+        return float(sum(cropped) + sum(sizes)), max(sizes) + 2 * max(cropped)
 
     def start(self, ctx: Context, rows: Tensor) -> Synth:
         """Choose and compose, class by class."""

@@ -7,12 +7,13 @@ settings of it; specification of the decoupled methods, section 3.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from stillroom.artefacts.released_names import Repair
 from stillroom.artefacts.schooling import NamedSchooling, Schooling
 from stillroom.config import Grown, Model
 from stillroom.methods.base import Context, Method, Synth
@@ -92,6 +93,13 @@ class StatisticsMatching(Method, Grown):
     layers: Literal["all", "norms"] = Field(
         "all", description="whose input is compared: convolutions and norms, or norms alone (SRe2L)"
     )
+    statistics: str = Field(
+        "", description="folder or zip of released statistics, in place of collected ones"
+    )
+    repair: tuple[Repair, ...] = Field(
+        (),
+        description="of those: swapped-patch, doubled, colliding (found too), variance, or none",
+    )
     weight: float = Field(0.01, ge=0, description="of the distance of statistics")
     first: float = Field(10.0, ge=0, description="of the first layer among them")
     targets: Literal["whole", "classes", "each", "local"] = Field(
@@ -141,6 +149,25 @@ class StatisticsMatching(Method, Grown):
             raise ValueError("scorers and crops belong to init mosaics")
         return self
 
+    @model_validator(mode="after")
+    def _released(self) -> StatisticsMatching:
+        if self.repair and not self.statistics:
+            raise ValueError("repair mends released statistics; name them with statistics")
+        if not self.statistics:
+            return self
+        if self.layers == "norms":
+            raise ValueError("statistics are not looked at with layers norms; leave them out")
+        if self.variance == "exact" and "variance" not in self.repair:
+            raise ValueError(
+                "released statistics hold no exact variances; set variance to released, or have "
+                "them estimated: repair variance"
+            )
+        return self
+
+    def renamed(self, rename: Callable[[str], str]) -> StatisticsMatching:
+        """Observers under other names."""
+        return self.model_copy(update={"observers": tuple(map(rename, self.observers))})
+
     def name(self) -> str:
         """The preset that it is nearest to."""
         if self.layers == "norms":
@@ -166,6 +193,7 @@ class StatisticsMatching(Method, Grown):
     def stages(self, bench: dict[str, Any], arch: Arch, store: Path) -> dict[str, Stage]:
         """The observers, what their layers are given by real images, and the scorers of mosaics."""
         from stillroom.artefacts.originals import pool_of
+        from stillroom.artefacts.released import ReleasedStatistics
         from stillroom.artefacts.statistics import Statistics
 
         models = pool_of(self.observers, self.num, self.schooling, bench, arch, store)
@@ -173,7 +201,11 @@ class StatisticsMatching(Method, Grown):
         if self.layers == "all":
             by_class = self.targets in ("classes", "each")
             for k, model in enumerate(models):
-                found[f"statistics/{k}"] = Statistics(model, by_class)
+                found[f"statistics/{k}"] = (
+                    ReleasedStatistics(model, self.statistics, self.repair, by_class)
+                    if self.statistics
+                    else Statistics(model, by_class)
+                )
         if self.init == "mosaics":
             scorers = pool_of(self.scorers, 1, self.schooling, bench, arch, store)
             found |= {f"scorer/{k}": model for k, model in enumerate(scorers)}
@@ -186,6 +218,15 @@ class StatisticsMatching(Method, Grown):
     def networks(self) -> tuple[str, ...]:
         """The observers."""
         return self.observers
+
+    def start_cost(self, sizes: Sequence[int], ipc: int) -> tuple[float, int]:
+        """Local targets: some images of the classes of every chunk, for every observer."""
+        if self.targets != "local":
+            return 0.0, 0
+        each = [min(self.local_real, size) for size in sizes]
+        parts = self.chunks(len(sizes), ipc)
+        shown = sum(each[c] for part in parts for c in {row // ipc for row in part})
+        return float(shown * self.num), max(each)
 
     def images_held(self, classes: int, ipc: int) -> int:
         """A chunk."""
@@ -220,7 +261,8 @@ class StatisticsMatching(Method, Grown):
 
         if ctx.rt.rank:
             return
-        seen = observer(ctx, (ctx.chunk + it) % self._count(ctx), self.layers)
+        which = (ctx.chunk + it) % self._count(ctx)
+        seen = observer(ctx, which, self.layers, *self._work(ctx))
         by_class = synth.of_class if self.targets == "each" else None
         shown = view(self.views, ctx, synth.images, it)
         logits, stats = seen.look(shown, self._dropped(ctx, seen, it), by_class)
@@ -235,6 +277,17 @@ class StatisticsMatching(Method, Grown):
             term = distances.flatness(logits, theirs, self.flat.tau, released)
             terms.append((self.flat.weight, term))
         yield distances.weighted(terms + self._priors(synth))
+
+    def _work(self, ctx: Context) -> tuple[float, int]:
+        """Image forwards of one observer in the whole run, and functions that compiling it makes.
+
+        Static, so that a resumed run and every chunk decide alike. One function a chunk size, and
+        as many again for the logits of the term for flatness.
+        """
+        classes = len(ctx.bench.classes)
+        forwards = self.image_forwards(classes, ctx.ipc) * ctx.steps / self._count(ctx)
+        sizes = {len(part) for part in self.chunks(classes, ctx.ipc)}
+        return forwards, len(sizes) * (2 if self.flat.weight else 1)
 
     def _count(self, ctx: Context) -> int:
         return sum(name.startswith("observer/") for name in ctx.artefacts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,10 @@ from stillroom.nets.zoo import Arch
 from stillroom.records import LEDGER, add_records
 from stillroom.run import machine as machines
 from stillroom.run.distil import choose_arch
-from stillroom.run.estimate import Cost, seconds
+from stillroom.run.estimate import Cost, seconds, student_flops, student_steps
 from stillroom.run.exhibits import NEIGHBOURS, write_exhibit, write_neighbours
 from stillroom.run.fits import check_protocol, check_row, full_row
+from stillroom.run.given import in_a_note, trusted
 from stillroom.run.models import copy_student, file_name, refuse_others
 from stillroom.run.options import Machine
 from stillroom.run.prepare import cost_of_originals
@@ -63,6 +64,7 @@ class Judging:
     rt: Runtime
     store: Store
     machine: Machine
+    accuracies: Mapping[str, float] = field(default_factory=dict)  # of teachers' given weights
 
 
 class Asked(Model):
@@ -103,6 +105,9 @@ def evaluate(
     taught = cost_of_teachers(how, rows)
     if taught is not None and taught.left:
         session.say(taught.in_words())
+    if how.labelling is not None:  # those whose weights were given are tested first
+        told = trusted(how.labelling.teachers, bench, store, machine, how.rt)
+        how = dataclasses.replace(how, accuracies=told)
     cost = cost_of(how, rows)
     if cost.seconds > WORTH_SAYING:
         session.say(cost.in_words())
@@ -278,17 +283,6 @@ def judging(
     )
 
 
-def student_flops(forward: float, protocol: Protocol, bench: Benchmark, images: int) -> float:
-    """Of one student, at every rate that it is trained at; a backward pass is two forward ones."""
-    tests = protocol.checks * (len(bench.test) + (len(bench.val) if bench.val else 0))
-    return forward * (3.0 * protocol.passes * images + tests) * max(1, len(protocol.rates))
-
-
-def student_steps(protocol: Protocol, images: int) -> int:
-    """Training steps of one student, at every rate that it is trained at."""
-    return protocol.passes * -(-images // protocol.batch) * max(1, len(protocol.rates))
-
-
 @dataclass(frozen=True)
 class Student:
     """One student: its row, what `Score` kept of it, and a record for every selection rule.
@@ -394,5 +388,6 @@ def _record(
         numerics=how.numerics + ("" if how.students == "loop" else f"/{how.students}"),
         code=code_digest(Score.sources),
         split=how.bench.split,
+        note=in_a_note(how.accuracies),
         versions={k: str(v) for k, v in score["made"].items() if k != "device"},
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stillroom.artefacts.carried import carried
+from stillroom.artefacts.given import DIGEST
 from stillroom.artefacts.label_header import Told
 from stillroom.artefacts.labels import Relabels, misfit
 from stillroom.artefacts.originals import Original
@@ -20,7 +21,7 @@ from stillroom.errors import StillroomError
 from stillroom.evaluation.lessons import Labelling, Regime
 from stillroom.evaluation.protocol import Protocol
 from stillroom.nets.zoo import canonical as canonical_name
-from stillroom.nets.zoo import resolve
+from stillroom.nets.zoo import resolve, split_weights
 from stillroom.run.prepare import originals
 
 NO_FULL = "{} judges sets by teachers; it has no full-data row"
@@ -206,7 +207,7 @@ def _own(made: Distilled, protocol: Protocol, bench: Benchmark, store: Store) ->
             "--schooling edc"
         )
     try:
-        archs = [canonical_name(made.arch if n == "auto" else str(n)) for n in names]
+        archs = [_told(str(n), made.arch) for n in names]
         told: dict[str, Any] = method["schooling"]
         schooling = Schooling(**told)
         num = method.get("num", 1)
@@ -218,3 +219,15 @@ def _own(made: Distilled, protocol: Protocol, bench: Benchmark, store: Store) ->
             f"{protocol.id}: the set's own teachers cannot be told ({why}); name some: --teachers"
         ) from None
     return originals(bench, archs, num, schooling, store)
+
+
+def _told(name: str, own: str) -> str:
+    """A network that foreign metadata name; with weights only by a digest, never a file.
+
+    Raises: StillroomError for anything else.
+    """
+    network, weights = split_weights(name)
+    known = canonical_name(own if network == "auto" else network)
+    if weights and not DIGEST.fullmatch(weights):
+        raise StillroomError(f"{known}={weights[:40]!r} is no digest of weights")
+    return f"{known}={weights}" if weights else known

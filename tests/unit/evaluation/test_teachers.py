@@ -12,6 +12,7 @@ import torch
 
 from stillroom.artefacts.executor import Serial
 from stillroom.artefacts.labels import Relabels
+from stillroom.artefacts.opened import nets_for
 from stillroom.artefacts.originals import opened
 from stillroom.artefacts.relabels import teachers_of
 from stillroom.artefacts.store import Store, obtain
@@ -19,7 +20,7 @@ from stillroom.data.augment import parse
 from stillroom.data.benchmarks import Benchmark
 from stillroom.distilled import load
 from stillroom.errors import StillroomError
-from stillroom.evaluation.lessons import online
+from stillroom.evaluation.lessons import online, trained_teachers
 from stillroom.evaluation.published import PROTOCOLS, find_protocol
 from stillroom.nets.train import Training
 from stillroom.recipe import from_preset
@@ -28,7 +29,7 @@ from stillroom.run.fits import check_row, full_row
 from stillroom.run.judge import Asked, cost_of_teachers, evaluate, prepared
 from stillroom.run.options import Machine
 from stillroom.run.teachers import Faculty, faculty, labelling
-from stillroom.runtime import Runtime
+from stillroom.runtime import COMPILE_FLOPS, Runtime
 from stillroom.session import Session
 from stillroom.tables import lines
 
@@ -104,6 +105,23 @@ def test_online_teachers_say_what_they_say_of_the_view(
     assert len(set(firsts)) == 4, "every student and epoch has views of its own"
     (again,) = source.batches(training, 1, 1)
     assert torch.equal(again.images, seen[1, 1][0].images)
+
+
+def test_online_teachers_are_compiled_where_their_own_work_repays_it(
+    bench: Benchmark, store: Path, made: Path
+) -> None:
+    """Whatever the students are: by a forward of every view, for each of the teachers."""
+    data, rt = load(made), Runtime(torch.device("cpu"), by_size=True, numerics="bf16")
+    stages = faculty(Faculty(), data, ONLINE, bench, Store(store))
+    forward = sum(nets_for(s.arch, bench, rt).forward_flops() for s in stages)
+    enough = int(len(stages) * COMPILE_FLOPS / forward) + 1
+    for views, compiled in ((enough, True), (enough - 2, False)):
+        found = trained_teachers(stages, data, bench.describe(), store, views, rt)
+        made_for = {(t.nets.nets.rt.compile, t.nets.nets.rt.numerics) for t in found}
+        assert made_for == {(compiled, "float32")}
+    off = Runtime(torch.device("cpu"))
+    (one, *_) = trained_teachers(stages, data, bench.describe(), store, 10**15, off)
+    assert not one.nets.nets.rt.compile
 
 
 def test_named_teachers_take_the_place_of_the_sets_own(
