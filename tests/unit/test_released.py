@@ -151,6 +151,17 @@ def test_another_network_of_the_same_class_is_left_out(
     assert taken.repairs == ("colliding (asked for, 1 layers left out)",)
 
 
+def test_a_larger_network_of_the_same_names_is_not_taken(
+    bench: Benchmark, store: Path, tmp_path: Path, model: Original, right: Arrays
+) -> None:
+    """Every layer of a ResNet-18 has its name in a ResNet-50 too; the released tree holds both."""
+    large = {n.replace("ConvNet", "ConvNet_large"): a for n, a in right.items()}
+    large |= {n.replace("features.0", "features.9"): a for n, a in large.items()}
+    found = read(released.written({**large, **right}, tmp_path / "tree"), model, store)
+    assert found.repairs == ()
+    check(found, right, bench)
+
+
 def test_as_it_is(tmp_path: Path, store: Path, model: Original, right: Arrays) -> None:
     """`none`: what the released code compares images with, variances that are means."""
     tree = released.doubled(released.released(right))

@@ -166,7 +166,11 @@ class ReleasedStatistics(Stage):
         return found
 
     def _network(self, tree: Tree, wanted: Sequence[Wanted]) -> tuple[str, int]:
-        """What the tree calls the network, and how many layers of others have the same name."""
+        """What the tree calls the network, and how many layers of others have the same name.
+
+        Of names with all its layers the one with fewest others: a ResNet-18's are all in a
+        ResNet-50 too.
+        """
         held: dict[str, set[tuple[Kind, str]]] = {}
         for place in tree.files:
             held.setdefault(place.net, set()).add((place.kind, place.layer))
@@ -174,8 +178,9 @@ class ReleasedStatistics(Stage):
         fits = [net for net, some in held.items() if need <= some]
         tail = self.model.arch.name.rpartition("/")[2]
         fits = [net for net in fits if net.endswith(f"_{tail}")] or fits
+        own = {(layer.kind, layer.there) for layer in wanted}
+        fits = [n for n in fits if len(held[n] - own) == min(len(held[m] - own) for m in fits)]
         if len(fits) == 1:
-            own = {(layer.kind, layer.there) for layer in wanted}
             return fits[0], len(held[fits[0]] - own)
         if fits:
             raise StillroomError(
