@@ -27,6 +27,9 @@ from stillroom.errors import StillroomError
 from stillroom.evaluation.published import find_protocol
 from stillroom.files import canonical, sha256
 from stillroom.recipe import from_preset
+from stillroom.report.gather import gather
+from stillroom.report.loading import stillroom_code
+from stillroom.report.provenance import groups
 from stillroom.run import relabel as relabels
 from stillroom.run.distil import distil
 from stillroom.run.distil import plan as plan_set
@@ -207,6 +210,39 @@ def test_a_set_takes_its_labels_along(world: World, tmp_path: Path) -> None:
     with pytest.raises(StillroomError, match="the labels of teachers are of other images than"):
         replace(data, images=data.images + 1).save(tmp_path / "other")
     replace(data, images=data.images + 1, relabels=None).save(tmp_path / "another")
+
+
+def test_those_who_labelled_a_set_label_it_anew(world: World, tmp_path: Path) -> None:
+    """Where nobody else is named: for another protocol, or in place of what is damaged."""
+    folder = shutil.copytree(world.made, tmp_path / "set")
+    asked = {"teachers": Faculty(), "protocol": find_protocol("sre2l@1+epochs=2"), "force": True}
+    first = world.plan(world.made).stage.teachers
+    assert world.plan(folder, **asked).stage.teachers == first
+    (folder / RELABELS / "relabels.json").write_text("{")
+    with pytest.raises(StillroomError, match="needs teachers and the set names none"):
+        world.plan(folder, **asked)
+    world.prepare(folder, force=True)
+    assert contents(folder) == contents(world.made)
+
+
+def test_a_page_tells_what_a_set_carries_and_how_to_read_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (shown,) = gather([world.made])
+    labels = carried(world.made)
+    assert labels is not None
+    told = dict(dict(groups(shown))["The set"])["Labels of teachers"]
+    assert told.startswith(
+        "6 epochs of drawn views and one of the images by convnet1-w4, mlp: fp16"
+    )
+    assert told.endswith(f"{labels.nbytes / set_bytes(world.made):.3g} times the images")
+    assert "Labels of teachers" not in str(groups(gather([world.plain])[0]))
+    monkeypatch.chdir(world.made.parent)
+    names: dict[str, Any] = {}
+    exec(stillroom_code(world.made.name, shown.data), names)
+    assert names["views"].shape == names["images"].shape
+    assert torch.equal(names["soft"], labels.soft())
+    assert "relabels" not in stillroom_code(world.plain.name, load(world.plain))
 
 
 def test_publishing_again_keeps_labels_of_the_same_images(world: World, tmp_path: Path) -> None:

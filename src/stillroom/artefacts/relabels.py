@@ -61,6 +61,7 @@ class Relabel(Stage):
     """
 
     kind: ClassVar[str] = "relabels"
+    version: ClassVar[int] = 2  # with the soft labels
     sources: ClassVar[tuple[str, ...]] = (
         *COMMON,
         "artefacts/relabels.py",

@@ -262,7 +262,9 @@ app.command(
             ),
             flags.keyword(
                 "teachers",
-                flags.several(str, "networks that label [default: those that made the set]"),
+                flags.several(
+                    str, "networks that label [default: those of its labels, or that made the set]"
+                ),
             ),
             flags.keyword("teacher_num", flags.flag(int | None, "models of each [default: 1]")),
             flags.keyword("schooling", flags.flag(str | None, f"how trained: {flags.SCHOOLED}")),

@@ -95,7 +95,7 @@ def _view(shown: Shown, prefix: str, real_images: bool) -> dict[str, Any]:
         "recipe": provenance.whole_recipe(shown),
         "plain": loading.plain_code(shown.name, shown.data),
         "training": loading.training_code(shown.data),
-        "stillroom": loading.stillroom_code(shown.name),
+        "stillroom": loading.stillroom_code(shown.name, shown.data),
         "limits": sentences.limits(shown),
         "bibtex": bibtex(provenance.papers(shown)),
     }

@@ -28,7 +28,7 @@ from stillroom.run.fits import check_fits, check_read_alike
 from stillroom.run.options import Machine
 from stillroom.run.prepare import cost_of_originals
 from stillroom.run.publish import SET_FILES, export_folder
-from stillroom.run.teachers import Faculty, faculty
+from stillroom.run.teachers import Faculty, labellers
 from stillroom.runtime import Runtime
 from stillroom.session import Session
 from stillroom.tables import plural, size
@@ -109,7 +109,7 @@ def plan(
         takes = ", ".join(p.id for p in PROTOCOLS.values() if p.labels == "relabels")
         raise StillroomError(f"{protocol.id} stores no labels of teachers; name one of {takes}")
     epochs = protocol.passes if asked.epochs is None else asked.epochs
-    stages = faculty(asked.teachers, made, protocol, bench, store)
+    stages = labellers(asked.teachers, folder, made, protocol, bench, store)
     codec, keep, said = _stored(asked, made, bench, epochs, len(stages), protocol.batch)
     if wrong := unlike(codec, protocol.loss):
         raise StillroomError(f"{protocol.id}: {wrong}")

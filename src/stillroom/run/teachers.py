@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from stillroom.artefacts.carried import carried
 from stillroom.artefacts.given import DIGEST
 from stillroom.artefacts.label_header import Told
@@ -36,7 +38,7 @@ class Faculty(Model):
     """
 
     archs: tuple[str, ...] = ()
-    num: int | None = None
+    num: int | None = Field(None, ge=1, le=1000, strict=True)
     schooling: NamedSchooling | None = None
     soft: bool = False
 
@@ -106,6 +108,29 @@ def check_alike(
                 f"{path} would get labels {told[-1]} and {folder} {told[0]}; a difference might be "
                 "the labels', so name who labels both: --teachers"
             )
+
+
+def labellers(
+    asked: Faculty,
+    folder: Path,
+    made: Distilled,
+    protocol: Protocol,
+    bench: Benchmark,
+    store: Store,
+) -> tuple[Original, ...]:
+    """The networks that are to label a set anew: named, of its labels so far, or those it is by.
+
+    Raises: StillroomError as `faculty`.
+    """
+    if not asked.archs:
+        _refuse_parts(asked)
+        try:
+            found = carried(folder)
+        except StillroomError:  # damaged; it is about to be replaced
+            found = None
+        if found is not None and (stages := made_again(found, bench, store)):
+            return stages
+    return faculty(asked, made, protocol, bench, store)
 
 
 def _regime(asked: Faculty, protocol: Protocol) -> Regime | None:
