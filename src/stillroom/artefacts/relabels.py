@@ -6,6 +6,7 @@ Source: FKD (Shen and Xing 2021, arXiv:2112.01528) as SRe2L (arXiv:2306.13092), 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from stillroom.artefacts.label_header import SHARD_BYTES, Header, Told
 from stillroom.artefacts.label_shards import Batch as Stored
 from stillroom.artefacts.label_shards import finish, write_shard, write_soft
 from stillroom.artefacts.labels import Relabels
-from stillroom.artefacts.opened import open_bench
+from stillroom.artefacts.opened import nets_for, open_bench
 from stillroom.artefacts.originals import Original, OriginalModel, opened
 from stillroom.artefacts.stage import COMMON, Stage
 from stillroom.artefacts.store import Store
@@ -139,8 +140,9 @@ class Relabel(Stage):
         first = shard * each
         epochs = range(first, min(first + each, header.kept))
         made = load(self.set_folder)
-        teachers = teachers_of(self.teachers, made.preprocess, self.bench, self.store, rt)
-        images = made.images.to(rt.device, rt.dtype)
+        views = header.kept * header.images
+        teachers = teachers_of(self.teachers, made.preprocess, self.bench, self.store, views, rt)
+        images = made.images.to(rt.device)
         if shard == 0:
             write_soft(out, header, mean_logits(teachers, images).float().cpu())
         rt.session.begin("relabels", header.kept, first)
@@ -194,7 +196,7 @@ class Teacher:
         """x [B,ch,H,W] in the set's space -> logits [1,B,C]."""
         if not _same(self.space, self.preprocess):
             x = self.space.apply(self.preprocess.invert(x)).to(x)
-        return self.nets.logits(x)
+        return self.nets.logits(x.to(self.nets.nets.rt.dtype))
 
 
 def teachers_of(
@@ -202,10 +204,18 @@ def teachers_of(
     preprocess: Preprocess,
     described: dict[str, Any],
     store: Path,
+    views: int,
     rt: Runtime,
 ) -> tuple[Teacher, ...]:
-    """The networks of the store, for images in the space of `preprocess`."""
+    """The networks of the store, for so many images in the space of `preprocess`.
+
+    In float32, whatever students are trained in. Compiled where that repays itself: as everything
+    else they are sized by what they alone do, a forward of every view.
+    """
+    rt = dataclasses.replace(rt, numerics="float32")
     bench = open_bench(described, store, rt)
+    forward = sum(nets_for(stage.arch, bench, rt).forward_flops() for stage in stages)
+    rt = rt.sized(float(views * forward), functions=len(stages))
     models: list[OriginalModel] = [s.load(Store(store).folder(s.key())) for s in stages]
     return tuple(Teacher(opened(m, bench, rt), m.space(bench), preprocess) for m in models)
 

@@ -14,7 +14,6 @@ from stillroom.artefacts.codecs import find_codec
 from stillroom.artefacts.label_header import SOFT_CODEC, epoch_bytes
 from stillroom.artefacts.label_shards import SOFT
 from stillroom.artefacts.labels import Relabels
-from stillroom.artefacts.opened import nets_for, open_bench
 from stillroom.artefacts.originals import Original
 from stillroom.artefacts.relabels import (
     SEED,
@@ -179,7 +178,7 @@ class Lesson:
     def _online(self, data: Distilled, own: Taught, rt: Runtime, students: int) -> Taught:
         assert self.protocol.view is not None
         stages, views = self.labelling.teachers, self.protocol.passes * len(data) * students
-        teachers = trained_teachers(stages, data, self.bench, self.store, views, rt)
+        teachers = teachers_of(stages, data.preprocess, self.bench, self.store, views, rt)
         policy = self.protocol.view.policy(int(self.bench["size"]))
         source = online(data, policy, teachers, rt)
         weights = sum(weight_bytes(stage, self.store) for stage in stages)
@@ -212,25 +211,6 @@ def of_set(data: Distilled, rt: Runtime) -> Taught:
 def relabelled(data: Distilled, stored: Relabels, rt: Runtime) -> Source:
     """The images of a set in the views that its stored labels are for."""
     return Relabelled(data.images.to(rt.device, rt.dtype), data.of_class.to(rt.device), stored)
-
-
-def trained_teachers(
-    stages: Sequence[Original],
-    data: Distilled,
-    described: dict[str, Any],
-    store: Path,
-    views: int,
-    rt: Runtime,
-) -> tuple[Teacher, ...]:
-    """Teachers that label so many views of a set in float32, compiled where that repays itself.
-
-    As everything else they are sized by what they alone do: a forward of every view.
-    """
-    exact = replace(rt, numerics="float32")
-    bench = open_bench(described, store, exact)
-    forward = sum(nets_for(stage.arch, bench, exact).forward_flops() for stage in stages)
-    exact = exact.sized(float(views * forward), functions=len(stages))
-    return teachers_of(stages, data.preprocess, described, store, exact)
 
 
 def online(data: Distilled, policy: Policy, teachers: Sequence[Teacher], rt: Runtime) -> Source:

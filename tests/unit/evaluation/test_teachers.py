@@ -20,7 +20,7 @@ from stillroom.data.augment import parse
 from stillroom.data.benchmarks import Benchmark
 from stillroom.distilled import load
 from stillroom.errors import StillroomError
-from stillroom.evaluation.lessons import online, trained_teachers
+from stillroom.evaluation.lessons import online
 from stillroom.evaluation.published import PROTOCOLS, find_protocol
 from stillroom.nets.train import Training
 from stillroom.recipe import from_preset
@@ -91,7 +91,7 @@ def test_online_teachers_say_what_they_say_of_the_view(
     data, rt = load(made), Runtime(torch.device("cpu"))
     stages = faculty(Faculty(), data, ONLINE, bench, Store(store))
     models = [obtain(Store(store), stage, Serial(), rt) for stage in stages]
-    teachers = teachers_of(stages, data.preprocess, bench.describe(), store, rt)
+    teachers = teachers_of(stages, data.preprocess, bench.describe(), store, 1, rt)
     source = online(data, ONLINE.view.policy(bench.size), teachers, rt)
     training = Training(
         epochs=4, batch=4, lr=1e-3, momentum=0.9, weight_decay=0.0, schedule="constant",
@@ -116,11 +116,11 @@ def test_online_teachers_are_compiled_where_their_own_work_repays_it(
     forward = sum(nets_for(s.arch, bench, rt).forward_flops() for s in stages)
     enough = int(len(stages) * COMPILE_FLOPS / forward) + 1
     for views, compiled in ((enough, True), (enough - 2, False)):
-        found = trained_teachers(stages, data, bench.describe(), store, views, rt)
+        found = teachers_of(stages, data.preprocess, bench.describe(), store, views, rt)
         made_for = {(t.nets.nets.rt.compile, t.nets.nets.rt.numerics) for t in found}
         assert made_for == {(compiled, "float32")}
     off = Runtime(torch.device("cpu"))
-    (one, *_) = trained_teachers(stages, data, bench.describe(), store, 10**15, off)
+    (one, *_) = teachers_of(stages, data.preprocess, bench.describe(), store, 10**15, off)
     assert not one.nets.nets.rt.compile
 
 
