@@ -1369,6 +1369,7 @@ def test_images_labels_and_teachers_are_told_apart(tmp_path: Path) -> None:
         "At what cost?",
         f"{size(shown.bytes)} + 6.0 MB of labels",
     )
+    assert "All the data are not judged with labels of teachers." in said(folder)
     told = dict(limits(shown))["Labels"]
     assert told.startswith(
         "SL-k, stored labels of teachers for drawn views (relabels:1a2b3c4d,int8)"

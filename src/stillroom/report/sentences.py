@@ -82,6 +82,8 @@ def _whole(shown: Shown, line: Line) -> Fact:
         why += f"A paper has {percent(paper.value)} % for all of them."
     if why:
         return question, "Not measured alike", why.strip()
+    if line.conditions.taught:
+        return question, "Not measured", "All the data are not judged with labels of teachers."
     data = name[:80] if isinstance(name, str) and name in NAMED else "DATA"
     ask = ["stillroom", "evaluate", f"full:{data}", "--protocol", line.protocol]
     ask += ["--records", f"{shown.name}/records.jsonl"]
