@@ -22,6 +22,7 @@ from stillroom.nets.ensemble import Ensemble
 from stillroom.nets.losses import CROSS_ENTROPY, Objective
 from stillroom.nets.optimisers import Decay, Memory, Optimiser, memory_of, optimiser_of, remind
 from stillroom.nets.schedules import Schedule, multiplier
+from stillroom.nets.sharpness import Uphill, look_uphill, still_norms
 from stillroom.nets.sources import Batch, Images, Source
 from stillroom.rng import global_rng
 from stillroom.types import LabelKind
@@ -39,6 +40,7 @@ class Training:
     `momentum` is of sgd, `betas` and `eps` are of adamw; `decay` says which parameters decay (see
     `parameter_groups`). `ema` is the decay of a moving average of the weights, None: none is kept.
     `pieces` splits every batch into so many forward and backward passes with the same gradient.
+    `uphill` makes every step a sharpness-aware one, of two passes.
     """
 
     epochs: int
@@ -63,6 +65,7 @@ class Training:
     decay: Decay = "all"
     ema: float | None = None
     pieces: int = 1
+    uphill: Uphill | None = None
 
     @property
     def passes(self) -> int:
@@ -162,6 +165,8 @@ def train(
         for step, batches in enumerate(together(data, training, seeds, epoch)):
             optimiser.zero_grad(set_to_none=True)
             last = _backward(parts, batches, training, seeds, epoch, step)
+            if training.uphill is not None:
+                _look_uphill(nets, parts, batches, training, seeds, epoch, step)
             optimiser.step()
             if training.ema is not None:
                 follow(average, leaves, training.ema)
@@ -221,6 +226,29 @@ def _backward(
         torch.stack(losses).sum().backward()
         means.append(torch.stack([loss.detach() for loss in losses]).mean())
     return torch.stack(means).sum()
+
+
+def _look_uphill(
+    nets: Ensemble,
+    parts: list[Ensemble],
+    batches: Sequence[Batch],
+    training: Training,
+    seeds: Sequence[int],
+    epoch: int,
+    step: int,
+) -> None:
+    """Replace the gradients by those that sharpness-aware training steps along: a second pass.
+
+    Over the same batch with the same draws. All networks go uphill together, each by norms of its
+    own.
+    """
+    assert training.uphill is not None
+    own = [list(part.params[0].values()) for part in parts]
+    moved = [look_uphill(leaves, training.uphill, nets.k if nets.stacked else None) for leaves in own]
+    with still_norms(nets.nets.skeleton):
+        _backward(parts, batches, training, seeds, epoch, step)
+    for back in moved:
+        back()
 
 
 def _one_by_one(nets: Ensemble) -> list[Ensemble]:

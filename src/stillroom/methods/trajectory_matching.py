@@ -1,0 +1,205 @@
+"""Trajectory matching: a student that trains on the images should end where an expert does.
+
+MTT: Cazenavette et al. 2022, arXiv:2203.11932; FTD: Du et al. 2023, arXiv:2211.11004; TESLA: Cui et
+al. 2023, arXiv:2211.10586; DATM: Guo et al. 2024, arXiv:2310.05773; PAD: Li et al. 2024,
+arXiv:2408.03360; EDF: Wang et al. 2024, arXiv:2410.17193. One method, six settings of it;
+specification of trajectory matching, section 4 to 6.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from stillroom.artefacts.schooling import NamedSchooling, find_schooling
+from stillroom.config import DSA, Model
+from stillroom.methods.base import Context, Method, Synth
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from stillroom.artefacts.experts import Trajectory
+    from stillroom.artefacts.stage import Stage
+    from stillroom.nets.zoo import Arch
+
+
+class Window(Model):
+    """Which stretch of an expert is matched: `epochs` of it from a drawn start on.
+
+    Starts are drawn from `first` to below `last`. With `grow` the end of that range climbs from
+    `begin` to `last` over so many steps (DATM's sequential generation).
+    """
+
+    first: int = Field(0, ge=0, strict=True, description="earliest epoch that a stretch starts at")
+    last: int = Field(2, ge=1, strict=True, description="starts lie before this epoch")
+    begin: int = Field(1, ge=1, strict=True, description="where that bound is at the first step")
+    grow: int = Field(0, ge=0, strict=True, description="steps in which it climbs; 0: it stands")
+    epochs: int = Field(2, ge=1, strict=True, description="epochs of the expert in a stretch")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Window:
+        bound = self.begin if self.grow else self.last
+        if not self.first < bound <= self.last:
+            raise ValueError(
+                f"no start lies from first {self.first} to below {bound} (last {self.last})"
+            )
+        return self
+
+    @property
+    def needed(self) -> int:
+        """The last epoch of an expert that is ever read."""
+        return self.last - 1 + self.epochs
+
+
+class Parameters(Model):
+    """Which parameters of the network count in the distance."""
+
+    drop: Literal["none", "easy", "shallow"] = Field(
+        "none",
+        description="left out: those that fit best (EDF), or of the first layers (PAD)",
+    )
+    share: float = Field(0.0, ge=0, lt=1, description="share of them that is left out")
+
+
+class TrajectoryMatching(Method):
+    """Distance of a student's parameters to an expert's, through the student's whole training."""
+
+    kind: Literal["trajectory_matching"] = "trajectory_matching"
+    experts: int = Field(20, ge=1, le=10**4, strict=True, description="networks that are followed")
+    schooling: NamedSchooling = Field(
+        find_schooling("mtt"), description="how they are trained; epochs as far as they are read"
+    )
+    window: Window = Field(Window.model_construct(), description="which stretch is matched")
+    inner: int = Field(50, ge=1, le=10**4, strict=True, description="steps of the student")
+    batch: int = Field(
+        256, ge=1, strict=True, description="synthetic images a step of the student; all if fewer"
+    )
+    rate: float = Field(0.01, gt=0, description="step size of the student, learned from there on")
+    labels: Literal["hard", "learned", "assigned"] = Field(
+        "hard",
+        description="classes; logits that are learned (DATM); those of the expert that is matched "
+        "(TESLA)",
+    )
+    parameters: Parameters = Field(
+        Parameters.model_construct(), description="which count in the distance"
+    )
+    gate: float | None = Field(
+        None, gt=0, description="steps with a larger distance are dropped; none: no step is"
+    )
+    ema: float | None = Field(
+        None, ge=0, lt=1, description="the set is a moving average of the images (FTD)"
+    )
+    engine: Literal["exact", "tesla", "unrolled"] = Field(
+        "exact", description="of gradients; tesla is approximate beyond one step"
+    )
+    theta: Literal["device", "host", "recompute"] = Field(
+        "device", description="where exact and tesla keep the student's parameters of every step"
+    )
+    augment: str = Field(DSA, description="of the student's batches, and of students of the set")
+    init: Literal["real", "noise", "known"] = Field(
+        "real", description="first images: real, noise, or real ones that an expert classifies"
+    )
+    papers: ClassVar[tuple[str, ...]] = (
+        "cazenavette2022mtt",
+        "du2023ftd",
+        "cui2023tesla",
+        "guo2024datm",
+        "li2024pad",
+        "wang2024edf",
+    )
+
+    def name(self) -> str:
+        """The preset that it is nearest to."""
+        if self.labels == "learned":
+            return {"none": "datm", "shallow": "pad", "easy": "edf"}[self.parameters.drop]
+        if self.engine == "tesla":
+            return "tesla"
+        return "mtt" if self.ema is None else "ftd"
+
+    def stages(self, bench: dict[str, Any], arch: Arch, store: Path) -> dict[str, Stage]:
+        """The experts, as far as they are read."""
+        from stillroom.artefacts.experts import Expert
+
+        last = None if self.init == "known" or self.labels == "learned" else self.window.needed
+        return {
+            f"expert/{i:04d}": Expert(self.schooling, bench, arch, i, "float32", last, store)
+            for i in range(self.experts)
+        }
+
+    def image_forwards(self, classes: int, ipc: int) -> float:
+        """A gradient and the gradient of a gradient a step of the student: three and nine."""
+        return 12.0 * self.inner * min(self.batch, classes * ipc)
+
+    def images_held(self, classes: int, ipc: int) -> int:
+        """A batch under two derivatives; of all steps where the graph is kept."""
+        return 3 * min(self.batch, classes * ipc) * (self.inner if self.engine == "unrolled" else 1)
+
+    def start(self, ctx: Context, rows: Tensor) -> Synth:
+        """Real images or noise, the labels that go with them, and the rate."""
+        import torch
+
+        from stillroom.methods.starts import start_images
+        from stillroom.methods.trajectory_start import first_labels, known_images
+
+        of_class = (rows // ctx.ipc).to(ctx.device)
+        experts = [self._expert(ctx, i) for i in range(self.experts)]
+        if self.init == "known":
+            images = known_images(ctx, rows, experts)
+        else:
+            images = start_images(ctx, rows, self.init)
+        labels = of_class
+        if self.labels == "learned":
+            labels = first_labels(ctx, images, of_class, experts).requires_grad_()
+        rate = torch.tensor(self.rate, dtype=ctx.rt.dtype, device=ctx.device, requires_grad=True)
+        return Synth(images.requires_grad_(), labels, of_class, rate)
+
+    def loss(self, ctx: Context, synth: Synth, it: int) -> Iterator[Tensor]:
+        """One term, of one expert: work is not shared among ranks."""
+        from stillroom.methods.trajectory_distance import apart, kept
+        from stillroom.nets.inner import Inner, through
+        from stillroom.nets.losses import hard_ce, logit_ce
+
+        if ctx.rt.rank:
+            return
+        expert = self._expert(ctx, self._drawn(ctx, it))
+        start, target = self._stretch(ctx, expert, it)
+        labels = self._labels(ctx, synth, expert, target)
+        nets = ctx.once("student", lambda: ctx.nets(1, "student"))
+        assert synth.lr is not None
+        problem = Inner(
+            nets=nets,
+            start=start,
+            steps=self.inner,
+            shown=self._shown(ctx, synth.images, labels, it),
+            rate=synth.lr,
+            loss=logit_ce if labels.is_floating_point() else hard_ce,
+        )
+        learned = [t for t in (synth.images, labels) if t.requires_grad]
+        share, drop = self.parameters.share, self.parameters.drop
+        yield through(
+            problem,
+            lambda end: apart(end, start, target, kept(end, target, share, drop)),
+            learned,
+            self.engine,
+            self.theta,
+        )
+
+    def adjust(self, ctx: Context, synth: Synth, it: int) -> bool:
+        """Whether the step counts: not where the distance lies above the gate."""
+        return True
+
+    def _expert(self, ctx: Context, number: int) -> Trajectory:
+        found: Trajectory = ctx.artefacts[f"expert/{number:04d}"]
+        return found
+
+    def _drawn(self, ctx: Context, it: int) -> int:
+        """Every expert once, in an order of its own, before any comes again."""
+        import torch
+
+        turn, place = divmod(it, self.experts)
+        order = torch.randperm(self.experts, generator=ctx.rng("experts", turn))
+        return int(order[place])
