@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from golden import golden, max_abs
-from stillroom.nets.sharpness import Uphill, look_uphill, perturbation, still_norms
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from golden import golden, max_abs
+from stillroom.nets.sharpness import Uphill, look_uphill, perturbation, still_norms
 
 DATA = golden("edf_gsam")
 

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
+from torch.nn import functional as F
+
 from golden import golden, max_abs
 from stillroom.methods.trajectory_distance import apart, kept
 from stillroom.methods.trajectory_matching import chunks_of, latest_start
@@ -16,8 +19,6 @@ from stillroom.nets.inner import Inner, flat, through, unrolled, views
 from stillroom.nets.losses import soft_ce
 from stillroom.nets.zoo import resolve
 from stillroom.runtime import Runtime
-from torch import Tensor
-from torch.nn import functional as F
 
 DATA = golden("edf_trajectory")
 RATIOS = {"0": 0, "25": 1, "375": 2}
@@ -38,7 +39,7 @@ def close(ours: Tensor, theirs: Tensor, tolerance: float) -> None:
 
 @pytest.fixture(scope="module")
 def rt() -> Runtime:
-    return Runtime.make("cpu", "float64")
+    return Runtime(torch.device("cpu"), "float64")
 
 
 @pytest.fixture
@@ -141,7 +142,8 @@ def test_hard_labels(nets, engine: str) -> None:
     loss = through(problem, lambda end: apart(end, start, target), [images], engine)
     close(loss, DATA.take("mtt.loss"), 1e-9)
     loss.backward()
-    assert images.grad is not None and rate.grad is not None
+    assert images.grad is not None
+    assert rate.grad is not None
     close(images.grad, DATA.take("mtt.grad_images"), 1e-9)
     close(rate.grad, DATA.take("mtt.grad_lr"), 1e-9)
 
@@ -166,7 +168,8 @@ def test_soft_cross_entropy() -> None:
     loss = soft(student, labels)
     close(loss, DATA.take("sce_loss"), 1e-12)
     loss.backward()
-    assert student.grad is not None and labels.grad is not None
+    assert student.grad is not None
+    assert labels.grad is not None
     close(student.grad, DATA.take("sce_grad_student"), 1e-12)
     close(labels.grad, DATA.take("sce_grad_labels"), 1e-12)
 

@@ -11,19 +11,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from stillroom.artefacts.opened import nets_for, open_bench
 from stillroom.artefacts.schooling import Schooling
 from stillroom.artefacts.stage import COMMON, Stage
-from stillroom.artefacts.training import WEIGHTS, Work, pixels
+from stillroom.artefacts.training import Work, pixels
 from stillroom.data.benchmarks import Benchmark
-from stillroom.files import read_json
+from stillroom.files import read_json, write_atomic
 from stillroom.nets.ensemble import Ensemble
 from stillroom.nets.zoo import Arch, resolve
 from stillroom.runtime import Numerics, Runtime
 from stillroom.types import Preprocess
+
+WEIGHTS = "weights.safetensors"
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,9 @@ class Original(Stage):
         work = Work(self, out, rt.sized(self.flops(rt)))
         work.restore()
         work.run()
-        work.write(work.weights())
+        stored = {name: t.cpu().contiguous() for name, t in work.weights().items()}
+        write_atomic(out / WEIGHTS, save(stored))
+        work.tell()
 
     def flops(self, rt: Runtime) -> float:
         """Operations of its training and of its tests: a static count."""

@@ -114,8 +114,8 @@ SCHOOLINGS = {
         raw_pixels=True,
         select="best",
     ),
-    # MTT (arXiv:2203.11932); FTD (arXiv:2211.11004) at 50 images a class or many classes and at 1 and
-    # 10 images of CIFAR-10; DATM (arXiv:2310.05773), PAD and EDF.
+    # MTT (arXiv:2203.11932); FTD (arXiv:2211.11004), "-small" at 1 and 10 images a class of
+    # CIFAR-10; DATM (arXiv:2310.05773), PAD and EDF.
     "mtt": Schooling.model_construct(**_MTT),
     "ftd": Schooling.model_construct(**{**_MTT, "rho": 0.01, "alpha": 1.0}),
     "ftd-small": Schooling.model_construct(**_MTT, **_GSAM),

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from safetensors.torch import save
 from torch import Tensor
 
 from stillroom.artefacts import snapshot
@@ -17,14 +16,12 @@ from stillroom.artefacts.snapshot import read_snapshot, save_snapshot
 from stillroom.data.augment import parse
 from stillroom.data.benchmarks import Benchmark
 from stillroom.errors import StillroomError
-from stillroom.files import write_atomic, write_json
+from stillroom.files import write_json
 from stillroom.nets.sharpness import Uphill
 from stillroom.nets.train import Progress, Training, predict, train
 from stillroom.nets.zoo import Arch
 from stillroom.runtime import Runtime
 from stillroom.types import Preprocess
-
-WEIGHTS = "weights.safetensors"
 
 
 class Trained(Protocol):
@@ -62,14 +59,9 @@ class Work:
     `trail` is given the weights after every epoch, and before the first: again, if a run went on.
     """
 
-    def __init__(
-        self,
-        stage: Trained,
-        out: Path,
-        rt: Runtime,
-        trail: Callable[[int, dict[str, Tensor]], None] | None = None,
-    ) -> None:
-        self.stage, self.out, self.rt, self.trail = stage, out, rt, trail
+    def __init__(self, stage: Trained, out: Path, rt: Runtime) -> None:
+        self.stage, self.out, self.rt = stage, out, rt
+        self.trail: Callable[[int, dict[str, Tensor]], None] | None = None
         bench = open_bench(stage.bench, stage.store, rt)
         space = pixels(bench) if stage.schooling.raw_pixels else bench.preprocess
         self.data = real_images(bench.train, space, bench.size, rt)
@@ -89,12 +81,12 @@ class Work:
         name = f"{self.stage.kind} {self.stage.arch.name}"
         session.begin(name, schooling.passes, self.progress.epochs)
         if self.trail and not self.progress.epochs:
-            self.trail(0, self._now())
+            self.trail(0, self.now())
 
         def keep(progress: Progress) -> None:
             self.progress = progress
             if self.trail:
-                self.trail(progress.epochs, self._now())
+                self.trail(progress.epochs, self.now())
 
         def on_epoch(done: int, loss: float) -> None:
             nonlocal saved
@@ -125,7 +117,7 @@ class Work:
 
     def save(self, spent: float) -> None:
         """Write everything that the next epoch depends on."""
-        tensors = {f"now.{k}": v for k, v in self._now().items()}
+        tensors = {f"now.{k}": v for k, v in self.now().items()}
         tensors |= {f"best.{k}": v for k, v in self.best.items()}
         tensors |= {f"progress.{k}": v for k, v in self.progress.tensors().items()}
         header = {
@@ -143,7 +135,7 @@ class Work:
         header, tensors = found
         # Counts of steps stay on the CPU, where optimisers keep them.
         here = {k: v.to(self.rt.device) if v.ndim else v for k, v in tensors.items()}
-        for name, tensor in self._now().items():
+        for name, tensor in self.now().items():
             tensor.copy_(here[f"now.{name}"])
         self.best = _under("best.", here)
         leaves = len(self.nets.member(0)[0])
@@ -168,7 +160,8 @@ class Work:
             uphill=Uphill(s.rho, s.alpha, s.adaptive) if s.rho else None,
         )
 
-    def _now(self) -> dict[str, Tensor]:
+    def now(self) -> dict[str, Tensor]:
+        """Weights and buffers as they are."""
         params, buffers = self.nets.member(0)
         return {name: t.detach() for name, t in {**params, **buffers}.items()}
 
@@ -177,17 +170,15 @@ class Work:
         right = predict(self.nets, self.tests)[0] == self.tests.labels.cpu()
         accuracy = float(right.double().mean())
         if not self.curve or accuracy > max(value for _, value in self.curve):
-            self.best = {name: t.clone() for name, t in self._now().items()}
+            self.best = {name: t.clone() for name, t in self.now().items()}
         self.curve.append((done, accuracy))
 
     def weights(self) -> dict[str, Tensor]:
         """Those that the schooling selects."""
-        return self.best if self.stage.schooling.select == "best" else self._now()
+        return self.best if self.stage.schooling.select == "best" else self.now()
 
-    def write(self, tensors: dict[str, Tensor]) -> None:
-        """Write tensors and what is told of them; the training is over."""
-        stored = {name: t.cpu().contiguous() for name, t in tensors.items()}
-        write_atomic(self.out / WEIGHTS, save(stored))
+    def tell(self) -> None:
+        """Write what is told of the training, which is over."""
         values = [value for _, value in self.curve]
         best = self.stage.schooling.select == "best"
         told = {"accuracy": max(values) if best else values[-1], "curve": self.curve}

@@ -12,6 +12,7 @@ from stillroom.methods.gradient_matching import GradientMatching
 from stillroom.methods.mosaics import Mosaics
 from stillroom.methods.selection import Selection
 from stillroom.methods.statistics_matching import StatisticsMatching
+from stillroom.methods.trajectory_matching import TrajectoryMatching
 
 METHODS: dict[str, type[Method]] = {
     "distribution_matching": DistributionMatching,
@@ -19,6 +20,7 @@ METHODS: dict[str, type[Method]] = {
     "mosaics": Mosaics,
     "selection": Selection,
     "statistics_matching": StatisticsMatching,
+    "trajectory_matching": TrajectoryMatching,
 }
 
 
@@ -46,6 +48,14 @@ _NORMS = {
     "init": "noise",
     "order": "cycled",
 }
+_RATE = {"kind": "sgd", "lr": 1e-5, "momentum": 0.5}
+_TRAJECTORY = {
+    "steps": 5000,
+    "images": {"kind": "sgd", "lr": 100.0, "momentum": 0.5},
+    "rate": _RATE,
+}
+_LABELLED = {**_TRAJECTORY, "labels": {"kind": "sgd", "lr": 2.0, "momentum": 0.9}}
+_DATM = {"schooling": "datm", "labels": "learned", "init": "known", "gate": 1.0}
 PRESETS: dict[str, Preset] = {
     "dm": Preset(
         "distribution_matching",
@@ -97,6 +107,36 @@ PRESETS: dict[str, Preset] = {
         "recover (EDC): as gvbsm from real images, with statistics by class and flat minima",
         {"flat": {"weight": 0.25}},
         {"steps": 1000, "images": _ADAM},
+    ),
+    "mtt": Preset(
+        "trajectory_matching",
+        "trajectory matching (MTT): a student ends where a network of the real data does",
+        {},
+        _TRAJECTORY,
+    ),
+    "ftd": Preset(
+        "trajectory_matching",
+        "trajectory matching (FTD): flat experts, and an average of the images",
+        {"schooling": "ftd-small", "ema": 0.9995},
+        _TRAJECTORY,
+    ),
+    "tesla": Preset(
+        "trajectory_matching",
+        "trajectory matching (TESLA): approximate gradients, labels that experts assign",
+        {"engine": "tesla", "labels": "assigned"},
+        _TRAJECTORY,
+    ),
+    "datm": Preset(
+        "trajectory_matching",
+        "trajectory matching (DATM): learned labels, later stretches for larger sets",
+        _DATM,
+        _LABELLED,
+    ),
+    "edf": Preset(
+        "trajectory_matching",
+        "trajectory matching (EDF): as datm, without the parameters that fit anyway",
+        {**_DATM, "parameters": {"drop": "easy", "share": 0.25}},
+        _LABELLED,
     ),
     "random": _selection("random", "real images drawn at random, balanced"),
     "class-mean": _selection("class-mean", "the average image of a class (of parts, if ipc > 1)"),

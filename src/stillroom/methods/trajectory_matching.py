@@ -8,8 +8,7 @@ specification of trajectory matching, section 4 to 6.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
     from stillroom.artefacts.experts import Trajectory
     from stillroom.artefacts.stage import Stage
     from stillroom.nets.zoo import Arch
+
+LEAST_RATE = 1e-6  # of the student, which the reference lets turn negative
 
 
 class Window(Model):
@@ -124,9 +125,10 @@ class TrajectoryMatching(Method):
         """The experts, as far as they are read."""
         from stillroom.artefacts.experts import Expert
 
-        last = None if self.init == "known" or self.labels == "learned" else self.window.needed
+        whole = self.init == "known" or self.labels == "learned"  # their ends are asked
+        upto = self.window.needed
         return {
-            f"expert/{i:04d}": Expert(self.schooling, bench, arch, i, "float32", last, store)
+            f"expert/{i:04d}": Expert(self.schooling, bench, arch, i, "float32", upto, whole, store)
             for i in range(self.experts)
         }
 
@@ -153,13 +155,15 @@ class TrajectoryMatching(Method):
             images = start_images(ctx, rows, self.init)
         labels = of_class
         if self.labels == "learned":
-            labels = first_labels(ctx, images, of_class, experts).requires_grad_()
+            known = self.init == "known"
+            labels = first_labels(ctx, images, of_class, experts, known).requires_grad_()
         rate = torch.tensor(self.rate, dtype=ctx.rt.dtype, device=ctx.device, requires_grad=True)
         return Synth(images.requires_grad_(), labels, of_class, rate)
 
     def loss(self, ctx: Context, synth: Synth, it: int) -> Iterator[Tensor]:
         """One term, of one expert: work is not shared among ranks."""
         from stillroom.methods.trajectory_distance import apart, kept
+        from stillroom.methods.trajectory_start import with_parameters
         from stillroom.nets.inner import Inner, through
         from stillroom.nets.losses import hard_ce, logit_ce
 
@@ -167,11 +171,10 @@ class TrajectoryMatching(Method):
             return
         expert = self._expert(ctx, self._drawn(ctx, it))
         start, target = self._stretch(ctx, expert, it)
-        labels = self._labels(ctx, synth, expert, target)
-        nets = ctx.once("student", lambda: ctx.nets(1, "student"))
+        labels = self._labels(ctx, synth, target)
         assert synth.lr is not None
         problem = Inner(
-            nets=nets,
+            nets=with_parameters(ctx, start),
             start=start,
             steps=self.inner,
             shown=self._shown(ctx, synth.images, labels, it),
@@ -180,17 +183,34 @@ class TrajectoryMatching(Method):
         )
         learned = [t for t in (synth.images, labels) if t.requires_grad]
         share, drop = self.parameters.share, self.parameters.drop
-        yield through(
-            problem,
-            lambda end: apart(end, start, target, kept(end, target, share, drop)),
-            learned,
-            self.engine,
-            self.theta,
-        )
+
+        def distance(end: Tensor) -> Tensor:
+            return apart(end, start, target, kept(end, target, share, drop))
+
+        value = through(problem, distance, learned, self.engine, self.theta)
+        synth.memory["distance"] = float(value.detach())
+        ctx.log(rate=synth.lr.detach())
+        yield value
 
     def adjust(self, ctx: Context, synth: Synth, it: int) -> bool:
         """Whether the step counts: not where the distance lies above the gate."""
-        return True
+        return self.gate is None or float(synth.memory["distance"]) <= self.gate
+
+    def project(self, ctx: Context, synth: Synth) -> None:
+        """The rate stays positive; the average follows the images.
+
+        Differs from the reference, where the rate may turn negative and the run is lost.
+        """
+        assert synth.lr is not None
+        synth.lr.clamp_(min=LEAST_RATE)
+        if self.ema is not None:
+            old = synth.memory.get("average", synth.images)
+            synth.memory["average"] = synth.images + self.ema * (old - synth.images)
+
+    def published(self, synth: Synth) -> Tensor:
+        """The moving average of the images, where there is one."""
+        average = synth.memory.get("average")
+        return synth.images if average is None or isinstance(average, float) else average
 
     def _expert(self, ctx: Context, number: int) -> Trajectory:
         found: Trajectory = ctx.artefacts[f"expert/{number:04d}"]
@@ -203,3 +223,68 @@ class TrajectoryMatching(Method):
         turn, place = divmod(it, self.experts)
         order = torch.randperm(self.experts, generator=ctx.rng("experts", turn))
         return int(order[place])
+
+    def _stretch(self, ctx: Context, expert: Trajectory, it: int) -> tuple[Tensor, Tensor]:
+        """Parameters [P] of the expert where the student starts, and where it should end."""
+        import torch
+
+        w = self.window
+        bound = latest_start(it, w.begin, w.last, w.grow)
+        first = int(torch.randint(w.first, bound, (), generator=ctx.rng("window", it)))
+        here = (ctx.device, ctx.rt.dtype)
+        return expert.after(first).to(*here), expert.after(first + w.epochs).to(*here)
+
+    def _labels(self, ctx: Context, synth: Synth, target: Tensor) -> Tensor:
+        """Those of the set; or what the network where the student should end says of the images."""
+        if self.labels != "assigned":
+            return synth.labels
+        import torch
+
+        from stillroom.methods.trajectory_start import with_parameters
+
+        with torch.no_grad():
+            return with_parameters(ctx, target).logits(synth.images.detach())[0]
+
+    def _shown(
+        self, ctx: Context, images: Tensor, labels: Tensor, it: int
+    ) -> Callable[[int], tuple[Tensor, Tensor]]:
+        """The batch of every step of the student: the same at every call."""
+        import torch
+
+        from stillroom.data.augment import apply, draw, parse
+
+        strategy = parse(self.augment)
+        count = len(images)
+        each = -(-count // self.batch)
+        orders = [
+            torch.randperm(count, generator=ctx.rng("rows", it, turn)).tolist()
+            for turn in range(-(-self.inner // each))
+        ]
+        chunks = chunks_of(orders, self.batch)
+
+        def shown(t: int) -> tuple[Tensor, Tensor]:
+            rows = torch.tensor(chunks[t], device=images.device)
+            drawn = draw(strategy, len(rows), ctx.bench.size, ctx.rng("augment", it, t))
+            return apply(images[rows], drawn), labels[rows]
+
+        return shown
+
+
+def latest_start(it: int, begin: int, last: int, grow: int) -> int:
+    """The bound below which a stretch starts at step `it`: from `begin` to `last` in `grow` steps.
+
+    DATM's sequential generation; `grow` 0: it stands.
+    """
+    return min(last, begin + (last - begin) * it // grow) if grow else last
+
+
+def chunks_of(orders: Sequence[Sequence[int]], batch: int) -> list[list[int]]:
+    """The rows of every step: each order in turn, cut into batches and taken from the end.
+
+    So the ragged rest of an order comes first, as in the reference.
+    """
+    found = []
+    for order in orders:
+        cut = [list(order[i : i + batch]) for i in range(0, len(order), batch)]
+        found += cut[::-1]
+    return found

@@ -106,9 +106,12 @@ def _adjoint(
         images, labels = inner.shown(t)
         pulled = _pull(inner, path[t], images.detach(), labels.detach(), adjoint)
         of_rate -= pulled[0]
-        outs = [(out, by) for out, by in zip((images, labels), pulled[2:], strict=False)]
-        outs = [(out, -rate * by) for out, by in outs if out.requires_grad]
-        found = torch.autograd.grad(*zip(*outs, strict=True), learned, allow_unused=True)
+        pairs = zip(
+            (images, labels), pulled[2:], strict=False
+        )  # no slope of labels that are classes
+        outs = [(out, -rate * by) for out, by in pairs if out.requires_grad]
+        shown, by = zip(*outs, strict=True)
+        found = torch.autograd.grad(shown, learned, by, allow_unused=True)
         for slope, more in zip(slopes, found, strict=True):
             if more is not None:
                 slope += more.view_as(slope)

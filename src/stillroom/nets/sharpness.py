@@ -67,7 +67,9 @@ def perturbation(
     if not rule.adaptive:
         scale = rule.rho / (_norm(slopes, each) + EPS)
         return [g * _over(scale, g) for g in slopes]
-    scale = rule.rho / (_norm([w.abs() * g for w, g in zip(leaves, slopes, strict=True)], each) + EPS)
+    scale = rule.rho / (
+        _norm([w.abs() * g for w, g in zip(leaves, slopes, strict=True)], each) + EPS
+    )
     return [w.square() * g * _over(scale, g) for w, g in zip(leaves, slopes, strict=True)]
 
 
@@ -81,9 +83,7 @@ def direction(
     norm, other = _norm(first, each), _norm(second, each)
     cosine = _dot(first, second, each) / (norm * other + EPS)
     along = cosine * norm / (other + EPS)
-    return [
-        g2 - alpha * (g1 - _over(along, g1) * g2) for g1, g2 in zip(first, second, strict=True)
-    ]
+    return [g2 - alpha * (g1 - _over(along, g1) * g2) for g1, g2 in zip(first, second, strict=True)]
 
 
 @contextlib.contextmanager

@@ -244,7 +244,9 @@ def _look_uphill(
     """
     assert training.uphill is not None
     own = [list(part.params[0].values()) for part in parts]
-    moved = [look_uphill(leaves, training.uphill, nets.k if nets.stacked else None) for leaves in own]
+    moved = [
+        look_uphill(leaves, training.uphill, nets.k if nets.stacked else None) for leaves in own
+    ]
     with still_norms(nets.nets.skeleton):
         _backward(parts, batches, training, seeds, epoch, step)
     for back in moved:
