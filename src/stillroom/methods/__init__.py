@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from stillroom.artefacts.schooling import SCHOOLINGS
 from stillroom.config import DSA
 from stillroom.methods.base import Method
 from stillroom.methods.distribution_matching import DistributionMatching
@@ -55,7 +56,12 @@ _TRAJECTORY = {
     "rate": _RATE,
 }
 _LABELLED = {**_TRAJECTORY, "labels": {"kind": "sgd", "lr": 2.0, "momentum": 0.9}}
-_DATM = {"schooling": "datm", "labels": "learned", "init": "known", "gate": 1.0}
+_DATM = {
+    "schooling": dict(SCHOOLINGS["datm"]),
+    "labels": "learned",
+    "init": "known",
+    "gate": 1.0,
+}
 PRESETS: dict[str, Preset] = {
     "dm": Preset(
         "distribution_matching",
@@ -117,7 +123,7 @@ PRESETS: dict[str, Preset] = {
     "ftd": Preset(
         "trajectory_matching",
         "trajectory matching (FTD): flat experts, and an average of the images",
-        {"schooling": "ftd-small", "ema": 0.9995},
+        {"schooling": dict(SCHOOLINGS["ftd-small"]), "ema": 0.9995},
         _TRAJECTORY,
     ),
     "tesla": Preset(
@@ -134,8 +140,8 @@ PRESETS: dict[str, Preset] = {
     ),
     "edf": Preset(
         "trajectory_matching",
-        "trajectory matching (EDF): as datm, without the parameters that fit anyway",
-        {**_DATM, "parameters": {"drop": "easy", "share": 0.25}},
+        "trajectory matching (EDF): as datm, without what fits anyway, more where classes are seen",
+        {**_DATM, "parameters": {"drop": "easy", "share": 0.25}, "areas": {"beta": 1.0}},
         _LABELLED,
     ),
     "random": _selection("random", "real images drawn at random, balanced"),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from stillroom.artefacts.schooling import NamedSchooling, find_schooling
+from stillroom.artefacts.schooling import SCHOOLINGS, NamedSchooling
 from stillroom.config import DSA, Model
 from stillroom.methods.base import Context, Method, Synth
 
@@ -66,13 +66,33 @@ class Parameters(Model):
     share: float = Field(0.0, ge=0, lt=1, description="share of them that is left out")
 
 
+class Areas(Model):
+    """EDF's emphasis on the pixels in which a trained network sees the class of an image."""
+
+    beta: float | None = Field(
+        None, ge=0, description="gradients there are multiplied by this plus the map; none: nowhere"
+    )
+    every: int = Field(50, ge=1, strict=True, description="steps from one look to the next")
+    threshold: float | None = Field(
+        None, ge=0, le=1, description="a map is active from here on; none: from its mean on"
+    )
+    net: str = Field("auto", description="which network looks, an original model; auto: the own")
+    layer: str = Field("auto", description="in which layer; auto: the deepest that is a map")
+    schooling: NamedSchooling = Field(
+        SCHOOLINGS["default"], description="how that network is trained"
+    )
+    cam: Literal["grad-cam", "smooth-grad-cam++"] = Field(
+        "grad-cam", description="as in the paper, or as in its code"
+    )
+
+
 class TrajectoryMatching(Method):
     """Distance of a student's parameters to an expert's, through the student's whole training."""
 
     kind: Literal["trajectory_matching"] = "trajectory_matching"
     experts: int = Field(20, ge=1, le=10**4, strict=True, description="networks that are followed")
     schooling: NamedSchooling = Field(
-        find_schooling("mtt"), description="how they are trained; epochs as far as they are read"
+        SCHOOLINGS["mtt"], description="how they are trained; epochs as far as they are read"
     )
     window: Window = Field(Window.model_construct(), description="which stretch is matched")
     inner: int = Field(50, ge=1, le=10**4, strict=True, description="steps of the student")
@@ -88,6 +108,7 @@ class TrajectoryMatching(Method):
     parameters: Parameters = Field(
         Parameters.model_construct(), description="which count in the distance"
     )
+    areas: Areas = Field(Areas.model_construct(), description="pixels that move more")
     gate: float | None = Field(
         None, gt=0, description="steps with a larger distance are dropped; none: no step is"
     )
@@ -116,7 +137,7 @@ class TrajectoryMatching(Method):
     def name(self) -> str:
         """The preset that it is nearest to."""
         if self.labels == "learned":
-            return {"none": "datm", "shallow": "pad", "easy": "edf"}[self.parameters.drop]
+            return "datm" if self.areas.beta is None and self.parameters.drop == "none" else "edf"
         if self.engine == "tesla":
             return "tesla"
         return "mtt" if self.ema is None else "ftd"
@@ -124,13 +145,19 @@ class TrajectoryMatching(Method):
     def stages(self, bench: dict[str, Any], arch: Arch, store: Path) -> dict[str, Stage]:
         """The experts, as far as they are read."""
         from stillroom.artefacts.experts import Expert
+        from stillroom.artefacts.originals import pool_of
 
         whole = self.init == "known" or self.labels == "learned"  # their ends are asked
         upto = self.window.needed
-        return {
+        found: dict[str, Stage] = {
             f"expert/{i:04d}": Expert(self.schooling, bench, arch, i, "float32", upto, whole, store)
             for i in range(self.experts)
         }
+        if self.areas.beta is not None:
+            (found["looks"],) = pool_of(
+                [self.areas.net], 1, self.areas.schooling, bench, arch, store
+            )
+        return found
 
     def image_forwards(self, classes: int, ipc: int) -> float:
         """A gradient and the gradient of a gradient a step of the student: three and nine."""
@@ -193,7 +220,15 @@ class TrajectoryMatching(Method):
         yield value
 
     def adjust(self, ctx: Context, synth: Synth, it: int) -> bool:
-        """Whether the step counts: not where the distance lies above the gate."""
+        """Emphasise active pixels; drop the step where the distance lies above the gate."""
+        if self.areas.beta is not None and synth.images.grad is not None:
+            from stillroom.methods.areas import emphasis
+
+            if it % self.areas.every == 0 or "maps" not in synth.memory:
+                synth.memory["maps"] = self._maps(ctx, synth, it)
+            maps = synth.memory["maps"]
+            assert not isinstance(maps, float)
+            synth.images.grad *= emphasis(maps, self.areas.beta, self.areas.threshold)
         return self.gate is None or float(synth.memory["distance"]) <= self.gate
 
     def project(self, ctx: Context, synth: Synth) -> None:
@@ -223,6 +258,19 @@ class TrajectoryMatching(Method):
         turn, place = divmod(it, self.experts)
         order = torch.randperm(self.experts, generator=ctx.rng("experts", turn))
         return int(order[place])
+
+    def _maps(self, ctx: Context, synth: Synth, it: int) -> Tensor:
+        """Where the class of each image is seen now: [N,H,W]."""
+        import torch
+
+        from stillroom.artefacts.originals import opened
+        from stillroom.nets.maps import activation_maps, deepest
+
+        nets = ctx.once("looks", lambda: opened(ctx.artefacts["looks"], ctx.bench, ctx.rt))
+        layer = self.areas.layer if self.areas.layer != "auto" else deepest(nets)
+        key = int(torch.randint(2**62, (), generator=ctx.rng("maps", it)))
+        images = synth.images.detach()
+        return activation_maps(nets, layer, images, synth.of_class, self.areas.cam, key)
 
     def _stretch(self, ctx: Context, expert: Trajectory, it: int) -> tuple[Tensor, Tensor]:
         """Parameters [P] of the expert where the student starts, and where it should end."""

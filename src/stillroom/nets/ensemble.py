@@ -99,7 +99,7 @@ class Nets:
             net = self.build(0, "probe").eval()
             hooks = [m.register_forward_hook(add) for m in net.modules()]
             with torch.no_grad():
-                net(self._zeros(1))
+                net(self.zeros(1))
             for hook in hooks:
                 hook.remove()
             self._cache["activations"] = found or [1]
@@ -113,7 +113,7 @@ class Nets:
             net = self.build(0, "probe").eval()
             try:
                 with FlopCounterMode(display=False) as counter, torch.no_grad():
-                    net(self._zeros(1))
+                    net(self.zeros(1))
             except (RuntimeError, ValueError) as error:  # what the network says, in one line
                 shape = " x ".join(map(str, (self.channels, self.size, self.size)))
                 why = str(error).splitlines()[0][:200]
@@ -123,7 +123,8 @@ class Nets:
             self._cache["flops"] = counter.get_total_flops()
         return int(self._cache["flops"])
 
-    def _zeros(self, n: int) -> Tensor:
+    def zeros(self, n: int) -> Tensor:
+        """[n,ch,H,W] of zeros: images that a network takes."""
         shape = (n, self.channels, self.size, self.size)
         return torch.zeros(shape, device=self.rt.device, dtype=self.rt.dtype)
 
@@ -217,21 +218,35 @@ class Ensemble:
         return self._forward("logits", x, train)
 
     def observed(
-        self, x: Tensor, looks: dict[str, Callable[[Tensor], Any]]
+        self, x: Tensor, looks: dict[str, Callable[[Tensor], Any]], output: bool = False
     ) -> tuple[Tensor, dict[str, Any]]:
         """Logits [B,C] of network 0 in evaluation mode, and looks[n](input of module n), by name.
 
-        A look is taken at the call, before anything can change the input in place.
-        Gradient: through both. Raises: StillroomError for a module that is never called.
+        A look is taken at the call, before anything can change the input in place; or, with
+        `output`, at what the module gives.
+        Gradient: through both. Raises: StillroomError for a module that is never called, or not
+        there.
         """
         self._mode(train=False)
         seen: dict[str, Any] = {}
         skeleton = self.nets.skeleton
+        modules = dict(skeleton.named_modules())
+        if missing := [n for n in looks if n not in modules]:
+            raise StillroomError(
+                f"arch={self.nets.arch.name} has no layer {missing[0]!r}; it has "
+                f"{', '.join(n for n in modules if n)[:200]}"
+            )
 
-        def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def before(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
             return lambda _, inputs: seen.update({name: looks[name](inputs[0])})
 
-        hooks = [skeleton.get_submodule(n).register_forward_pre_hook(hook(n)) for n in looks]
+        def after(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+            return lambda _, inputs, out: seen.update({name: looks[name](out)})
+
+        if output:
+            hooks = [modules[n].register_forward_hook(after(n)) for n in looks]
+        else:
+            hooks = [modules[n].register_forward_pre_hook(before(n)) for n in looks]
         try:
             logits: Tensor = functional_call(skeleton, self.member(0), (x,))
         finally:
@@ -284,24 +299,6 @@ class Ensemble:
             slope, value = compute(*self.member(i), x.detach(), y, target[i])
             terms.append(precomputed(x, value.detach(), slope.detach()))
         return torch.stack(terms).mean()
-
-    def unroll(self, batches: Sequence[tuple[Tensor, Tensor]], lr: Tensor) -> list[Params]:
-        """Train on `batches` by plain SGD, keeping the graph; returns the final parameters.
-
-        batches: one (x, y) an inner step; lr a scalar tensor. Gradients reach every x, y and lr.
-        """
-        self._mode(train=True)
-        finals = []
-        for i in range(self.k):
-            params, buffers = self.member(i)
-            params = {n: p.detach().requires_grad_() for n, p in params.items()}
-            for x, y in batches:
-                logits = functional_call(self.nets.skeleton, (params, buffers), (x,))
-                loss = F.cross_entropy(logits.to(self.nets.rt.dtype), y)
-                slopes = torch.autograd.grad(loss, list(params.values()), create_graph=True)
-                params = {n: p - lr * g for (n, p), g in zip(params.items(), slopes, strict=True)}
-            finals.append(params)
-        return finals
 
     # -- internals -----------------------------------------------------------------------------
 

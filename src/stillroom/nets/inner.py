@@ -79,6 +79,7 @@ def through(
 
 def unrolled(inner: Inner) -> Tensor:
     """The end [P] of the loop with its graph: the plain twin, never compiled."""
+    inner.nets.nets.skeleton.train()
     now = inner.start.detach().requires_grad_()
     for t in range(inner.steps):
         images, labels = inner.shown(t)
