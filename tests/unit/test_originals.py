@@ -11,10 +11,11 @@ import torch
 
 from stillroom.artefacts.executor import Serial
 from stillroom.artefacts.opened import nets_for
-from stillroom.artefacts.originals import WEIGHTS, Original, _Work
+from stillroom.artefacts.originals import WEIGHTS, Original
 from stillroom.artefacts.schooling import SCHOOLINGS, Schooling, changed, find_schooling
 from stillroom.artefacts.snapshot import SNAPSHOT
 from stillroom.artefacts.store import Store, obtain
+from stillroom.artefacts.training import Work
 from stillroom.data.augment import parse
 from stillroom.data.benchmarks import Benchmark
 from stillroom.errors import StillroomError
@@ -102,11 +103,10 @@ def test_the_best_is_the_earliest_of_the_best(
 def test_raw_pixels_are_what_the_released_recipe_trains_on(
     bench: Benchmark, store: Path, tmp_path: Path
 ) -> None:
-    from stillroom.artefacts import originals
 
     seen = []
     for raw in (False, True):
-        work = originals._Work(stage(bench, store, raw_pixels=raw), tmp_path, runtime())
+        work = Work(stage(bench, store, raw_pixels=raw), tmp_path, runtime())
         seen.append(work.data.take(torch.arange(len(bench.train))))
     pixels = bench.train.take(torch.arange(len(bench.train))).float() / 255
     torch.testing.assert_close(seen[0], bench.preprocess.apply(pixels))
@@ -171,7 +171,7 @@ def test_teachers_of_the_decoupled_methods(
 ) -> None:
     arch = resolve("convnet1-w4")
     one = Original(SCHOOLINGS[name], bench.describe(), arch, 0, "float32", store)
-    training = _Work(one, store, runtime())._training()
+    training = Work(one, store, runtime()).training()
     assert training.passes == SCHOOLINGS[name].passes == passes
     assert rate(training, 0) == pytest.approx(first)
     assert rate(training, passes - 1) == pytest.approx(last)
