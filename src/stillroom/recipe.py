@@ -268,6 +268,12 @@ def _suit(base: dict[str, Any], known: str) -> None:
     augment = METHODS[method["kind"]].model_fields.get("augment")
     if augment is not None and method.get("augment", augment.default) == DSA:
         method["augment"] = named.augment
+        fields = METHODS[method["kind"]].model_fields
+        followed = method.get(
+            "schooling", fields["schooling"].default if "schooling" in fields else {}
+        )
+        if not isinstance(followed, str) and dict(followed).get("augment") == DSA:
+            method["schooling"] = {**dict(followed), "augment": named.augment}  # as its students
     base["arch"] = named.arch
 
 

@@ -1,6 +1,6 @@
 """EDF's Discriminative Area Enhancement: pixels where the class is seen move more.
 
-Wang et al. 2024, arXiv:2410.17193; specification of trajectory matching, 5.2.
+Wang et al. 2025, arXiv:2410.17193; specification of trajectory matching, 5.2.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How far a student's parameters end from an expert's, and which parameters count.
 
 Parameters are one vector [P], in the order of the network. MTT: Cazenavette et al. 2022,
-arXiv:2203.11932, eq. 2; EDF's Common Pattern Dropout: Wang et al. 2024, arXiv:2410.17193; PAD's
+arXiv:2203.11932, eq. 2; EDF's Common Pattern Dropout: Wang et al. 2025, arXiv:2410.17193; PAD's
 choice of layers: Li et al. 2024, arXiv:2408.03360. Specification of trajectory matching, 4.1, 5.1.
 """
 

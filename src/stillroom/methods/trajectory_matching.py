@@ -2,7 +2,7 @@
 
 MTT: Cazenavette et al. 2022, arXiv:2203.11932; FTD: Du et al. 2023, arXiv:2211.11004; TESLA: Cui et
 al. 2023, arXiv:2211.10586; DATM: Guo et al. 2024, arXiv:2310.05773; PAD: Li et al. 2024,
-arXiv:2408.03360; EDF: Wang et al. 2024, arXiv:2410.17193. One method, six settings of it;
+arXiv:2408.03360; EDF: Wang et al. 2025, arXiv:2410.17193. One method, six settings of it;
 specification of trajectory matching, section 4 to 6.
 """
 
@@ -131,7 +131,7 @@ class TrajectoryMatching(Method):
         "cui2023tesla",
         "guo2024datm",
         "li2024pad",
-        "wang2024edf",
+        "wang2025edf",
     )
 
     def name(self) -> str:
