@@ -50,6 +50,20 @@ class StopAt(Session):
             self.stop.set()
 
 
+class StopInside(Session):
+    """Presses Ctrl-C before a step, whatever epoch that lies in."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.left = steps
+
+    def check(self) -> None:
+        if self.left == 0:
+            self.stop.set()
+        self.left -= 1
+        super().check()
+
+
 def digest(folder: Path) -> str:
     return hashlib.sha256((folder / "0000" / WEIGHTS).read_bytes()).hexdigest()
 
@@ -71,6 +85,24 @@ def test_a_stopped_training_goes_on_to_the_same_bytes(
     assert digest(broken.folder(one.key())) == digest(straight.folder(one.key()))
     assert (again.accuracy, again.curve) == (whole.accuracy, whole.curve)
     assert not list(broken.folder(one.key()).rglob(SNAPSHOT))
+
+
+def test_a_stop_does_not_wait_for_the_end_of_an_epoch(
+    bench: Benchmark, store: Path, tmp_path: Path
+) -> None:
+    """What the last whole epoch left is kept, of this run or of the one before."""
+    one = stage(bench, store, select="best")
+    steps = -(-len(bench.train) // one.schooling.batch)
+    assert steps > 2
+    straight, broken = Store(tmp_path / "straight"), Store(tmp_path / "broken")
+    obtain(straight, one, Serial(), runtime())
+    kept = broken.part(one.key()) / "0000" / SNAPSHOT
+    for before, there in ((1, False), (2 * steps + 1, True), (1, True), (steps + 2, True)):
+        with pytest.raises(Interrupted):
+            obtain(broken, one, Serial(), runtime(session=StopInside(before)))
+        assert kept.is_file() == there
+    obtain(broken, one, Serial(), runtime())
+    assert digest(broken.folder(one.key())) == digest(straight.folder(one.key()))
 
 
 def test_it_learns_and_says_how_well(bench: Benchmark, store: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from stillroom.nets.sharpness import Uphill
 from stillroom.nets.train import Progress, Training, predict, train
 from stillroom.nets.zoo import Arch
 from stillroom.runtime import Runtime
+from stillroom.session import Interrupted
 from stillroom.types import Preprocess
 
 
@@ -73,6 +74,7 @@ class Work:
         self.curve: list[tuple[int, float]] = []
         self.best: dict[str, Tensor] = {}
         self.seconds = 0.0
+        self.held: tuple[dict[str, Tensor], dict[str, Any]] | None = None
 
     def run(self) -> None:
         """Train to the end."""
@@ -98,25 +100,30 @@ class Work:
             if schooling.select == "best" or done == schooling.passes:
                 self._test(done)
             session.update(done, loss=loss)
-            if session.stop.is_set() or time.monotonic() - saved > snapshot.SECONDS:
-                self.save(time.monotonic() - began)
+            self.held = self._copied(time.monotonic() - began)
+            if time.monotonic() - saved > snapshot.SECONDS:
+                self.save()
                 saved = time.monotonic()
-            session.check()
 
-        train(
-            self.nets,
-            self.data,
-            self.training(),
-            [self.stage.index],
-            on_epoch,
-            self.progress,
-            keep,
-        )
+        try:
+            train(
+                self.nets,
+                self.data,
+                self.training(),
+                [self.stage.index],
+                on_epoch,
+                self.progress,
+                keep,
+                session.check,
+            )
+        except Interrupted:
+            self.save()
+            raise
         session.end()
         self.seconds += time.monotonic() - began
 
-    def save(self, spent: float) -> None:
-        """Write everything that the next epoch depends on."""
+    def _copied(self, spent: float) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that the next epoch depends on, as it is now."""
         tensors = {f"now.{k}": v for k, v in self.now().items()}
         tensors |= {f"best.{k}": v for k, v in self.best.items()}
         tensors |= {f"progress.{k}": v for k, v in self.progress.tensors().items()}
@@ -125,7 +132,15 @@ class Work:
             "curve": [list(point) for point in self.curve],
             "seconds": self.seconds + spent,
         }
-        save_snapshot(self.out, tensors, header, self.rt)
+        return {name: tensor.clone() for name, tensor in tensors.items()}, header
+
+    def save(self) -> None:
+        """Write what was left by the last whole epoch of this run, if there is one.
+
+        So that Ctrl-C need not wait for the end of an epoch, which may be hours away.
+        """
+        if self.held is not None:
+            save_snapshot(self.out, *self.held, self.rt)
 
     def restore(self) -> None:
         """Go on from the snapshot, if there is one."""

@@ -137,6 +137,7 @@ def train(
     on_epoch: Callable[[int, float], None] | None = None,
     since: Progress | None = None,
     keep: Callable[[Progress], None] | None = None,
+    tick: Callable[[], None] | None = None,
 ) -> None:
     """Train all networks in place; seeds[i] keys every draw of net i.
 
@@ -144,6 +145,7 @@ def train(
     on_epoch(epochs done, mean loss over networks of the last batch) is called after every epoch;
     it may test the networks, also as `averaged`. keep(progress) is called before it: with the
     weights of that moment, `since` goes on from there, to the same weights as an unbroken training.
+    tick() is called before every step; what it raises ends the training.
     Raises: StillroomError if batches cannot be split (`pieces`) or lack what the loss needs.
     """
     _refuse_pieces(nets, training)
@@ -163,6 +165,8 @@ def train(
         for group in optimiser.param_groups:
             group["lr"] = rate(training, epoch)
         for step, batches in enumerate(together(data, training, seeds, epoch)):
+            if tick is not None:
+                tick()
             optimiser.zero_grad(set_to_none=True)
             last = _backward(parts, batches, training, seeds, epoch, step)
             if training.uphill is not None:
