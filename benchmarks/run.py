@@ -1,13 +1,14 @@
 """Time the fast paths against plain twins in the same run: `make bench`, or one by name.
 
     python benchmarks/run.py [dm-step] [dc-step] [dc-step-100] [student-epoch] [students-vmap]
-                             [test-pass] [relabel-epoch] [--json FILE]
+                             [test-pass] [recover-step] [relabel-epoch] [--json FILE]
 
 Every line is a ratio to the plain twin: eager float32, one class or one batch at a time, PyTorch's
 default allocator. "floor" is the time of the same multiply-adds at the rate of a large matrix
 product of that dtype, measured here; "of floor" is the fraction of that rate which is reached. The
 order is twin first, so that the allocator hint (`runtime.keep_freed_memory`) does not help it.
-Compile time is shown apart, with the number of steps after which it is repaid.
+Compile time is shown apart, with the number of steps after which it is repaid; of a recover step
+also the number from which on the library compiles it by itself (`Runtime.sized`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from stillroom.artefacts.originals import OriginalModel
+from stillroom.artefacts.statistics import Observed
 from stillroom.config import DSA
 from stillroom.data.augment import apply, draw, parse
 from stillroom.data.benchmarks import Benchmark, from_arrays
@@ -37,12 +40,14 @@ from stillroom.methods.context import RunContext
 from stillroom.methods.distribution_matching import DistributionMatching
 from stillroom.methods.gradient_distance import layerwise
 from stillroom.methods.gradient_matching import GradientMatching
+from stillroom.methods.statistics_matching import StatisticsMatching
 from stillroom.nets.ensemble import Backend, Nets
+from stillroom.nets.hooks import Sums, layers
 from stillroom.nets.sources import Images
 from stillroom.nets.train import Training, predict, train
 from stillroom.nets.zoo import feature_function, resolve
 from stillroom.rng import rng
-from stillroom.runtime import Numerics, Runtime, can_compile, default_threads
+from stillroom.runtime import COMPILE_FLOPS, Numerics, Runtime, can_compile, default_threads
 
 CLASSES, IPC, REAL, SIZE = 10, 10, 256, 32
 MANY = 100  # classes of dc-step-100: time and memory against their number
@@ -54,6 +59,7 @@ NAMES = (
     "student-epoch",
     "students-vmap",
     "test-pass",
+    "recover-step",
     "relabel-epoch",
 )
 
@@ -69,6 +75,7 @@ class Timing:
     compile_seconds: float
     flops: float
     of_floor: float
+    compiled_from: int = 0  # steps; 0: no rule of that kind
 
 
 def clock(work: Callable[[], object], repeats: int, device: torch.device) -> tuple[float, float]:
@@ -246,6 +253,54 @@ def plain_views(device: torch.device) -> Callable[[], object]:
     return work
 
 
+def plain_recover_step(device: torch.device) -> Callable[[], object]:
+    """A step of EDC on 100 images and a ConvNet: hooks, moving averages, the term for flatness."""
+    net = resolve("convnet3").build(CLASSES, 3, SIZE).to(device).eval()
+    convs = [m for m in net.modules() if isinstance(m, torch.nn.Conv2d)]
+    x = torch.randn(CLASSES * IPC, 3, SIZE, SIZE, device=device, requires_grad=True)
+    y = torch.arange(CLASSES, device=device).repeat_interleave(IPC)
+    adam = torch.optim.Adam([x], lr=0.05, betas=(0.5, 0.9))
+    averages: dict[tuple[int, int], torch.Tensor] = {}
+    state = {"images": x.detach().clone()}
+    losses: list[torch.Tensor] = []
+
+    def hook(number: int, given: torch.Tensor) -> None:
+        cells = given.unflatten(3, (-1, 4)).unflatten(2, (-1, 4))
+        dims = ((0, 2, 3), (0, 1, 3, 5))
+        found = [s for t, d in zip((given, cells), dims, strict=True)
+                 for s in torch.var_mean(t, dim=d, correction=0)]  # fmt: skip
+        for i, value in enumerate(found):
+            old = averages.get((number, i), torch.zeros_like(value))
+            new = averages[number, i] = 0.8 * old + 0.2 * value.detach()
+            shown = new + value - value.detach()
+            for target in (0.0, 1.0):  # of all data, of the classes
+                losses.append((10 if number == 0 else 1) * 0.5 * (shown - target).norm())
+
+    def work() -> None:
+        losses.clear()
+        side = random.randint(23, SIZE)
+        top, left = random.randint(0, SIZE - side), random.randint(0, SIZE - side)
+        crop = (..., slice(top, top + side), slice(left, left + side))
+        views = [F.interpolate(t[crop], (SIZE, SIZE), mode="bilinear", antialias=True)
+                 for t in (x, state["images"])]  # fmt: skip
+        hooks = [conv.register_forward_pre_hook(lambda _, given, i=i: hook(i, given[0]))
+                 for i, conv in enumerate(convs)]  # fmt: skip
+        logits = net(views[0])
+        for one in hooks:
+            one.remove()
+        with torch.no_grad():
+            theirs = (net(views[1]) / 4).log_softmax(1)
+        flat = F.kl_div(theirs, (logits / 4).log_softmax(1), reduction="batchmean", log_target=True)
+        adam.zero_grad()
+        (F.cross_entropy(logits, y) + 0.01 * torch.stack(losses).sum() + 0.25 * flat).backward()
+        adam.step()
+        with torch.no_grad():
+            x.clamp_(-2.5, 2.5)
+            state["images"] = 0.99 * state["images"] + 0.01 * x
+
+    return work
+
+
 # -- the same jobs through the library -----------------------------------------------------------
 
 
@@ -301,6 +356,45 @@ def fast_test(bench: Benchmark, rt: Runtime) -> Callable[[], object]:
     return lambda: predict(nets, Images(take, bench.test.labels, SIZE))
 
 
+def fast_recover_step(bench: Benchmark, rt: Runtime) -> Callable[[], object]:
+    """The same with an untrained observer and statistics of its own of some images."""
+    nets = Nets(resolve("convnet3"), CLASSES, 3, SIZE, rt)
+    one = nets.make(1, 0, "observer")
+    weights = {name: t for part in one.member(0) for name, t in part.items()}
+    watched = layers(nets.skeleton)
+    sums = {layer.name: Sums(CLASSES) for layer in watched}
+
+    def adding(name: str) -> Callable[[torch.Tensor], None]:
+        return lambda given: sums[name].add(given, labels, 4)
+
+    rows = torch.arange(0, len(bench.train), 10)
+    labels = bench.train.labels[rows].to(rt.device)
+    with torch.no_grad():
+        x = bench.preprocess.apply(bench.train.take(rows, rt.device))
+        one.observed(x, {layer.name: adding(layer.name) for layer in watched})
+    told = {f"{i:03d}.{n}": v.float() for i, layer in enumerate(watched)
+            for n, v in sums[layer.name].statistics(by_class=True).items()}  # fmt: skip
+    artefacts = {
+        "observer/0": OriginalModel(nets.arch, weights, False, 0.0, (), 0.0),
+        "statistics/0": Observed(tuple(watched), 4, told),
+    }
+    method = StatisticsMatching(observers=("convnet3",), flat={"weight": 0.25})
+    ctx = RunContext(bench, IPC, 0, rt, nets, artefacts=artefacts, steps=1000)
+    synth = method.start(ctx, torch.arange(CLASSES * IPC))
+    adam = torch.optim.Adam([synth.images], lr=0.05, betas=(0.5, 0.9))
+    step = iter(range(10**9))
+
+    def work() -> None:
+        adam.zero_grad()
+        for term in method.loss(ctx, synth, next(step)):
+            term.backward()
+        adam.step()
+        with torch.no_grad():
+            method.project(ctx, synth)
+
+    return work
+
+
 def fast_views(rt: Runtime) -> Callable[[], object]:
     """Draws and views; neither compiled nor in bf16, so that its lines differ by chance alone."""
     n = CLASSES * IPC
@@ -316,11 +410,15 @@ def fast_views(rt: Runtime) -> Callable[[], object]:
 
 @dataclass(frozen=True)
 class Job:
-    """One job: its plain twin, the library's way, and the FLOPs of both; made when it is timed."""
+    """One job: its plain twin, the library's way, and the FLOPs of both; made when it is timed.
+
+    functions: that are compiled, where the library weighs their number against the work.
+    """
 
     plain: Callable[[], Callable[[], object]]
     fast: Callable[[Runtime], Callable[[], object]]
     flops: float
+    functions: int = 0
 
 
 def jobs(device: torch.device) -> dict[str, Job]:
@@ -356,6 +454,13 @@ def jobs(device: torch.device) -> dict[str, Job]:
         "test-pass": Job(
             lambda: plain_test(ten(), device), lambda rt: fast_test(ten(), rt), forward * 2000.0
         ),
+        # A forward and a backward pass, and a forward one of the average of the images.
+        "recover-step": Job(
+            lambda: plain_recover_step(device),
+            lambda rt: fast_recover_step(ten(), rt),
+            forward * 4.0 * n,
+            functions=2,
+        ),
         # Two matrix products an image and channel.
         "relabel-epoch": Job(lambda: plain_views(device), fast_views, n * 3 * 2.0 * 2 * SIZE**3),
     }
@@ -375,8 +480,9 @@ def measure(names: list[str], repeats: int, device: torch.device) -> list[Timing
     def add(name: str, variant: str, numerics: Numerics, best: float, compiling: float) -> None:
         flops = chosen[name].flops
         floor = flops / rates[numerics]
+        least = math.ceil(chosen[name].functions * COMPILE_FLOPS / flops) if compiling else 0
         found.append(
-            Timing(name, variant, best, plain[name] / best, compiling, flops, floor / best)
+            Timing(name, variant, best, plain[name] / best, compiling, flops, floor / best, least)
         )
         print_line(found[-1])
 
@@ -397,6 +503,8 @@ def print_line(t: Timing) -> None:
     if t.compile_seconds and t.ratio > 1:
         saving = t.seconds * t.ratio - t.seconds
         repaid = f"compile {t.compile_seconds:.0f} s, repaid in {t.compile_seconds / saving:.0f}"
+    if t.compiled_from:
+        repaid += f" (by itself from {t.compiled_from} on)"
     print(
         f"{t.job:<14} {t.variant:<17} {t.seconds:8.3f} s  {t.ratio:5.2f}x  "
         f"{t.flops / t.seconds / 1e9:7.0f} GFLOP/s  {100 * t.of_floor:3.0f} % of floor  {repaid}",

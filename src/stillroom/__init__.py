@@ -12,7 +12,7 @@ __all__ = ["__version__", "assess", "compare", "distill", "evaluate", "load", "w
 
 if TYPE_CHECKING:
     from stillroom.api import assess, compare, distill, evaluate
-    from stillroom.distilled import load
+    from stillroom.artefacts.carried import load
     from stillroom.report import write_report
 
 
@@ -22,7 +22,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(api, name)
     if name == "load":
-        from stillroom.distilled import load
+        from stillroom.artefacts.carried import load
 
         return load
     if name == "write_report":

@@ -124,6 +124,7 @@ def evaluate(
     real_images: bool = True,
     save_models: str | Path | None = None,
     force: bool = False,
+    teachers: dict[str, Any] | None = None,
     progress: bool = False,
     data_options: dict[str, Any] | None = None,
     machine: dict[str, Any] | None = None,
@@ -134,10 +135,11 @@ def evaluate(
 
     folder: a set on disk (`Distilled.save` or `out=`). data: as for `distill`; by default the data
     that the set was made from, if they are in the store. net: students, by default the network
-    that the set was made with. real_jpegs: random real images kept as
-    JPEG beside it, up to the set's bytes. real_images: keep the nearest real ones for its page.
-    save_models: a folder for the students' weights; force: overwrite other students there.
-    progress: as for `distill`.
+    that the set was made with. real_jpegs: random real images kept as JPEG beside it, up to the
+    set's bytes. real_images: keep the nearest real ones for its page. save_models: a folder for the
+    students' weights; force: overwrite other students there. teachers: whose labels students get,
+    fields of `Faculty` such as {"archs": ["convnet3"], "schooling": "edc"}; by default what the set
+    carries, else of those that made it. progress: as for `distill`.
     Records are added to `folder/records.jsonl`; `compare` compares those of two sets.
     Raises: as `distill`.
     """
@@ -145,15 +147,13 @@ def evaluate(
     store = machines.store(settings)
     if isinstance(folder, Distilled):
         raise StillroomError("evaluate judges a set on disk; save it, or distil with out=FOLDER")
-    path = user_path(folder, "folder")
-    made = load(path)
+    made = load(path := user_path(folder, "folder"))
     options = settled(DataOptions, data_options, "data_options")
     bench = _bench_of(made, path, data, test, options, store)
     wanted = fits.student_of(made, bench) if net == "auto" else net
-    nets: Sequence[Net] = [wanted] if isinstance(wanted, str) or callable(wanted) else wanted
     fields = {
         "protocol": find_protocol(protocol),
-        "archs": tuple(nets),
+        "archs": (wanted,) if isinstance(wanted, str) or callable(wanted) else tuple(wanted),
         "seeds": seeds,
         "steps": steps,
         "baselines": baselines,
@@ -163,11 +163,11 @@ def evaluate(
         "real_images": real_images,
         "save_models": None if save_models is None else user_path(save_models, "save_models"),
         "force": force,
+        "teachers": teachers or {},
     }
     asked = settled(judges.Asked, fields, "evaluate")
-    ledger = path / LEDGER
     with _session(progress, settings) as session:
-        return judges.evaluate(path, bench, asked, store, settings, session, ledger)
+        return judges.evaluate(path, bench, asked, store, settings, session, path / LEDGER)
 
 
 def assess(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,7 +21,11 @@ from stillroom.errors import StillroomError
 from stillroom.files import canonical, read_json, sha256, user_path, write_atomic, write_json
 from stillroom.types import LabelKind, Preprocess, Zca
 
+if TYPE_CHECKING:
+    from stillroom.artefacts.labels import Relabels
+
 FORMAT = 1
+RELABELS = "relabels"  # the folder of labels of teachers that a set may carry
 MAX_SET_BYTES = 8 * 2**30
 MAX_NAME = 300
 Storage = Literal["float32", "float16", "uint8", "jpeg"]
@@ -37,6 +41,8 @@ class Distilled:
     label order; lr, a learned student step size or None; tiles, tiles per side of a canvas.
     `data` describes the real data (name, digest, split), `provenance` the recipe, its key, inputs
     and papers. Foreign metadata are text: nothing in them is ever imported or executed.
+    `relabels`: labels of teachers for drawn views, and one soft label an image, where the set
+    carries some and was read by `stillroom.load`; they stay on disk.
     """
 
     images: Tensor
@@ -52,6 +58,7 @@ class Distilled:
     storage: Storage = "float32"
     data: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+    relabels: Relabels | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -85,7 +92,10 @@ class Distilled:
         return (self.pixels().cpu() * 255).round().to(torch.uint8)
 
     def save(self, folder: Path) -> None:
-        """Write `data.safetensors` and `meta.json` into `folder`, which may exist."""
+        """Write `data.safetensors`, `meta.json` and what is carried into `folder`, which may exist.
+
+        Raises: StillroomError if it carries labels of other images.
+        """
         tensors = self._tensors()
         sums = {
             name: {
@@ -100,6 +110,13 @@ class Distilled:
         meta = self._meta() | {"tensors": sums}
         write_atomic(folder / "data.safetensors", blob)
         write_json(folder / "meta.json", meta | {"digest": sha256(canonical(meta))})
+        if self.relabels is not None:
+            if self.relabels.header.set_digest != set_digest(folder):
+                raise StillroomError(
+                    f"{folder}: the labels of teachers are of other images than the set now has; "
+                    "leave them out with dataclasses.replace(data, relabels=None)"
+                )
+            self.relabels.copy(folder / RELABELS)
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {"labels": self.labels, "of_class": self.of_class}
@@ -135,6 +152,15 @@ def set_bytes(folder: Path) -> int:
     """Bytes of a set as it lies on disk: its tensors and its metadata, not its pictures."""
     folder = user_path(folder, "set")
     return sum((folder / name).stat().st_size for name in ("data.safetensors", "meta.json"))
+
+
+def label_bytes(folder: Path) -> int:
+    """Bytes of the soft labels among a set's tensors; none of hard ones, a number an image."""
+    folder = user_path(folder, "set")
+    meta = _read_meta(folder / "meta.json")
+    soft = meta["label_kind"] != "hard"
+    told = {k: v for k, v in meta["tensors"].items() if soft and k == "labels"}
+    return sum(t.nbytes for t in _read_tensors(folder / "data.safetensors", told).values())
 
 
 def set_digest(folder: Path) -> str:

@@ -29,6 +29,9 @@ class EvaluateSpec(Model):
     archs: tuple[str, ...] = Field(("auto",), description="student architectures")
     seeds: int = Field(3, ge=1, strict=True, description="students per architecture")
     baselines: bool = Field(True, description="random and coreset rows beside it")
+    teachers: tuple[str, ...] = Field(
+        (), description="networks that label, schooled as the method's; by default those"
+    )
 
 
 class Recipe(Model):
@@ -255,6 +258,10 @@ def from_preset(
     if row is not None:
         base = merged(base, {k: v for k, v in read_yaml(row.path).items() if k != "benchmark"})
         base["evaluate"] = ()  # a row's evaluations run when it is run by its own name
+    method, asked = base["method"], given.get("method", {})
+    if asked.get("init", method.get("init")) != method.get("init"):
+        for name in METHODS[chosen.kind].of_init:
+            method.pop(name, None)
     return validate(merged(base, given), f"distill {preset}"), row.name if row else None
 
 

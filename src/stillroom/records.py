@@ -28,7 +28,7 @@ _TEXTS = (
     *("augment", "family", "labels"),
 )
 _NAMES = ("benchmark", "row", "protocol", "arch", "metric", "selection", "numerics", *_TEXTS)
-_COUNTS = ("ipc", "seed", "bytes", "memory")
+_COUNTS = ("ipc", "seed", "bytes", "memory", "label_bytes", "teacher_bytes")
 MAX_TEXT = 2000
 LEDGER = "records.jsonl"  # the name of a set's own
 
@@ -95,7 +95,7 @@ def _student(r: Record) -> tuple[Any, ...]:
 def _row(r: Record) -> tuple[Any, ...]:
     """What a record measures, but for the student. A baseline made anew is the same baseline."""
     own = r.set_key if r.step is not None else None
-    judged = (r.protocol_hash, r.arch, r.numerics, r.data_digest, r.augment)
+    judged = (r.protocol_hash, r.arch, r.numerics, r.data_digest, r.augment, r.taught)
     paper = r.note if r.source == "reported" else None
     return (r.row, r.benchmark, r.ipc, r.step, own, r.source, paper, *judged)
 

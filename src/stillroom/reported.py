@@ -18,6 +18,11 @@ def find(benchmark: str, ipc: int) -> tuple[Record, ...]:
     return tuple(r for r in reported() if r.benchmark == benchmark and r.ipc in (0, ipc))
 
 
+def row_of(preset: str) -> str:
+    """What papers call what a preset makes: the numbers of EDC's paper are of `edc-paper`."""
+    return preset.removesuffix("-paper")
+
+
 @functools.cache
 def reported() -> tuple[Record, ...]:
     """All numbers of `recipes/reported.jsonl`."""

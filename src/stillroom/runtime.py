@@ -54,9 +54,13 @@ class Runtime:
         """The dtype of master values: float64 under "float64", else float32."""
         return torch.float64 if self.numerics == "float64" else torch.float32
 
-    def sized(self, flops: float) -> Runtime:
-        """The same for work of so many operations: where size decides, compiled if it pays."""
-        return replace(self, compile=flops >= COMPILE_FLOPS) if self.by_size else self
+    def sized(self, flops: float, functions: int = 1) -> Runtime:
+        """The same for work of so many operations: where size decides, compiled if it pays.
+
+        Compiling costs the same for each of `functions`, and saves a share of the operations.
+        """
+        pays = flops >= COMPILE_FLOPS * functions
+        return replace(self, compile=pays) if self.by_size else self
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Forward passes run under this: bfloat16 convolutions under "bf16", else nothing."""

@@ -9,6 +9,7 @@ from stillroom.data.named import NAMED
 from stillroom.evaluation.statistics import Summary
 from stillroom.methods import PRESETS
 from stillroom.recipe import find_row, from_preset
+from stillroom.reported import row_of
 from stillroom.types import Record
 
 TOLERANCE = {1: 0.025}  # of a mean, by images a class; the specification's, section 10
@@ -60,10 +61,12 @@ def departure(recipe: Any, data: Mapping[str, Any], paper: Record, step: int | N
     """
     if step is None:
         return ""
-    published = find_row(paper.row, paper.benchmark, paper.ipc)
-    if not isinstance(recipe, dict) or paper.row not in PRESETS or (step and published is None):
+    names = [name for name in PRESETS if row_of(name) == paper.row]
+    published = [n for n in names if find_row(n, paper.benchmark, paper.ipc) is not None]
+    if not isinstance(recipe, dict) or not names or (step and not published):
         return "other settings"
-    row, _ = from_preset(paper.row, paper.benchmark, paper.ipc, {}, paper.benchmark)
+    preset = (published or names)[0]
+    row, _ = from_preset(preset, paper.benchmark, paper.ipc, {}, paper.benchmark)
     outer = recipe.get("outer")
     images = outer.get("images") if isinstance(outer, dict) else None
     constants = NAMED[paper.benchmark].constants if paper.benchmark in NAMED else None

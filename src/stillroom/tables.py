@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -25,6 +26,7 @@ class Conditions(NamedTuple):
     source: str
     ipc: int
     augment: str
+    taught: str
 
 
 Key = tuple[str, int | None, str, Conditions]  # row, step (None: a baseline), set, conditions
@@ -46,6 +48,7 @@ class Line:
     """One line of a table: all students of one row on one architecture.
 
     `counts` is what n counts: students' "seeds", "draws" of random images, or "distillations".
+    `bytes`, `label_bytes` and `teacher_bytes` are those of the records, apart; `shipped` is all.
     `values` are the single numbers in the ledger's order; `set_keys` the images that they were
     trained on, `order` the place of its first number in the ledger.
     `gap` is to random draws, `rival` the best of the coreset baselines with the gap to it.
@@ -71,6 +74,13 @@ class Line:
     rival: Rival | None = None
     family: str = ""
     set_seed: int | None = None
+    label_bytes: int = 0
+    teacher_bytes: int = 0
+
+    @property
+    def shipped(self) -> int:
+        """Bytes of everything that a student needs: images, labels and teachers."""
+        return self.bytes + self.label_bytes + self.teacher_bytes
 
     @property
     def drawn(self) -> bool:
@@ -152,6 +162,8 @@ def _line(key: Key, group: Sequence[Record], own: Summary, all_: Mapping[Key, Su
         summary=own,
         counts="draws" if drawn else "seeds",
         bytes=max(r.bytes for r in group),
+        label_bytes=max(r.label_bytes for r in group),
+        teacher_bytes=max(r.teacher_bytes for r in group),
         seconds=sum(r.seconds for r in group) / len(group),
         memory=max(r.memory for r in group),
         gap=None if random is None else own.mean - random.mean,
@@ -289,3 +301,15 @@ def size(count: int) -> str:
         if count >= scale:
             return f"{count / scale:.1f} {unit}"
     return f"{count} B"
+
+
+def read_size(text: str) -> int:
+    """A number of bytes as a person writes it: "30MB", "1.5 GB", "200kB", "4096".
+
+    Raises: StillroomError.
+    """
+    found = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) ?([kMGT]?)B?", text.strip())
+    count = 0 if found is None else float(found[1]) * 1000 ** " kMGT".index(found[2] or " ")
+    if not 1 <= count < 2**62:
+        raise StillroomError(f"{text[:40]!r} is no number of bytes; write 30MB, 1.5GB or 4096")
+    return int(count)

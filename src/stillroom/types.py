@@ -96,8 +96,12 @@ class Record:
     `selection` is the rule that chose the number ("last", "best", "val"), `augment` what students
     were trained with, `family` a digest of the set's recipe but for its seed, `set_seed`: sets of
     one family are distillations of one thing. `labels` is the kind of label that students were
-    trained with ("": not recorded). `numerics` names the back end too, where students
+    trained with ("": not recorded): "hard", "probs" or "logits" of the set itself; or those of
+    trained networks, "relabels:", "teachers:" or "soft:" with a digest of the networks, and of
+    stored ones what is unusual about them. `numerics` names the back end too, where students
     were trained all at once ("float32/vmap"). `memory` is the peak in bytes (0: not known).
+    What must be shipped is `bytes` of the images with their hard labels, `label_bytes` of soft
+    labels, and `teacher_bytes` of networks that must be there while students are trained.
     """
 
     benchmark: str
@@ -127,8 +131,15 @@ class Record:
     set_seed: int | None = None
     labels: str = ""
     memory: int = 0
+    label_bytes: int = 0
+    teacher_bytes: int = 0
     versions: dict[str, str] = field(default_factory=dict)
     note: str = ""
+
+    @property
+    def taught(self) -> str:
+        """Whose labels students had where they are not the set's own: rows must share them."""
+        return self.labels if ":" in self.labels else ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -147,7 +158,8 @@ class Record:
             if name not in known:
                 raise StillroomError(f"{source}: unknown field {str(name)[:80]!r} in a record")
         required = set(known) - {
-            *("augment", "family", "set_seed", "labels", "memory", "versions", "note")
+            *("augment", "family", "set_seed", "labels", "memory", "label_bytes"),
+            *("teacher_bytes", "versions", "note"),
         }
         missing = sorted(required - set(value))
         if missing:

@@ -19,7 +19,7 @@ PAGES = sorted(
     [*ROOT.glob("*.md"), *(p for p in (ROOT / "docs").rglob("*.md") if "_build" not in p.parts)]
 )
 OTHERS = {"--method", "--batch-rael"}  # of pytest; misspelt on purpose
-FLAG = re.compile(r"(?<![\w-])--[a-z][a-z.-]*[a-z]\b")
+FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9.-]*[a-z0-9]\b")
 
 
 def ids(path: Path) -> str:
@@ -48,6 +48,8 @@ def known_flags() -> set[str]:
         ("export",),
         ("store", "gc"),
         ("prepare", "originals"),
+        ("prepare", "relabels"),
+        ("prepare", "statistics"),
         ("assess",),
         ("distill",),
         *methods,

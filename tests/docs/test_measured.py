@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from stillroom.records import read_records
+from stillroom.run.cells import distilling
 from stillroom.tables import Line, lines, percent, size
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -106,6 +107,25 @@ DC_TEXT = {  # number in the text under the table -> row, protocol
     "14.8 (13.5 to 16.1": ("random", "vico-plain@1"),
     "23.2 (22.8 to 23.6)": ("class-mean", "vico-plain@1"),
 }
+
+
+MINUTES = re.compile(r"^\| (dm|dsa) \| (\d+) \| (\d+) \| ([\d.]+ \([^|]+\)) \|$")
+
+
+def test_half_an_hour_of_two_cores_is_what_the_ledger_says() -> None:
+    rows, held = told_in("methods/dc.md", MINUTES), ledger()
+    assert len(rows) == 6
+    records = read_records(ROOT / "results" / "records.jsonl")
+    found = {}
+    for name, steps, minutes, told in rows:
+        line = held["cifar10", "10", f"{name}@{steps}", "quick@1", "float32"]
+        assert told == interval(line), (name, steps)
+        taken = distilling(line, records)
+        assert taken is not None
+        assert minutes == f"{taken / 60:.0f}", (name, steps)
+        found[name, steps] = line.summary
+    assert found["dm", "90"].separate_from(found["dsa", "80"])
+    assert found["dm", "90"].mean > found["dsa", "80"].mean
 
 
 def test_numbers_of_gradient_matching_are_lines_of_the_ledger() -> None:

@@ -30,10 +30,12 @@ if __name__ == "__main__":
 NURSERY = """
 import json, os, sys
 import sklearn.datasets, torch._dynamo, torch.utils.flop_counter, scipy.stats
-import stillroom.api, stillroom.cli.distill, stillroom.cli.evaluate
+import stillroom.api, stillroom.cli.distill, stillroom.cli.evaluate, stillroom.run.relabel
+import stillroom.artefacts.relabels as relabels
 import stillroom.artefacts.snapshot as snapshot
 from stillroom.cli import main
 snapshot.SECONDS = 0.03
+relabels.SHARD_BYTES = 2**13  # twenty epochs of labels
 for line in sys.stdin:
     order = json.loads(line)
     if "wait" in order:
@@ -308,6 +310,39 @@ def test_killed_matching_gives_the_same_bytes(
         again = tmp_path / "killed" / path.relative_to(matched_straight)
         assert again.read_bytes() == path.read_bytes()
     assert leftovers(tmp_path / "killed") == []
+
+
+def labelled(store: Path) -> int:
+    """How many shards of labels need not be made again."""
+    return len(seen(store, "relabels-*/*/done"))
+
+
+@pytest.mark.slow
+def test_killed_relabelling_gives_the_same_bytes(nursery: Nursery, tmp_path: Path) -> None:
+    """Shards that are whole stay; the set gets all labels at once or none."""
+
+    def command(root: Path) -> list[str]:
+        line = ["prepare", "relabels", str(root / "set"), "--teachers", "convnet1-w8"]
+        line += ["--schooling", "default+epochs=1", "--epochs", "600", "--threads", "1"]
+        return [*line, "--out", str(root / "labelled")]
+
+    def start(root: Path) -> Work:
+        made = ["distill", "random", "--data", "digits", "--ipc", "2", "--out", str(root / "set")]
+        nursery.do([*made, "--threads", "1"], root / "store")
+        return Work(command(root), root / "store", labelled, total, unit=0.05)
+
+    total, straight, killed = 30, tmp_path / "straight", tmp_path / "killed"
+    nursery.do(start(straight).argv, straight / "store")
+    assert labelled(straight / "store") == total
+    kill_all(nursery, killed, start, key=1, kills=3)
+
+    def files(root: Path) -> dict[str, bytes]:
+        found = (p for p in (root / "labelled").rglob("*") if p.is_file() and p.name != "run.json")
+        return {p.relative_to(root).as_posix(): p.read_bytes() for p in found}
+
+    assert len([name for name in files(killed) if "/relabels/labels-" in name]) == total
+    assert files(killed) == files(straight)
+    assert leftovers(killed) == []
 
 
 @pytest.mark.slow

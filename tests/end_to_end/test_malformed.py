@@ -407,6 +407,18 @@ def grow(meta: dict[str, Any]) -> None:
     meta["storage"] = "jpeg"
 
 
+def labelled(change: Callable[[Path], object], verb: str) -> Case:
+    """A copy of the set that carries what nobody should."""
+
+    def case(w: World) -> list[str]:
+        copy = w.spoilt("meta.json", lambda blob: blob)
+        (copy / "relabels").mkdir()
+        change(copy / "relabels")
+        return [verb, str(copy)]
+
+    return case
+
+
 def spoiling(name: str, change: Callable[[bytes], bytes]) -> Case:
     return lambda w: ["inspect", str(w.spoilt(name, change))]
 
@@ -483,6 +495,30 @@ SETS: dict[str, tuple[Case, str]] = {
     "zca not invertible": (
         inspecting(ZCA, whitened(torch.zeros(64, 64))),
         "cannot be inverted, so it has no pixels to show",
+    ),
+    "labels that are none": (
+        labelled(lambda folder: (folder / "relabels.json").write_text("[]"), "inspect"),
+        "relabels.json: not the manifest of stored labels",
+    ),
+    "labels that are a link": (
+        labelled(lambda folder: (folder.rmdir(), folder.symlink_to("/etc")), "inspect"),
+        "set/relabels: a symbolic link, which no labels have",
+    ),
+    "labels without end": (
+        labelled(lambda folder: (folder / "relabels.json").symlink_to("/dev/zero"), "inspect"),
+        "relabels.json: a symbolic link",
+    ),
+    "labels that are none, in a page": (
+        labelled(lambda folder: (folder / "relabels.json").write_text("{}"), "report"),
+        "relabels.json: not the manifest of stored labels",
+    ),
+    "labels by nobody": (
+        lambda w: ["prepare", "relabels", str(w.base), "--store", str(w.store)],
+        "edc@1 needs teachers and the set names none",
+    ),
+    "labels in no bytes": (
+        lambda w: ["prepare", "relabels", str(w.base), "--store", str(w.store), "--budget", "3 pt"],
+        "'3 pt' is no number of bytes; write 30MB",
     ),
     "export over files": (
         lambda w: ["export", str(w.base), "--to", "folder", "--out", str(w.base)],

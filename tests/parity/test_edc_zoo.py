@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from golden import FOLDER, golden, max_rel
+from stillroom.artefacts.released_names import released_name
 from stillroom.nets.zoo import build, canonical
 
 DATA = golden("edc_zoo")
@@ -156,6 +157,15 @@ def test_hooks(network: str) -> None:
         hook.remove()
     ours = [[kinds[type(module)], seen[module]] for module in watched]
     assert ours == [[kind, shape] for _, kind, shape in facts["hooks"]]
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_names_of_layers_in_released_statistics(network: str) -> None:
+    """The names of the reference's modules, which its files of statistics go by."""
+    kinds = (nn.Conv2d, nn.BatchNorm2d)
+    ours = [name for name, m in on_meta(network).named_modules() if isinstance(m, kinds)]
+    theirs = [name for name, _, _ in FACTS["networks"][network]["hooks"]]
+    assert [released_name(name_of(network), name) for name in ours] == theirs
 
 
 def test_spellings_of_the_reference() -> None:

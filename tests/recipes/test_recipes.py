@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from stillroom.artefacts.schooling import SCHOOLINGS
 from stillroom.cite import PAPERS
 from stillroom.data.named import NAMED
-from stillroom.evaluation.published import PROTOCOLS
+from stillroom.errors import StillroomError
+from stillroom.evaluation.published import PROTOCOLS, find_protocol
 from stillroom.methods import METHODS, PRESETS
 from stillroom.methods.base import Outer
 from stillroom.methods.regularisers import Clom
@@ -21,6 +24,8 @@ from stillroom.recipe import (
     read_yaml,
     validate,
 )
+from stillroom.reported import reported, row_of
+from stillroom.standing import departure
 
 ALL = packaged()
 SETS = ("fashion-mnist", "cifar10", "cifar100")
@@ -49,7 +54,10 @@ def test_packaged_recipe(row: Packaged) -> None:
     assert made.arch == "auto" or canonical(made.arch) == made.arch
     assert made.evaluate
     for spec in made.evaluate:
-        assert spec.protocol in PROTOCOLS, "a recipe names the version"
+        assert spec.protocol.partition("+")[0] in PROTOCOLS, "a recipe names the version"
+        assert find_protocol(spec.protocol).id == spec.protocol
+        assert all(canonical(name) == name for name in spec.teachers)
+    assert all(name == "auto" or canonical(name) == name for name in made.method.networks())
     assert set(made.method.papers) <= set(PAPERS)
     if made.regularisers:  # found by its own name only: a preset never adds a term unasked
         return
@@ -101,3 +109,68 @@ def test_the_papers_weights(row: str, weights: tuple[float, ...]) -> None:
     if plain is not None:  # the term is all that is added to the published row
         base = validate(read_yaml(plain.path), plain.name)
         assert (made.method, made.outer, made.arch) == (base.method, base.outer, base.arch)
+
+
+def test_another_start_drops_what_belongs_to_the_rows_start() -> None:
+    for preset in ("edc-paper", "edc-released"):
+        row, _ = from_preset(preset, "imagenet-1k", 10, {}, "imagenet-1k")
+        other, name = from_preset(
+            preset, "imagenet-1k", 10, {"method": {"init": "real"}}, "imagenet-1k"
+        )
+        assert name == f"{preset}/imagenet-1k-ipc10"
+        assert (row.method.init, other.method.init) == ("mosaics", "real")
+        assert row.method.scorers
+        assert not other.method.scorers
+        asked = {"method": {"init": "real", "scorers": ["mlp"]}}
+        with pytest.raises(StillroomError, match="scorers and crops belong to init mosaics"):
+            from_preset(preset, "imagenet-1k", 10, asked, "imagenet-1k")
+
+
+TOLD = re.compile(r"reported ([\d.]+)(?: \+- ([\d.]+))? %")
+
+
+@pytest.mark.parametrize("preset", ["sre2l", "cda", "gvbsm", "rded", "edc-paper"])
+def test_numbers_in_the_heads_are_those_beside_measured_ones(preset: str) -> None:
+    """`recipes/reported.jsonl`, by method, data, size and student."""
+    known = {(r.row, r.benchmark, r.ipc, r.arch): r for r in reported()}
+    assert len(known) == len(reported())
+    found = 0
+    for row in (r for r in ALL if r.name.partition("/")[0] == preset):
+        made = validate(read_yaml(row.path), row.name)
+        told = TOLD.search(row.path.read_text(encoding="utf-8").splitlines()[1])
+        paper = known.get((row_of(preset), made.benchmark, made.ipc, made.arch))
+        assert (told is None) == (paper is None), row.name
+        if told is not None and paper is not None:
+            found += 1
+            assert float(told[1]) == pytest.approx(100 * paper.value)
+            std = paper.versions.get("std")
+            assert (told[2] is None and std is None) or float(told[2]) == pytest.approx(
+                100 * float(std or "nan")
+            )
+    assert found >= 2
+
+
+def test_numbers_of_the_decoupled_papers_name_their_protocol() -> None:
+    for r in reported():
+        if r.row in ("sre2l", "cda", "gvbsm", "rded", "edc"):
+            assert r.protocol in (*PROTOCOLS, "not stated"), r
+            usual = validate(
+                *load_recipe(f"{r.row.replace('edc', 'edc-paper')}/{r.benchmark}-ipc10")
+            )
+            same = {s.protocol.partition("+")[0] for s in usual.evaluate}
+            own = r.protocol in ("not stated", "rded-cifar100-convnet@1")
+            assert own or r.protocol in same, r
+
+
+def test_a_papers_number_is_of_the_paper_recipe() -> None:
+    paper = next(r for r in reported() if (r.row, r.benchmark, r.ipc) == ("edc", "cifar10", 10))
+    data = {"normalise": "cifar10", "zca": False, "val": 0.0}
+    for preset, told in (("edc-paper", ""), ("edc-released", "other settings"), ("edc", "other")):
+        made, _ = from_preset(preset, "cifar10", 10, {}, "cifar10")
+        recipe = {
+            "method": made.method.model_dump(mode="json"),
+            "outer": made.outer.model_dump(mode="json"),
+            "arch": made.arch,
+        }
+        assert departure(recipe, data, paper, 75).startswith(told), preset
+        assert bool(departure(recipe, data, paper, 75)) == bool(told)

@@ -43,7 +43,7 @@ def test_bytes_are_the_formula(text: str, classes: int) -> None:
     }
     index = 2 if classes < 2**15 else 4
     k = getattr(codec, "k", 0)
-    each = {"fp16": 2 * classes, "int8": classes + 4}.get(text, k * (index + 2))
+    each = {"fp16": 2 * classes, "int8": classes + 4}.get(text, k * (index + 2) + 2)
     assert codec.batch_bytes(7, classes) == 7 * each
 
 
@@ -150,11 +150,13 @@ def test_int8_whose_range_float16_cannot_hold() -> None:
             },
             "NaN or infinite",
         ),
-        ("topk:1", {"indices": [[3]], "log_probs": [[-1.0]]}, r"not in 0\.\.2"),
-        ("topk:1", {"indices": [[-1]], "log_probs": [[-1.0]]}, r"not in 0\.\.2"),
-        ("topk:1", {"indices": [[0]], "log_probs": [[0.5]]}, "above 0"),
-        ("topk:1", {"indices": [[0]], "log_probs": [[math.nan]]}, "above 0"),
-        ("topk:1", {"indices": [[0]], "log_probs": [[-math.inf]]}, "NaN or infinite"),
+        ("topk:1", {"indices": [[3]], "log_probs": [[-1.0, -1]]}, r"not in 0\.\.2"),
+        ("topk:1", {"indices": [[-1]], "log_probs": [[-1.0, -1]]}, r"not in 0\.\.2"),
+        ("topk:1", {"indices": [[0]], "log_probs": [[0.5, -1]]}, "above 0"),
+        ("topk:1", {"indices": [[0]], "log_probs": [[-1, 0.5]]}, "above 0"),
+        ("topk:1", {"indices": [[0]], "log_probs": [[math.nan, -1]]}, "above 0"),
+        ("topk:1", {"indices": [[0]], "log_probs": [[-math.inf, -1]]}, "NaN or infinite"),
+        ("topk:1", {"indices": [[0]], "log_probs": [[-1, -math.inf]]}, "NaN or infinite"),
     ],
 )
 def test_foreign_tensors(text: str, stored: dict, words: str) -> None:
@@ -184,7 +186,54 @@ def test_recipes_can_name_codecs_and_policies_without_torch() -> None:
     code = (
         "import sys, stillroom.data.policy as p, stillroom.data.curriculum;"
         "from stillroom.artefacts.codecs import find_codec;"
-        "assert find_codec('topk:3').batch_bytes(2, 9) == 24 and p.Policy(size=8).beta == 1;"
+        "assert find_codec('topk:3').batch_bytes(2, 9) == 28 and p.Policy(size=8).beta == 1;"
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+# -- what losses make of what comes back -----------------------------------------------------------
+@pytest.mark.parametrize("classes", [2, 10, 1000])
+@pytest.mark.parametrize("offset", [0.0, 10.0])
+def test_int8_costs_a_squared_distance_next_to_nothing(classes: int, offset: float) -> None:
+    """At worst two logits make the range and all others lie in the middle: C / 390,150."""
+    worst = torch.zeros(64, classes)
+    worst[:, 0], worst[:, 1] = -8.0, 8.0
+    worst[:, 2:] = torch.rand(64, max(0, classes - 2), generator=torch.Generator().manual_seed(0))
+    for x in (worst + offset, logits(64, classes) + offset):
+        error = (back(Byte(), x) - x).square().mean()
+        assert float(error / x.var(1, correction=0).mean()) < 1.2 * classes / 390_150
+    assert Byte().keeps_logits
+    assert Half().keeps_logits
+
+
+def test_topk_gives_no_logits_back() -> None:
+    """Logits less a number a row, and in the place of the others one number; so it says so."""
+    x, codec = logits(64, 50) + 7.0, TopK(10)
+    y = back(codec, x)
+    assert not codec.keeps_logits
+    kept = x.topk(10, dim=1).indices
+    lost = (x - y).gather(1, kept)
+    assert float((lost - x.logsumexp(1, keepdim=True)).abs().max()) < 0.01
+    rest = torch.ones_like(x, dtype=torch.bool).scatter_(1, kept, False)
+    assert float(y.masked_fill(~rest, torch.nan).nan_to_num(-1e9).amax(1).sub(
+        y.masked_fill(~rest, 1e9).amin(1)).abs().max()) == 0  # fmt: skip
+    shift = (x - y).mean(1, keepdim=True)  # the best that a student could be forgiven
+    assert float((x - y - shift).square().mean()) > 0.1 * float(x.var(1).mean())
+
+
+def test_topk_gives_the_rest_its_mass_at_temperature_one_and_too_much_above() -> None:
+    """By Jensen: the mean of p^(1/T) is at most the mean of p to the 1/T; equal where all are."""
+    x, k = logits(64, 50), 10
+    y = back(TopK(k), x)
+    rest = torch.ones_like(x, dtype=torch.bool).scatter_(1, x.topk(k, dim=1).indices, False)
+
+    def mass(of: Tensor, temperature: float) -> Tensor:
+        tempered = (of.log_softmax(1) / temperature).exp()
+        return (tempered * rest).sum(1) / tempered.sum(1)
+
+    assert float((mass(y, 1.0) - mass(x, 1.0)).abs().max()) < 0.01
+    assert bool((mass(y, 4.0) > mass(x, 4.0)).all())
+    even = torch.cat([x[:, :k], torch.full((64, 40), -20.0)], 1)
+    same = back(TopK(k), even)
+    assert torch.allclose(mass(same, 4.0), mass(even, 4.0), atol=5e-3)

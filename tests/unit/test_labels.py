@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,16 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from stillroom.artefacts import label_shards, labels
-from stillroom.artefacts.label_header import Header, epoch_bytes, epochs_within
-from stillroom.artefacts.label_shards import MANIFEST, Batch, finish, stored_epochs, write_shard
+from stillroom.artefacts.label_header import Header, Told, epoch_bytes, epochs_within, fit
+from stillroom.artefacts.label_shards import (
+    MANIFEST,
+    SOFT,
+    Batch,
+    finish,
+    stored_epochs,
+    write_shard,
+    write_soft,
+)
 from stillroom.artefacts.labels import Relabels
 from stillroom.data import frozen
 from stillroom.data.policy import Policy
@@ -63,8 +72,14 @@ def labelled(head: Header, first: int, epochs: int) -> Iterator[Batch]:
             yield rows, drawn, net(apply(images()[rows], drawn))
 
 
+def soft(head: Header) -> Tensor:
+    gen = torch.Generator().manual_seed(2)
+    return torch.randn(head.images, head.classes, generator=gen)
+
+
 def container(folder: Path, head: Header | None = None) -> Path:
     head = head or header()
+    write_soft(folder, head, soft(head))
     for first in range(0, head.kept, 2):
         write_shard(folder, head, first, labelled(head, first, min(2, head.kept - first)))
     finish(folder, head)
@@ -112,8 +127,9 @@ def test_same_labels_same_bytes(tmp_path: Path) -> None:
     for path in other.iterdir():
         path.unlink()
     write_shard(other, header(), 0, labelled(header(), 0, 5))
+    write_soft(other, header(), soft(header()))
     finish(other, header())
-    assert len(list(other.iterdir())) == 2
+    assert len(list(other.iterdir())) == 3
     for epoch in range(5):
         pairs = zip(Relabels.open(one).epoch(epoch), Relabels.open(other).epoch(epoch), strict=True)
         assert all(torch.equal(a[2], b[2]) for a, b in pairs)
@@ -126,9 +142,10 @@ def test_bytes(tmp_path: Path) -> None:
     for first in (0, 2):
         some = ((r, d, net) for e in (first, first + 1) for r, d in head.draws(e))
         write_shard(tmp_path, head, first, some)
+    write_soft(tmp_path, head, torch.zeros(1000, 100))
     finish(tmp_path, head)
-    formula = 4 * epoch_bytes(1000, 100, 100, "fp16")
-    assert formula == 4 * (1000 * 200 + 10 * 8)
+    formula = 4 * epoch_bytes(1000, 100, 100, "fp16") + 1000 * 200
+    assert formula == head.nbytes == 4 * (1000 * 200 + 10 * 8) + 1000 * 200
     opened = Relabels.open(tmp_path)
     assert opened.nbytes == sum(p.stat().st_size for p in tmp_path.iterdir())
     assert formula < opened.nbytes < 1.02 * formula
@@ -151,6 +168,32 @@ def test_budget() -> None:
         epochs_within(each - 1, *shape, 1000)
 
 
+def test_a_budget_chooses_a_codec_first_and_then_fewer_epochs(tmp_path: Path) -> None:
+    shape = (200, 50, 100)
+    each = {codec: epoch_bytes(*shape, codec) for codec in ("fp16", "int8")}
+    more = 200 * 50 * 2 + 2**12 + 2 * 2**10  # the soft labels; heads, of one teacher and shard
+
+    def chosen(budget: int, codec: str | None = None) -> tuple[str, int]:
+        return fit(budget, *shape, 40, codec)
+
+    assert chosen(40 * each["fp16"] + more) == ("fp16", 40)
+    assert chosen(40 * each["fp16"] + more - 1) == ("int8", 40)
+    assert chosen(40 * each["int8"] + more - 1) == ("int8", 39)
+    assert chosen(7 * each["fp16"] + more, "fp16") == ("fp16", 7)
+    assert chosen(40 * each["fp16"] + more, "topk:3") == ("topk:3", 40)
+    assert fit(10_000, 20, 2, 10, 400)[0] == "fp16", "of two classes int8 is no smaller"
+    with pytest.raises(StillroomError, match="holds no epoch of labels: one takes 10816 in int8"):
+        chosen(each["int8"] + more - 1)
+    head = header(images=200, classes=50, batch=100, kept=5, policy=Policy(size=2), codec="int8")
+    write_soft(tmp_path, head, torch.zeros(200, 50))
+    some = ((r, d, torch.zeros(100, 50)) for e in range(5) for r, d in head.draws(e))
+    write_shard(tmp_path, head, 0, some)
+    finish(tmp_path, head, told=[Told(arch="mlp", index=i, schooling={"lr": 0.1}) for i in (0, 1)])
+    held = Relabels.open(tmp_path).nbytes
+    assert fit(held + 2**13, *shape, 40, "int8", teachers=2)[1] >= 5
+    assert held <= 5 * each["int8"] + more + 2**10, "a budget is kept on disk, heads and all"
+
+
 # -- going on after a kill -------------------------------------------------------------------------
 def test_a_killed_run_goes_on(tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -171,6 +214,9 @@ def test_a_killed_run_goes_on(tmp_path: Path) -> None:
         finish(broken, head)
     while (first := stored_epochs(broken, head)) < head.kept:
         assert write_shard(broken, head, first, labelled(head, first, min(2, 5 - first))) > 0
+    with pytest.raises(StillroomError, match=r"soft\.safetensors: no such file"):
+        finish(broken, head)
+    write_soft(broken, head, soft(head))
     finish(broken, head)
     for path in whole.iterdir():
         assert path.read_bytes() == (broken / path.name).read_bytes()
@@ -181,6 +227,7 @@ def test_parts_are_joined_and_joining_goes_on(tmp_path: Path, monkeypatch) -> No
     parts = [tmp_path / f"{i:04d}" for i in range(3)]
     for i, part in enumerate(parts):
         write_shard(part, head, 2 * i, labelled(head, 2 * i, 2 if i < 2 else 1))
+    write_soft(parts[0], head, soft(head))
     folder.mkdir()
     with monkeypatch.context() as patched:
         patched.setattr(label_shards, "sha256_file", lambda path: 1 / 0)
@@ -220,11 +267,16 @@ def test_what_is_not_written(first, change, words: str, tmp_path: Path) -> None:
         ({"images": 12}, "for 11 images and the set has 12"),
         ({"classes": 7}, "of 6 classes and the set has 7"),
         ({"set_digest": "f" * 16}, f"for the set {DIGEST} and this one is {'f' * 16}"),
+        (
+            {"policy": Policy(size=8, scale=(0.5, 1), mix="mixup")},
+            r"views by scale \(0.08, 1.0\), mix cutmix and not by scale \(0.5, 1.0\), mix mixup",
+        ),
     ],
 )
 def test_labels_of_something_else(asked: dict, words: str, tmp_path: Path) -> None:
     container(tmp_path)
     right = {"images": 11, "classes": 6, "set_digest": DIGEST, "batch": 4, "epochs": 9}
+    right |= {"policy": Policy(size=8)}
     Relabels.open(tmp_path, **right)
     Relabels.open(tmp_path, **(right | {"epochs": 3}))
     with pytest.raises(StillroomError, match=words) as caught:
@@ -283,9 +335,39 @@ def no_object(folder: Path) -> None:
     (folder / MANIFEST).write_text("[]")
 
 
+def linked(name: str) -> Callable[[Path], None]:
+    """The very file, moved away and led to: whoever copies the labels would copy what is there."""
+
+    def damage(folder: Path) -> None:
+        (folder / name).rename(folder / "elsewhere")
+        (folder / name).symlink_to(folder / "elsewhere")
+
+    return damage
+
+
+def of_a_device(folder: Path) -> None:
+    shard(folder).unlink()
+    os.mkfifo(shard(folder))
+
+
+def long_head(folder: Path) -> None:
+    """A head of a mebibyte, all white space: a larger one would fill the memory of its reader."""
+    blob = shard(folder).read_bytes()
+    size = int.from_bytes(blob[:8], "little")
+    told = blob[8 : 8 + size] + b" " * (2**20 - size)
+    shard(folder).write_bytes((2**20).to_bytes(8, "little") + told + blob[8 + size :])
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
+        (linked("labels-000002.safetensors"), "000002.safetensors: a symbolic link"),
+        (linked(MANIFEST), "relabels.json: a symbolic link"),
+        (linked(SOFT), "soft.safetensors: a symbolic link"),
+        (of_a_device, "no such file; the labels are incomplete"),
+        (long_head, "a head of 1048576 bytes is not of stored labels"),
+        (lambda folder: (folder / SOFT).unlink(), "soft.safetensors: no such file"),
+        (lambda folder: (folder / SOFT).write_bytes(b"x" * 40), "soft.safetensors: not a whole"),
         (flip_bit, "was altered or damaged .its SHA-256"),
         (cut, "not a whole safetensors file"),
         (cut_to_nothing, "not a whole safetensors file"),
@@ -319,13 +401,22 @@ def head(**fields: Any) -> Callable[[dict], None]:
     return lambda manifest: manifest["header"].update(fields)
 
 
+TOLD = {"arch": "mlp", "index": 0, "schooling": {}}
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         (head(frozen=2), "drawn by version 2 of the frozen generator.* has version 1"),
         (head(frozen=None), "drawn by version None"),
         (head(frozen=True), "frozen: .*valid integer"),
-        (lambda m: m.update(format=2), "format 2, this version reads 1"),
+        (lambda m: m.update(format=1), "format 1, this version reads 2"),
+        (lambda m: m.pop("soft"), "field 'soft' is absent"),
+        (lambda m: m.update(told=[{}]), "tells of other teachers than it has"),
+        (lambda m: m.update(told=[{}, {}]), "arch: Field required"),
+        (lambda m: m.update(told=[TOLD | {"arch": "x" * 301}] * 2), "arch: .*at most 300"),
+        (lambda m: m.update(told=[TOLD | {"index": -1}] * 2), "index: "),
+        (lambda m: m.update(told=[TOLD | {"schooling": "import os"}] * 2), "schooling: "),
         (lambda m: m.pop("format"), "no 'format'"),
         (lambda m: m.pop("header"), "field 'header' is absent"),
         (lambda m: m.update(shards={}), "field 'shards' is absent or of the wrong type"),
@@ -429,6 +520,50 @@ def test_foreign_shards(change, words: str, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        ({"logits": torch.zeros(11, 7).half()}, "must hold"),
+        ({"logits": torch.zeros(11, 6)}, "must hold"),
+        ({"logits": torch.zeros(11, 6).half(), "more": torch.zeros(1)}, "must hold"),
+        ({"of": torch.zeros(11, 6).half()}, "must hold"),
+        ({"logits": torch.full((11, 6), torch.nan).half()}, "stored logits are NaN or infinite"),
+        ({"logits": torch.ones(11, 6).half()}, "its SHA-256 does not match"),
+        (None, "soft labels of another set"),
+    ],
+)
+def test_foreign_soft_labels(tensors, words: str, tmp_path: Path) -> None:
+    path = container(tmp_path) / SOFT
+    told = label_shards._told_soft(header())
+    if tensors is None:
+        write_soft(tmp_path, header(seed=4), soft(header()))
+    else:
+        path.write_bytes(save(tensors, metadata={"stillroom": told}))
+    if "SHA" not in words:
+        forged(tmp_path, lambda m: m.update(soft=sha256(path.read_bytes())))
+    with pytest.raises(StillroomError, match=words) as caught:
+        Relabels.open(tmp_path).soft()
+    assert "\n" not in str(caught.value)
+
+
+def test_soft_labels_come_back_rounded_to_float16(tmp_path: Path) -> None:
+    told = Relabels.open(container(tmp_path)).soft()
+    assert torch.equal(told, soft(header()).half().float())
+    for wrong in (torch.zeros(11, 5), torch.zeros(10, 6)):
+        with pytest.raises(StillroomError, match=r"\[11,6\] is theirs"):
+            write_soft(tmp_path, header(), wrong)
+
+
+def test_a_copy_is_the_same_labels(tmp_path: Path) -> None:
+    first = Relabels.open(container(tmp_path / "a"))
+    (tmp_path / "a" / "other.txt").write_text("not theirs")
+    first.copy(tmp_path / "b")
+    assert Relabels.open(tmp_path / "b").digest == first.digest
+    assert len(list((tmp_path / "b").iterdir())) == len(first.files) == 5
+    first.copy(tmp_path / "a")
+    run_through(tmp_path / "a")
+
+
 def test_another_generator_is_noticed(tmp_path: Path, monkeypatch) -> None:
     """Should the numbers ever change without a new version: every batch says so."""
     container(tmp_path)
@@ -446,7 +581,9 @@ def test_a_shard_is_hashed_once(tmp_path: Path, monkeypatch) -> None:
     opened = Relabels.open(tmp_path)
     for epoch in (0, 1, 0, 6):
         list(opened.epoch(epoch))
-    assert seen == ["labels-000000.safetensors"]
+    opened.soft()
+    opened.soft()
+    assert seen == ["labels-000000.safetensors", SOFT]
     assert Relabels.open(tmp_path)._sound == set()
 
 

@@ -73,6 +73,8 @@ def test_a_ledger_comes_back_as_written(tmp_path: Path) -> None:
         {"value": float("inf")},
         {"unit": None},
         {"versions": []},
+        {"label_bytes": -1},
+        {"teacher_bytes": 1.5},
         {"seed": 1.5},
         {"note": "n" * 5000},
         {"value": 10**400},

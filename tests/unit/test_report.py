@@ -42,7 +42,7 @@ from stillroom.report.provenance import flat
 from stillroom.report.sentences import headline, limits, of_networks
 from stillroom.reported import reported
 from stillroom.standing import departure
-from stillroom.tables import about, duration
+from stillroom.tables import about, duration, size
 from stillroom.types import Preprocess, Record, Zca
 
 HOSTILE = (
@@ -948,7 +948,8 @@ def test_every_field_of_the_csv_is_one_number_or_a_text(tmp_path: Path) -> None:
     head, *rows = csv.reader(io.StringIO(page(folder, out=tmp_path / "t.csv")))
     expected = "row,accuracy %,95 % low,95 % high,vs random,intervals apart,student,protocol,hash"
     assert head[:9] == expected.split(",")
-    assert head[-5:] == ["n", "of", "std", "bytes", "s / student"]
+    more = ["label bytes", "teacher bytes"]
+    assert head[-7:] == ["n", "of", "std", "bytes", *more, "s / student"]
     (shown,) = gather([folder])
     assert len(rows) == len(shown.lines)
     for row in rows:
@@ -965,6 +966,7 @@ def test_every_field_of_the_csv_is_one_number_or_a_text(tmp_path: Path) -> None:
             assert ends[0] <= 100 * line.summary.mean <= ends[1]
         assert (int(found["n"]), found["of"]) == (line.summary.n, line.counts)
         assert int(found["bytes"]) == line.bytes
+        assert [int(found[name]) for name in more] == [line.label_bytes, line.teacher_bytes]
         apart = "" if line.gap is None else "yes" if line.separate else "no"
         assert found["intervals apart"] == apart
         told = (found["protocol"], found["hash"], found["data"], found["numerics"])
@@ -1347,3 +1349,80 @@ def test_a_common_ledger_gives_a_set_its_own_rows_steps_and_baselines(tmp_path: 
     with pytest.raises(StillroomError, match="there is no such file"):
         write_report([folder], tmp_path / "p.html", records=tmp_path / "none.jsonl")
     assert run(["report", str(folder), "--records", str(ledger), "--out", "/dev/null/x.html"]) == 2
+
+
+def taught(folder: Path, regime: str, labels: int = 0, teachers: int = 0) -> list[list[Record]]:
+    """Rows of a set and of random images with labels of teachers, of some bytes."""
+    more = {"labels": regime, "label_bytes": labels, "teacher_bytes": teachers}
+    more |= {"protocol": "edc@1", "protocol_hash": "e"}
+    return [own(folder, 0.7, 0.72, 0.71, **more), drawn(folder, 0.6, 0.61, 0.62, **more)]
+
+
+def test_images_labels_and_teachers_are_told_apart(tmp_path: Path) -> None:
+    """In the headline, the tables, the chart and what the numbers do not show."""
+    folder = make(tmp_path / "dm")
+    judged(folder, *taught(folder, "relabels:1a2b3c4d,int8", 6_000_000))
+    (shown,) = gather([folder])
+    (line,) = [x for x in shown.lines if not x.drawn]
+    assert (line.bytes, line.label_bytes, line.shipped) == (2048, 6_000_000, 6_002_048)
+    assert headline(shown)[1][-1][:2] == (
+        "At what cost?",
+        f"{size(shown.bytes)} + 6.0 MB of labels",
+    )
+    told = dict(limits(shown))["Labels"]
+    assert told.startswith(
+        "SL-k, stored labels of teachers for drawn views (relabels:1a2b3c4d,int8)"
+    )
+    assert "Rows under the same relabels:1a2b3c4d,int8 have labels of the same networks" in told
+    text = page(folder, out=tmp_path / "page.html")
+    assert "quick@1" not in text
+    assert "<span>+ labels</span>" in text
+    assert "+ teachers" not in text
+    assert "float32, relabels:1a2b3c4d,int8, student: convnet1" in text
+    assert "the hollow mark left of it at the images alone, the thick line" in text
+    head, *rows = csv.reader(io.StringIO(page(folder, out=tmp_path / "t.csv")))
+    found = dict(zip(head, rows[0], strict=True))
+    assert (found["bytes"], found["label bytes"], found["teacher bytes"]) == (
+        "2048",
+        "6000000",
+        "0",
+    )
+    assert found["labels of teachers"] == "relabels:1a2b3c4d,int8"
+    judged(folder, *taught(folder, "teachers:1a2b3c4d", teachers=300_000))
+    (shown,) = gather([folder])
+    assert headline(shown)[1][-1][1].endswith(" + 300.0 kB of teachers")
+    assert dict(limits(shown))["Labels"].startswith("SL+KD, teachers that label every view")
+    text = page(folder, out=tmp_path / "page.html")
+    assert "<span>+ teachers</span>" in text
+    assert "<span>+ labels</span>" not in text
+
+
+def test_rows_of_other_teachers_are_a_group_of_their_own(tmp_path: Path) -> None:
+    folder, kinds = make(tmp_path / "dm"), ("relabels:11111111", "relabels:22222222", "soft:<b>")
+    judged(folder, *(rows for kind in kinds for rows in taught(folder, kind, 900)))
+    (shown,) = gather([folder])
+    grid = accuracy_grid(shown)
+    column = [c.name for c in grid.columns].index("labels of teachers")
+    seen = [(row.opens, row.cells[column].text) for row in grid.rows]
+    order = (kinds[2], *kinds[:2])  # that of the headline, judged last, first
+    assert [text for _, text in seen] == [kind for kind in order for _ in range(2)]
+    assert [opens for opens, _ in seen] == [False, False, True, False, True, False]
+    assert all(line.gap is not None for line in shown.lines if not line.drawn)
+    assert len(shown.beside(shown.main)) == 1
+    text = page(folder, out=tmp_path / "page.html")
+    assert "soft:&lt;b&gt;" in text
+    assert "<b>" not in text
+    judged(folder, own(folder, 0.5, labels="of:nobody"))
+    assert dict(limits(gather([folder])[0]))["Labels"] == "Labels of:nobody."
+
+
+def test_students_of_other_teachers_have_exhibits_of_their_own(tmp_path: Path) -> None:
+    folder = make(tmp_path / "dm")
+    judged(folder, own(folder, 0.7, 0.72, labels="relabels:11111111"))
+    exhibited(
+        folder, exhibit(folder), exhibit(folder, taught="relabels:11111111", per_class=[0.5] * 2)
+    )
+    (shown,) = gather([folder])
+    found = shown.exhibit(shown.main)
+    assert found is not None
+    assert found.per_class == [0.5, 0.5]

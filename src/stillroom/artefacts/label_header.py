@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field, model_validator
@@ -24,6 +24,9 @@ MAX_IMAGES = 2**24
 MAX_BATCH = 2**16
 MAX_DECODED = 2**26  # logits of a batch
 MAX_VIEWED = 2**27  # pixels of the views of a batch
+SHARD_BYTES = 2**24  # of labels, about: what a killed run loses, and what is held in memory
+HEADS, HEAD = 2**12, 2**10  # bytes of a manifest, and more for a teacher or a shard of labels
+SOFT_CODEC = "fp16"  # of the one soft label an image, whatever that of the views is
 _Side = Annotated[int, Field(ge=1, le=MAX_SIDE, strict=True)]
 _Short = Annotated[str, Field(max_length=300)]
 
@@ -79,11 +82,28 @@ class Header(Model):
         """Sixteen hex digits over every field."""
         return sha256(canonical(self.model_dump(mode="json")))[:16]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all labels with the one soft label an image, without the heads of files."""
+        views = self.kept * epoch_bytes(self.images, self.classes, self.batch, self.codec)
+        return views + find_codec(SOFT_CODEC).batch_bytes(self.images, self.classes)
+
     def draws(self, epoch: int) -> Iterator[tuple[Tensor, MixDraw]]:
         """The batches of a kept epoch: (rows int64 [B], how their views are made)."""
         return epoch_draws(
             self.policy, self.images, self.batch, self.source, self.seed, epoch % self.kept
         )
+
+
+class Told(Model):
+    """How one of the teachers was trained, so that others can be labelled by the same.
+
+    All of it is text until somebody makes that network again and finds that it has the same key.
+    """
+
+    arch: _Short
+    index: int = Field(ge=0, lt=1000, strict=True, description="which of its kind")
+    schooling: dict[str, Any] = Field(description="fields of a `Schooling`")
 
 
 def epoch_bytes(images: int, classes: int, batch: int, codec: str) -> int:
@@ -107,6 +127,41 @@ def epochs_within(
             "take another codec"
         )
     return min(epochs, budget // each)
+
+
+def fit(
+    budget: int,
+    images: int,
+    classes: int,
+    batch: int,
+    epochs: int,
+    codec: str | None = None,
+    teachers: int = 1,
+) -> tuple[str, int]:
+    """Choose a codec and how many epochs are kept, so that a folder of labels has `budget` bytes.
+
+    The first of fp16 and int8 (where it is smaller) in which all epochs fit, else the smaller of
+    them with as many epochs as fit, which are used again in turn. A codec that is named is taken.
+    Never by itself top-k: it loses what `mse_gt` compares, and more of the distribution than epochs
+    do. What is set aside for heads and manifest is at least what they take.
+    Raises: StillroomError if not even one epoch fits.
+    """
+    shape = (images, classes, batch)
+    soft = find_codec(SOFT_CODEC).batch_bytes(images, classes)
+    heads = HEADS + HEAD * (teachers + -(-budget // SHARD_BYTES))
+    left = budget - soft - heads
+    some = [codec] if codec else ["fp16", "int8"]
+    some = [c for c in some if c == some[0] or epoch_bytes(*shape, c) < epoch_bytes(*shape, "fp16")]
+    for name in some:
+        if epochs * epoch_bytes(*shape, name) <= left:
+            return name, epochs
+    each = epoch_bytes(*shape, some[-1])
+    if left < each:
+        raise StillroomError(
+            f"a budget of {budget} bytes holds no epoch of labels: one takes {each} in "
+            f"{some[-1]}, the soft label of every image {soft}, heads of files {heads}; raise it"
+        )
+    return some[-1], epochs_within(left, *shape, some[-1], epochs)
 
 
 def batch_digest(rows: Tensor, drawn: MixDraw) -> Tensor:

@@ -6,20 +6,22 @@ Source: FKD (Shen and Xing 2021, arXiv:2112.01528) as SRe2L (arXiv:2306.13092), 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationError
 from torch import Tensor
 
-from stillroom.artefacts.label_header import Header, epochs_within
+from stillroom.artefacts.codecs import find_codec
+from stillroom.artefacts.label_header import SHARD_BYTES, Header, Told
 from stillroom.artefacts.label_shards import Batch as Stored
-from stillroom.artefacts.label_shards import finish, write_shard
+from stillroom.artefacts.label_shards import finish, write_shard, write_soft
 from stillroom.artefacts.labels import Relabels
-from stillroom.artefacts.opened import open_bench
+from stillroom.artefacts.opened import nets_for, open_bench
 from stillroom.artefacts.originals import Original, OriginalModel, opened
 from stillroom.artefacts.stage import COMMON, Stage
 from stillroom.artefacts.store import Store
@@ -36,7 +38,7 @@ from stillroom.runtime import Runtime
 from stillroom.types import Preprocess
 
 TOGETHER = 256  # views of one forward
-SHARD_BYTES = 2**24  # of labels, about: what a killed run loses, and what is held in memory
+SEED = 42  # of the draws, where nobody names another; that of the released code
 
 
 class RelabelSpec(Model):
@@ -46,10 +48,10 @@ class RelabelSpec(Model):
     batch: int = Field(ge=1, strict=True, description="images a batch, which is mixed in itself")
     policy: Policy = Field(description="crops, flips, patch shuffle and mix")
     codec: str = Field("fp16", description="how logits are stored: fp16, int8 or topk:K")
-    budget: int | None = Field(
-        None, ge=1, strict=True, description="bytes of labels; of fewer epochs they are used again"
+    keep: int | None = Field(
+        None, ge=1, strict=True, description="epochs of labels; of fewer they are used again"
     )
-    seed: int = Field(42, ge=0, strict=True, description="of the draws")
+    seed: int = Field(SEED, ge=-(2**63), lt=2**63, strict=True, description="of the draws")
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Relabel(Stage):
     """
 
     kind: ClassVar[str] = "relabels"
+    version: ClassVar[int] = 2  # with the soft labels
     sources: ClassVar[tuple[str, ...]] = (
         *COMMON,
         "artefacts/relabels.py",
@@ -88,19 +91,25 @@ class Relabel(Stage):
         return f"{self.spec.epochs} epochs of set {self.set_digest[:8]} by {names}"[:120]
 
     def header(self) -> Header:
-        """What the labels are labels of."""
+        """What the labels are labels of.
+
+        Raises: StillroomError if no such labels can be stored.
+        """
+        try:
+            return self._header()
+        except ValidationError as error:
+            why = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+            raise StillroomError(f"no labels for views of this set can be stored: {why}") from None
+
+    def _header(self) -> Header:
         spec, side = self.spec, int(self.bench["size"])
-        classes, batch = len(self.bench["classes"]), min(self.spec.batch, self.images)
-        kept = spec.epochs
-        if spec.budget is not None:
-            kept = epochs_within(spec.budget, self.images, classes, batch, spec.codec, spec.epochs)
         return Header(
             images=self.images,
-            classes=classes,
+            classes=len(self.bench["classes"]),
             source=(side, side),
             epochs=spec.epochs,
-            kept=kept,
-            batch=batch,
+            kept=min(spec.epochs, spec.keep or spec.epochs),
+            batch=min(spec.batch, self.images),
             codec=spec.codec,
             policy=spec.policy,
             seed=spec.seed,
@@ -118,7 +127,7 @@ class Relabel(Stage):
         return -(-header.kept // self._epochs_a_shard(header))
 
     def make(self, shard: int, out: Path, rt: Runtime) -> None:
-        """Label the epochs of one shard.
+        """Label the epochs of one shard; with the first, the images as they are.
 
         Raises: StillroomError if the set is not the one of `set_digest` any more.
         """
@@ -131,15 +140,18 @@ class Relabel(Stage):
         first = shard * each
         epochs = range(first, min(first + each, header.kept))
         made = load(self.set_folder)
-        teachers = teachers_of(self.teachers, made.preprocess, self.bench, self.store, rt)
-        images = made.images.to(rt.device, rt.dtype)
+        views = header.kept * header.images
+        teachers = teachers_of(self.teachers, made.preprocess, self.bench, self.store, views, rt)
+        images = made.images.to(rt.device)
+        if shard == 0:
+            write_soft(out, header, mean_logits(teachers, images).float().cpu())
         rt.session.begin("relabels", header.kept, first)
         write_shard(out, header, first, self._labelled(header, epochs, images, teachers, rt))
         rt.session.end()
 
     def finish(self, parts: list[Path], folder: Path) -> None:
         """Put the shards together under one manifest."""
-        finish(folder, self.header(), parts)
+        finish(folder, self.header(), parts, [told_of(teacher) for teacher in self.teachers])
 
     def load(self, folder: Path) -> Relabels:
         """The labels, checked."""
@@ -165,6 +177,12 @@ class Relabel(Stage):
             rt.session.check()
 
 
+def told_of(teacher: Original) -> Told:
+    """How a teacher was trained, for the manifest."""
+    schooling = teacher.schooling.model_dump(mode="json")
+    return Told(arch=teacher.arch.name, index=teacher.index, schooling=schooling)
+
+
 @dataclass(frozen=True)
 class Teacher:
     """A trained network that is shown images of a set, in its own space; without gradient."""
@@ -178,7 +196,7 @@ class Teacher:
         """x [B,ch,H,W] in the set's space -> logits [1,B,C]."""
         if not _same(self.space, self.preprocess):
             x = self.space.apply(self.preprocess.invert(x)).to(x)
-        return self.nets.logits(x)
+        return self.nets.logits(x.to(self.nets.nets.rt.dtype))
 
 
 def teachers_of(
@@ -186,10 +204,18 @@ def teachers_of(
     preprocess: Preprocess,
     described: dict[str, Any],
     store: Path,
+    views: int,
     rt: Runtime,
 ) -> tuple[Teacher, ...]:
-    """The networks of the store, for images in the space of `preprocess`."""
+    """The networks of the store, for so many images in the space of `preprocess`.
+
+    In float32, whatever students are trained in. Compiled where that repays itself: as everything
+    else they are sized by what they alone do, a forward of every view.
+    """
+    rt = dataclasses.replace(rt, numerics="float32")
     bench = open_bench(described, store, rt)
+    forward = sum(nets_for(stage.arch, bench, rt).forward_flops() for stage in stages)
+    rt = rt.sized(float(views * forward), functions=len(stages))
     models: list[OriginalModel] = [s.load(Store(store).folder(s.key())) for s in stages]
     return tuple(Teacher(opened(m, bench, rt), m.space(bench), preprocess) for m in models)
 
@@ -205,6 +231,16 @@ def mean_logits(teachers: Sequence[Teacher], views: Tensor) -> Tensor:
 
 def _same(a: Preprocess, b: Preprocess) -> bool:
     return a.zca is None and b.zca is None and (a.mean, a.std) == (b.mean, b.std)
+
+
+def unlike(codec: str, loss: str) -> str:
+    """Why a loss cannot be computed from what a codec gives back, or nothing."""
+    if loss != "mse_gt" or find_codec(codec).keeps_logits:
+        return ""
+    return (
+        f"loss=mse_gt compares logits and codec={codec} keeps probabilities of the largest; make "
+        "labels in fp16 or int8, or train by a loss of softmax, such as kl (sre2l@1)"
+    )
 
 
 @dataclass(frozen=True)
@@ -224,9 +260,12 @@ class Relabelled:
     def batches(self, training: Training, seed: int, epoch: int) -> Iterator[Batch]:
         """The batches that were labelled, in their order, whatever the seed.
 
-        Raises: StillroomError if the training has other batches or an augmentation of its own.
+        Raises: StillroomError if the training has other batches, an augmentation of its own, or a
+        loss that needs logits where the codec kept none.
         """
         header = self.relabels.header
+        if wrong := unlike(header.codec, training.objective.loss):
+            raise StillroomError(wrong)
         if training.augment.words or min(training.batch, len(self)) != header.batch:
             raise StillroomError(
                 f"labels are for batches of {header.batch} in views of their own; train with that "

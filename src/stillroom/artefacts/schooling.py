@@ -101,7 +101,10 @@ _EDC_TINY = {**_EDC, "batch": 128, "lr": 0.1, "schedule": "cosine"}
 # "edc" and its kin are the observers and teachers of EDC (arXiv:2404.13733), "edc" itself for
 # CIFAR-10. "-released" is what its code saves, which is after every tenth epoch, counted from 0,
 # and not after the last.
+# "edc-imagenet10" starts from nothing, as the paper says; its code starts from published weights.
 # "sre2l-..." are the teachers of SRe2L (arXiv:2306.13092).
+# "torchvision" is how its ResNet-18 of ImageNet-1K was trained, whose published weights those
+# papers take; its AlexNet and the small networks had recipes of their own.
 # All pad their crops with black pixels there, and with the mean colour here (see `augment.parse`).
 SCHOOLINGS = {
     "default": Schooling.model_construct(),
@@ -126,11 +129,23 @@ SCHOOLINGS = {
     "edc-cifar100-released": Schooling.model_construct(**_EDC, stop=41),
     "edc-tiny": Schooling.model_construct(**_EDC_TINY),
     "edc-tiny-released": Schooling.model_construct(**_EDC_TINY, stop=41),
+    # differs from the released code: random resized crops there, as in "torchvision".
+    "edc-imagenet10": Schooling.model_construct(
+        **{**_EDC, "epochs": 60, "batch": 128, "lr": 0.01, "schedule": "cosine"}, stop=20
+    ),
     "sre2l-cifar100": Schooling.model_construct(epochs=200, batch=128, lr=0.1, augment="crop_flip"),
     # differs from the released code: it draws random resized crops, which no augmentation of a
     # schooling does yet.
     "sre2l-tiny": Schooling.model_construct(
         epochs=50, lr=0.2, weight_decay=1e-4, warmup=5, augment="crop_flip"
+    ),
+    "torchvision": Schooling.model_construct(
+        epochs=90,
+        lr=0.1,
+        weight_decay=1e-4,
+        schedule="steps",
+        milestones=(30, 60),
+        augment="crop_flip",
     ),
 }
 

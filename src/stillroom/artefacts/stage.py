@@ -21,6 +21,7 @@ COMMON = (
     "data",
     "nets/zoo",
     "nets/ensemble.py",
+    "nets/parts.py",
     "nets/precomputed.py",
     "nets/train.py",
     "nets/averaging.py",

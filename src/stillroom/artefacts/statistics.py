@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from stillroom.artefacts.opened import open_bench
+from stillroom.artefacts.opened import nets_for, open_bench
 from stillroom.artefacts.originals import Original, OriginalModel, opened
 from stillroom.artefacts.stage import COMMON, Stage
 from stillroom.artefacts.store import Store
@@ -28,6 +28,7 @@ from stillroom.rng import rng
 from stillroom.runtime import Runtime
 
 FILE = "statistics.safetensors"
+ABOUT = "statistics.json"
 SUMS = "sums.safetensors"
 MOST_SHARDS = 8  # each leaves sums as large as the result
 DEFINITION = 1  # raised when a name comes to mean something else
@@ -38,12 +39,14 @@ class Observed:
     """Statistics of every layer of one network, in the order of its modules.
 
     tensors: "<number of the layer>.<statistic>", see `Sums.statistics`. For a norm "running.mean"
-    and "running.var" are those that the network itself keeps.
+    and "running.var" are those that the network itself keeps. repairs: of statistics that others
+    released, in words.
     """
 
     layers: tuple[Layer, ...]
     patch: int
     tensors: dict[str, Tensor]
+    repairs: tuple[str, ...] = ()
 
     def of(self, layer: int) -> Stats:
         """The statistics of a layer, by name."""
@@ -119,9 +122,27 @@ class Statistics(Stage):
         told = {"layers": [[x.name, x.kind] for x in watched], "patch": patch_side(bench.size)}
         write_json(out / "layers.json", told)
 
+    def flops(self, rt: Runtime) -> float:
+        """Operations of the pass: a static count."""
+        bench = open_bench(self.model.bench, self.model.store, rt)
+        return float(len(bench.train)) * nets_for(self.model.arch, bench, rt).forward_flops()
+
+    def memory(self, rt: Runtime) -> int:
+        """Bytes that the pass holds: sums by class in float64, and a batch on its way."""
+        bench = open_bench(self.model.bench, self.model.store, rt)
+        nets = nets_for(self.model.arch, bench, rt)
+        side, values = patch_side(bench.size), 0
+        for layer, shape in given_shapes(nets.make(1, 0, "probe")):
+            _, channels, height, width = shape
+            cells = -(-height // side) * -(-width // side) if layer.kind == "conv" else 0
+            values += channels + cells
+        sums = 3 * 8 * values * len(bench.classes)  # means, variances, squared means
+        image = 4 * bench.channels * bench.size**2
+        return sums + self.batch * (2 * image + 4 * nets.largest_activation())
+
     def finish(self, parts: list[Path], folder: Path) -> None:
         """Join the sums of all parts into statistics."""
-        if (folder / "statistics.json").is_file():
+        if (folder / ABOUT).is_file():
             return  # killed below, after that was written, when sums may be gone already
         told = read_json(parts[0] / "layers.json")
         shards = [load_file(part / SUMS) for part in parts]
@@ -145,15 +166,13 @@ class Statistics(Stage):
             "data": self.model.bench["digest"],
             "images": int(self.model.bench["counts"]["train"]),
         }
-        write_json(folder / "statistics.json", manifest)
+        write_json(folder / ABOUT, manifest)
         for part in parts:
             (part / SUMS).unlink()
 
     def load(self, folder: Path) -> Observed:
         """The statistics."""
-        told = read_json(folder / "statistics.json")
-        found = tuple(Layer(name, kind) for name, kind in told["layers"])
-        return Observed(found, int(told["patch"]), load_file(folder / FILE))
+        return read_observed(folder)
 
     def _images(
         self, model: OriginalModel, bench: Benchmark, rows: Tensor, number: int, rt: Runtime
@@ -180,3 +199,21 @@ class Statistics(Stage):
 
         with torch.no_grad(), rt.autocast():
             nets.observed(x, {layer.name: adding(layer) for layer in watched})
+
+
+def read_observed(folder: Path) -> Observed:
+    """The statistics of an artefact, whoever collected them."""
+    told = read_json(folder / ABOUT)
+    found = tuple(Layer(name, kind) for name, kind in told["layers"])
+    repairs = tuple(told.get("repairs", ()))
+    return Observed(found, int(told["patch"]), load_file(folder / FILE), repairs)
+
+
+def given_shapes(nets: Ensemble) -> list[tuple[Layer, torch.Size]]:
+    """The layers of a network, and the shape [1,C,H,W] of what each is given for one image."""
+    made, watched = nets.nets, layers(nets.nets.skeleton)
+    x = torch.zeros(1, made.channels, made.size, made.size, device=made.rt.device)
+    with torch.no_grad():
+        looks = {layer.name: lambda given: given.shape for layer in watched}
+        _, seen = nets.observed(x.to(made.rt.dtype), looks)
+    return [(layer, seen[layer.name]) for layer in watched]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stillroom.artefacts.executor import DONE, Executor, Job, Serial
+from stillroom.artefacts.given import weights_damage
 from stillroom.artefacts.stage import Stage
 from stillroom.artefacts.starts import start_damage
 from stillroom.data.cache import entry_about, entry_damage
@@ -31,6 +32,12 @@ from stillroom.session import Interrupted
 MANIFEST = "stage.json"
 NAME = re.compile(r"[a-z][a-z_-]*-[0-9a-f]{16}(\.part)?")  # anything else in the folder is not ours
 MAX_CHECKED_BYTES = 2**28  # what is smaller is read and compared before it is used
+DAMAGE = {  # kind -> what is wrong with an entry that no stage made
+    "data": entry_damage,
+    "zca": fit_damage,
+    "start": start_damage,
+    "weights": weights_damage,
+}
 MOST_AT_ONCE = 64  # artefacts; each holds an open lock, and some systems allow 256 open files
 
 
@@ -216,8 +223,8 @@ def _publish(store: Store, stage: Stage, key: str, shards: list[Path]) -> None:
 def _damage(folder: Path) -> str:
     """What is wrong with a whole entry, after reading every byte of it, or an empty string."""
     kind = folder.name.rpartition("-")[0]
-    if kind in ("data", "zca", "start"):
-        return {"data": entry_damage, "zca": fit_damage, "start": start_damage}[kind](folder)
+    if kind in DAMAGE:
+        return DAMAGE[kind](folder)
     try:
         manifest = read_json(folder / MANIFEST)
         files: dict[str, str] = manifest["files"]

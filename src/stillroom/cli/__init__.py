@@ -23,7 +23,7 @@ app = App(
 )
 VERBS = {  # imported when they are called, so that --help stays quick
     "distill": ("distill:app", "Make a set: METHOD with flags, or a recipe."),
-    "prepare": ("prepare:app", "Make what methods need, alone: original models."),
+    "prepare": ("prepare:app", "Make what is needed, alone: trained networks, labels of them."),
     "assess": ("assess:assess", "Measure a set without training students on it."),
     "evaluate": ("evaluate:evaluate", "Train students on a set and test them on real images."),
     "reproduce": ("reproduce:reproduce", "Make one number of the ledger again: pass or fail."),

@@ -45,7 +45,7 @@ def _assess(**values: Any) -> None:
         stages = held_out(made, bench, pool, values["model_num"], schooling, store)
         if values["plan"]:
             cost, _ = cost_of_originals(stages, bench, machine, shown, store)
-            archs = ", ".join(dict.fromkeys(stage.arch.name for stage in stages))
+            archs = ", ".join(dict.fromkeys(stage.name for stage in stages))
             pairs = [("networks", archs), ("originals", cost.in_words())]
             key_values(f"assessing {folder} (estimates; nothing was run)", pairs)
             return

@@ -272,7 +272,8 @@ def _run(settle: Callable[[Benchmark], tuple[Recipe, str | None]], how: Started)
             return
         shown.say(f"settings: {f'recipe {row}' if row else 'defaults, no recipe fits these data'}")
         if planned.estimate.flops > 1e12 and not planned.store.complete(planned.stage.key()):
-            shown.say(f"{planned.estimate.steps} steps, {_time(planned)}")
+            what = f"{planned.estimate.steps} steps" if planned.estimate.steps else "scoring"
+            shown.say(f"{what}, {_time(planned)}")
         made = distil(planned, how.machine)
         say(f"{len(made)} images of {len(made.classes)} classes ({planned.stage.key()})")
         if how.out is not None:
@@ -291,15 +292,19 @@ def _evaluate_recipe(spec: Any, planned: Any, how: Started, session: Session) ->
     from stillroom.records import LEDGER
     from stillroom.run.fits import student_of
     from stillroom.run.judge import Asked
+    from stillroom.run.teachers import Faculty
 
     stage = planned.stage
     held = planned.store.folder(stage.key()) / "steps" / str(stage.method.steps(stage.outer))
     own = student_of(stage.load(planned.store.folder(stage.key())), planned.bench)
+    schooling = getattr(stage.method, "schooling", None) if spec.teachers else None
+    teachers = Faculty(archs=spec.teachers, schooling=schooling)
     asked = Asked(
         protocol=find_protocol(spec.protocol),
         archs=[own if arch == "auto" else arch for arch in spec.archs],
         seeds=spec.seeds,
         baselines=spec.baselines,
+        teachers=teachers,
     )
     # Without --out the set lies in the store, to which nothing is added once it is published.
     ledger = how.out / LEDGER if how.out is not None else None
@@ -363,12 +368,12 @@ def _show_plan(planned: Any, machine: Machine) -> None:
 
 
 def _originals(planned: Any, machine: Machine) -> list[tuple[str, str]]:
-    """What the original models of a regulariser cost, where one wants some."""
-    from stillroom.run.prepare import cost_of_originals
+    """What is made before a distillation costs: trained networks, statistics of their layers."""
+    from stillroom.run.prepare import costs_of_stages
     from stillroom.session import Session
 
     stages = list(planned.stage.wants().values())
     if not stages:
         return []
-    cost, _ = cost_of_originals(stages, planned.bench, machine, Session(), planned.store)
-    return [("originals", cost.in_words())]
+    costs = costs_of_stages(stages, planned.bench, machine, Session(), planned.store)
+    return [(n, c.in_words()) for n, c in zip(("originals", "statistics"), costs, strict=False)]

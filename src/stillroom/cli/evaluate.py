@@ -40,6 +40,7 @@ def _evaluate(**values: Any) -> None:
     from stillroom.run import fits
     from stillroom.run import judge as judges
     from stillroom.run import machine as machines
+    from stillroom.run.teachers import check_alike
 
     machine = flags.settle(Machine, values, "machine")
     folder, bench, own = _source(source, values, machines.store(machine))
@@ -55,13 +56,17 @@ def _evaluate(**values: Any) -> None:
         "archs": tuple(values["teachers"] or ()),
         "num": values["teacher_num"],
         "schooling": values["schooling"],
+        "soft": values["soft_labels"],
     }
     asked = settled(judges.Asked, fields, "evaluate")
     rivals = [user_path(other, "against") for other in values["against"] or ()]
     named = None if values["records"] is None else user_path(values["records"], "records")
     ledgers = {path: named or path / LEDGER for path in [folder, *rivals] if path}
-    if folder is not None:  # before anything is trained for the first
-        fits.check_rivals(folder, asked.steps, rivals, asked.protocol, bench)
+    if folder is not None and rivals:  # before anything is trained for the first
+        taught = asked.protocol.view is not None or asked.teachers.soft
+        fits.check_rivals(folder, asked.steps, rivals, asked.protocol, bench, taught)
+        store = machines.store(machine)
+        check_alike(asked.teachers, folder, rivals, asked.protocol, bench, store)
     if named is not None and not named.parent.is_dir():
         raise StillroomError(f"records={named}: its folder {named.parent} does not exist; make it")
     for path in {*ledgers.values(), *filter(None, [named])}:
@@ -98,7 +103,7 @@ def _show_cost(
     with shown.interruptible():
         for path, what in wanted:
             how, rows = judges.prepared(path, bench, what, store, machine, shown)
-            cost, taught = judges.cost_of(how, rows), judges.cost_of_teachers(how)
+            cost, taught = judges.cost_of(how, rows), judges.cost_of_teachers(how, rows)
             pairs = [
                 ("rows", ", ".join(dict.fromkeys(row.name for row in rows))),
                 ("networks", ", ".join(arch.name for arch in how.archs)),
@@ -135,10 +140,7 @@ def _source(source: str, values: dict[str, Any], store: Any) -> tuple[Path | Non
         raise StillroomError(f"{source!r} is no set; for all of the real data say full:{data}")
     made = load(folder)
     flags.refuse_unread_data(values)
-    if values["data"] is not None:
-        bench = machines.benchmark(values["data"], options, store)
-    else:
-        bench = fits.bench_of_set(made, folder, store)
+    bench = fits.bench_of(folder, values["data"], options, store)
     if made.arch.startswith("user:") and not values["arch"]:
         say(f"note: its own network {made.arch} is code; name it with --arch to train that one")
     return folder, bench, fits.student_of(made, bench)
@@ -184,11 +186,21 @@ evaluate = flags.with_signature(
             flags.several(
                 str,
                 "networks whose labels students get, under protocols that want some [default: the "
-                "set's own]",
+                "labels that the set carries, or of those that made it]",
             ),
         ),
         flags.keyword("teacher_num", flags.flag(int | None, "models of each [default: 1]")),
         flags.keyword("schooling", flags.flag(str | None, f"how trained: {flags.SCHOOLED}")),
+        flags.keyword(
+            "soft_labels",
+            flags.flag(
+                bool,
+                "one soft label an image by teachers, in place of the set's own, under protocols "
+                "that take any labels",
+                switch=True,
+            ),
+            False,
+        ),
         flags.keyword("numerics", flags.flag(Numbers, "of the students"), "float32"),
         flags.keyword(
             "students",
@@ -243,6 +255,7 @@ def judge_and_show(
     records = judges.evaluate(folder, bench, asked, store, machine, session, ledger)
     protocol = asked.protocol
     title = f"{bench.name}, {protocol.id} ({protocol.digest()}), {asked.numerics}"
+    title += "".join(f", {taught}" for taught in {r.taught for r in records} if taught)
     known = records if ledger is None else read_records(ledger)  # baselines of an earlier time too
     accuracy_table(lines_of(records, known), f"{title}, test: {bench.split}")
     if ledger is not None:

@@ -19,7 +19,7 @@ from stillroom.errors import StillroomError
 SEPARATOR = "__"
 SCHOOLED = (
     "default, clom, edc, edc-cifar100, edc-tiny (the last three also as ...-released), "
-    "sre2l-cifar100, sre2l-tiny, or NAME+epochs=N"
+    "edc-imagenet10, sre2l-cifar100, sre2l-tiny, torchvision, or NAME+epochs=N"
 )
 M = TypeVar("M", bound=BaseModel)
 

@@ -20,14 +20,16 @@ StoreFlag = Annotated[Path | None, Parameter(help="default STILLROOM_STORE or th
 
 def inspect(folder: Annotated[Path, Parameter(name="SET", help="a set's folder")], /) -> None:
     """Show what a set is: images, labels, classes, preprocessing, recipe, bytes."""
-    from stillroom.cli.show import key_values
-    from stillroom.distilled import load, set_bytes
+    from stillroom.artefacts.carried import load, sizes
+    from stillroom.cli.show import key_values, labels_of_teachers
     from stillroom.files import canonical
     from stillroom.tables import size
 
-    data = load(user_path(folder, "SET"))
+    folder = user_path(folder, "SET")
+    data, held = load(folder), sizes(folder)
     pixels = data.pixels()
     told = data.provenance
+    soft = [f"{size(held.labels)} of soft labels"] if held.labels else []
     counts = data.data.get("counts")
     numbers = [f"{n} {k}" for k, n in counts.items()] if isinstance(counts, dict) else []
     made = [str(told[k]) for k in ("label",) if k in told]
@@ -58,7 +60,8 @@ def inspect(folder: Annotated[Path, Parameter(name="SET", help="a set's folder")
             ("real data", ", ".join([str(data.data.get("name", "not said"))[:80], *numbers])),
             ("made by", ", ".join(made)[:200] or "not said"),
             ("recipe", canonical(told.get("recipe", {}))),
-            ("on disk", size(set_bytes(folder))),
+            *labels_of_teachers(data.relabels),
+            ("on disk", " + ".join([size(held.images), *soft])),
         ],
     )
 
@@ -81,8 +84,8 @@ def export(
     out: Annotated[Path, Parameter(help="a new folder")],
 ) -> None:
     """Write a set in another form."""
+    from stillroom.artefacts.carried import load
     from stillroom.cli.show import say
-    from stillroom.distilled import load
     from stillroom.files import fresh_folder
     from stillroom.run import publish
 
@@ -97,7 +100,10 @@ def export(
     }[to]
     with fresh_folder(out) as fresh:
         write(data, fresh)
+        labels = publish.export_labels(data, to, fresh)
     say(f"{len(data)} images in {out}")
+    if labels:
+        say(labels)
 
 
 def cite(folder: Annotated[Path, Parameter(name="SET", help="a set's folder")], /) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
+from stillroom.artefacts.released_names import Repair
 from stillroom.artefacts.schooling import Schooling, changed, find_schooling
 from stillroom.cli import flags
 from stillroom.errors import StillroomError
+from stillroom.files import user_path
 from stillroom.run.options import DataOptions, Machine
 
 if TYPE_CHECKING:
@@ -19,7 +22,10 @@ if TYPE_CHECKING:
     from stillroom.runtime import Runtime
     from stillroom.session import Session
 
-app = App(name="prepare", help="Make what methods need, alone: trained networks, statistics.")
+app = App(
+    name="prepare",
+    help="Make what is needed, alone: trained networks, statistics, labels of teachers.",
+)
 
 
 def _originals(**values: Any) -> None:
@@ -44,28 +50,89 @@ def _originals(**values: Any) -> None:
 def _statistics(**values: Any) -> None:
     from stillroom.cli.show import say
     from stillroom.progress import Shown
-    from stillroom.run.prepare import obtain_statistics
+    from stillroom.run.given import in_words
+    from stillroom.run.prepare import obtain_released, obtain_statistics
 
     machine, shown = flags.settle(Machine, values, "machine"), Shown(values["quiet"])
+    released = _released(values)
     with shown.interruptible(machine.minutes):
         models, store, rt = _wanted(values, machine, shown)
         if rt is None:
             return
-        made = obtain_statistics(
-            models,
-            values["by_class"],
-            values["seen_batch"],
-            values["seen_augment"],
-            machine,
-            store,
-            rt,
-        )
+        by_class, made = values["by_class"], list[Any]()
+        if released is not None:
+            repair = values["repair"] or ()
+            made = obtain_released(models, released, repair, by_class, machine, store, rt)
+        else:
+            made = obtain_statistics(models, by_class, *_seen(values), machine, store, rt)
     for stage, seen, size in made:
         kinds = [layer.kind for layer in seen.layers]
+        repairs = f", {in_words(seen)}" if released is not None else ""
         say(
-            f"{stage.model.arch.name} {stage.model.index}: {kinds.count('conv')} convolutions, "
-            f"{kinds.count('norm')} norms, {size / 1e6:.1f} MB, {stage.key()}"
+            f"{stage.model.name} {stage.model.index}: {kinds.count('conv')} convolutions, "
+            f"{kinds.count('norm')} norms{repairs}, {size / 1e6:.1f} MB, {stage.key()}"
         )
+
+
+def _relabels(**values: Any) -> None:
+    from stillroom.cli.show import key_values, labels_of_teachers, say
+    from stillroom.evaluation.published import find_protocol
+    from stillroom.files import user_path
+    from stillroom.progress import Shown
+    from stillroom.recipe import settled
+    from stillroom.run import machine as machines
+    from stillroom.run import relabel as relabels
+    from stillroom.run.fits import bench_of
+    from stillroom.tables import read_size
+
+    machine, shown = flags.settle(Machine, values, "machine"), Shown(values["quiet"])
+    store, folder = machines.store(machine), user_path(values["source"], "SET")
+    fields = {name: values[name] for name in ("epochs", "codec", "seed", "force")}
+    budget = values["budget"]
+    asked = settled(
+        relabels.Relabelling,
+        {
+            **fields,
+            "protocol": find_protocol(values["protocol"]),
+            "budget": None if budget is None else read_size(budget),
+            "teachers": {
+                "archs": tuple(values["teachers"] or ()),
+                "num": values["teacher_num"],
+                "schooling": values["schooling"],
+            },
+        },
+        "prepare relabels",
+    )
+    out = None if values["out"] is None else user_path(values["out"], "out")
+    flags.refuse_unread_data(values)
+    options = flags.settle(DataOptions, values, "options")
+    with shown.interruptible(machine.minutes):
+        bench = bench_of(folder, values["data"], options, store)
+        planned = relabels.plan(folder, bench, asked, machine, shown, store, out)
+        if values["plan"]:
+            title = f"labels of {folder} for {asked.protocol.id} (estimates; nothing was run)"
+            key_values(title, planned.pairs())
+            return
+        if planned.teachers.left:
+            shown.say(planned.teachers.in_words())
+        if planned.said:
+            shown.say(f"{planned.header.codec}: {planned.said}")
+        found = relabels.relabel(planned, machine)
+    key_values(str(planned.target), labels_of_teachers(found))
+    say(f"labels in {found.folder}")
+
+
+def _released(values: dict[str, Any]) -> Path | None:
+    """The folder or zip that statistics are read from, if they are not collected."""
+    if values["from_"] is None:
+        if values["repair"] is not None:
+            raise StillroomError("--repair belongs to --from")
+        return None
+    for name in ("seen_batch", "seen_augment"):
+        if values[name] is not None:
+            flag = name.replace("_", "-")
+            raise StillroomError(f"--{flag} is of a pass over the images, which --from is without")
+    return user_path(values["from_"], "from")
 
 
 def _wanted(
@@ -85,11 +152,32 @@ def _wanted(
     cost, rt = cost_of_originals(stages, bench, machine, session, store)
     if values["plan"]:
         pairs = [("schooling", str(schooling.model_dump())), ("models", cost.in_words())]
+        pairs += _passes(values, stages, machine, store)
         key_values(f"networks of {bench.name} (estimates; nothing was run)", pairs)
         return stages, store, None
     if cost.left:
         session.say(cost.in_words())
     return stages, store, rt
+
+
+def _passes(
+    values: dict[str, Any], models: list[Original], machine: Machine, store: Store
+) -> list[tuple[str, str]]:
+    """What `prepare statistics` adds to the cost of its networks."""
+    from stillroom.artefacts.statistics import Statistics
+    from stillroom.run.prepare import cost_of_passes
+    from stillroom.session import Session
+
+    if "by_class" not in values or values["from_"] is not None:
+        return []
+    stages = [Statistics(model, values["by_class"], *_seen(values)) for model in models]
+    return [("statistics", cost_of_passes(stages, machine, Session(), store).in_words())]
+
+
+def _seen(values: dict[str, Any]) -> tuple[int, str]:
+    """Images a batch of a pass over the data, and their augmentation."""
+    batch = 64 if values["seen_batch"] is None else values["seen_batch"]
+    return batch, values["seen_augment"] or "none"
 
 
 def _schooling(values: dict[str, Any]) -> Schooling:
@@ -143,7 +231,73 @@ _command(
     "default",
     [
         flags.keyword("by_class", flags.flag(bool, "also of every class"), True),
-        flags.keyword("seen_batch", flags.flag(int, "images a batch of the pass"), 64),
-        flags.keyword("seen_augment", flags.flag(str, "augmentation in the pass"), "none"),
+        flags.keyword(
+            "seen_batch", flags.flag(int | None, "images a batch of the pass [default: 64]")
+        ),
+        flags.keyword(
+            "seen_augment", flags.flag(str | None, "augmentation in the pass [default: none]")
+        ),
+        flags.keyword(
+            "from_",
+            flags.flag(
+                Path | None, "read the statistics that EDC released, a folder or zip", name="--from"
+            ),
+        ),
+        flags.keyword(
+            "repair",
+            flags.several(
+                Repair, "of those: what is wrong with them, beside what is found; see the docs"
+            ),
+        ),
     ],
+)
+app.command(
+    flags.with_signature(
+        _relabels,
+        [
+            inspect.Parameter(
+                "source",
+                inspect.Parameter.POSITIONAL_ONLY,
+                annotation=Annotated[Path, Parameter(name="SET", help="a set's folder")],
+            ),
+            flags.keyword(
+                "teachers",
+                flags.several(
+                    str, "networks that label [default: those of its labels, or that made the set]"
+                ),
+            ),
+            flags.keyword("teacher_num", flags.flag(int | None, "models of each [default: 1]")),
+            flags.keyword("schooling", flags.flag(str | None, f"how trained: {flags.SCHOOLED}")),
+            flags.keyword(
+                "protocol", flags.flag(str, "whose views, batches and epochs they are"), "edc@1"
+            ),
+            flags.keyword("epochs", flags.flag(int | None, "epochs [default: the protocol's]")),
+            flags.keyword(
+                "codec",
+                flags.flag(str | None, "fp16, int8 or topk:K [default: fp16, or by the budget]"),
+            ),
+            flags.keyword(
+                "budget",
+                flags.flag(
+                    str | None,
+                    "bytes of labels, such as 30MB: fp16 if all epochs fit, else int8 and fewer of "
+                    "them, which students use again",
+                ),
+            ),
+            flags.keyword("seed", flags.flag(int, "of the drawn views"), 42),
+            flags.keyword(
+                "out", flags.flag(Path | None, "a new folder for set and labels [default: SET]")
+            ),
+            flags.keyword("force", flags.flag(bool, "overwrite other labels", switch=True), False),
+            flags.keyword(
+                "data", flags.flag(str | None, "real data, if not in the store any more")
+            ),
+            flags.keyword("plan", flags.flag(bool, "show the cost and stop", switch=True), False),
+            flags.keyword("quiet", flags.flag(bool, "no progress, no notes", switch=True), False),
+            *flags.of_model(DataOptions, "options", "Data"),
+            *flags.of_model(Machine, "machine", "Machine"),
+        ],
+        "Store what teachers say of drawn views of a set, in its folder, for students to learn.",
+    ),
+    name="relabels",
 )

@@ -12,7 +12,11 @@ from rich.table import Table
 from stillroom.progress import plain
 
 if TYPE_CHECKING:
+    from stillroom.artefacts.labels import Relabels
     from stillroom.tables import Line, Rival
+
+
+MORE_BYTES = ("+ labels", "+ teachers")  # columns of a table, where there are some
 
 
 def say(text: str) -> None:
@@ -26,7 +30,8 @@ def accuracy_table(lines: Sequence[Line], title: str) -> None:
     beside = next((line.rival.row for line in lines if line.rival), None)
     rows = [_cells(line, beside) for line in lines]
     # What a narrow terminal has no room for is in the records.
-    spare = {"s / student", "std", "bytes"} if console.width < 100 else set()
+    spare = {"s / student", "std", "bytes", *MORE_BYTES} if console.width < 100 else set()
+    spare |= {name for name in MORE_BYTES if all(row[name] == "-" for row in rows)}
     archs = {line.arch for line in lines}
     if spare and len(archs) == 1:
         spare, title = spare | {"student"}, f"{title}, student: {archs.pop()}"
@@ -58,7 +63,9 @@ def _cells(line: Line, beside: str | None) -> dict[str, str]:
     }
     if beside:
         cells[f"vs {beside}"] = _against(line.rival, beside)
-    return {**cells, "bytes": size(line.bytes), "s / student": f"{line.seconds:.1f}"}
+    more = zip(MORE_BYTES, (line.label_bytes, line.teacher_bytes), strict=True)
+    cells |= {"bytes": size(line.bytes), **{name: size(n) if n else "-" for name, n in more}}
+    return {**cells, "s / student": f"{line.seconds:.1f}"}
 
 
 def _against(rival: Rival | None, heading: str | None) -> str:
@@ -69,6 +76,31 @@ def _against(rival: Rival | None, heading: str | None) -> str:
 
     name = "" if rival.row == heading else f" ({rival.row})"
     return percent(rival.gap, sign=True) + name + (" *" if rival.separate else "")
+
+
+def labels_of_teachers(found: Relabels | None) -> list[tuple[str, str]]:
+    """What labels of teachers are, as pairs for a listing; nothing where there are none."""
+    if found is None:
+        return []
+    from stillroom.tables import plural, size
+
+    of, policy = found.header, found.header.policy
+    kept = "" if of.kept == of.epochs else f" (of {of.kept} kept, used again in turn)"
+    drawn = f"crops of {policy.scale[0]:g} to {policy.scale[1]:g}"
+    drawn += (", flips" if policy.flip else "") + (
+        f", {policy.shuffle} x {policy.shuffle} patches shuffled" if policy.shuffle > 1 else ""
+    )
+    drawn += f", {policy.mix} in a batch" if policy.mix != "none" else ""
+    told = [f"{one.arch} {one.index}" for one in found.told]
+    named = told or [f"{plural(len(of.teachers), 'network')} that nobody describes"]
+    each = f"{of.codec}, batches of {of.batch}, seed {of.seed}"
+    return [
+        ("labels of teachers", f"{plural(of.epochs, 'epoch')}{kept} in {each}"),
+        ("of views", f"{drawn}, {policy.size} pixels a side"),
+        ("and of images", "one soft label each: the mean of the teachers' logits, float16"),
+        ("teachers", ", ".join(named)),
+        ("these labels", f"{size(found.nbytes)}, digest {found.digest}"),
+    ]
 
 
 def rows(title: str, heads: Sequence[str], cells: Sequence[Sequence[str]]) -> None:

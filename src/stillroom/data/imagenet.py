@@ -40,6 +40,7 @@ SUBSETS: dict[str, tuple[int, ...]] = {
     "comp-dd/music-easy": (542, 687, 494, 566, 642, 513, 875, 683, 889, 881),
     "comp-dd/music-hard": (420, 594, 579, 402, 776, 486, 401, 546, 558),
 }
+SIDES = {"imagenet-10": 224}  # px, as IDC, RDED and EDC have it; of the others 128
 
 WNIDS: dict[int, str] = {
     0: "n01440764", 1: "n01443537", 2: "n01484850", 3: "n01491361", 4: "n01494475", 5: "n01496331",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from stillroom.config import DSA, DSA_UNMIRRORED
 from stillroom.data import formats, hub
-from stillroom.data.imagenet import SUBSETS, cut, wnids
+from stillroom.data.imagenet import SIDES, SUBSETS, cut, wnids
 from stillroom.data.raw import RawSplits, check
 from stillroom.data.readers import read_folder
 from stillroom.errors import StillroomError, suggest
@@ -115,7 +115,7 @@ NAMED: dict[str, Named] = {
         "ImageNet-1K", 1000, 224, "imagenet", _IMAGENET, folders=("imagenet", "ILSVRC2012")
     ),
     **{
-        name: Named(name, len(indices), 128, "imagenet", _IMAGENET)
+        name: Named(name, len(indices), SIDES.get(name, 128), "imagenet", _IMAGENET)
         for name, indices in SUBSETS.items()
     },
 }

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from stillroom.config import Model
+from stillroom.config import Grown
 from stillroom.data.frozen import BETA
 
 Mix = Literal["none", "cutmix", "mixup"]
@@ -15,12 +15,14 @@ MAX_SHUFFLE = 64
 ALPHA: dict[Mix, float] = {"none": 1.0, "cutmix": 1.0, "mixup": 0.8}
 
 
-class Policy(Model):
-    """In this order: patch shuffle, RandomResizedCrop, flip, each image its own; one mix a batch.
+class Policy(Grown):
+    """In this order: patch shuffle, a crop, flip, each image its own; one mix a batch.
 
     Source: FKD with mixing as SRe2L, G-VBSM and EDC store it (specification of the decoupled
     methods, 4.1); patch shuffle is of RDED (7.4).
     """
+
+    later: ClassVar[tuple[str, ...]] = ("padding",)
 
     size: int = Field(ge=1, le=MAX_SIDE, strict=True, description="side of a view in pixels")
     scale: tuple[float, float] = Field(
@@ -28,6 +30,13 @@ class Policy(Model):
     )
     ratio: tuple[float, float] = Field(
         (3 / 4, 4 / 3), description="least and greatest width over height of a crop"
+    )
+    padding: int = Field(
+        0,
+        ge=0,
+        le=MAX_SIDE,
+        strict=True,
+        description="or a crop of the image's size after so many pixels of padding",
     )
     flip: bool = Field(True, description="half of the views are mirrored")
     shuffle: int = Field(
@@ -49,6 +58,8 @@ class Policy(Model):
             )
         if not 1 / 16 <= self.ratio[0] <= self.ratio[1] <= 16:
             raise ValueError(f"ratio={list(self.ratio)} must be two numbers in 1/16..16, in order")
+        if self.padding and self.scale != (1.0, 1.0):
+            raise ValueError(f"padding={self.padding} is a crop of another kind; set scale to 1, 1")
         if self.mix == "none" and self.alpha is not None:
             raise ValueError("alpha is of a mix, and mix is none; drop it")
         return self

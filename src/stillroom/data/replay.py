@@ -90,7 +90,11 @@ def draw(policy: Policy, n: int, source: Sides, seed: int, *key: str | int) -> M
     drawn = MixDraw(
         source,
         size,
-        crops=resized_crops(n, shuffled, policy.scale, policy.ratio, seed, *key),
+        crops=(
+            padded_crops(n, shuffled, policy.padding, seed, *key)
+            if policy.padding
+            else resized_crops(n, shuffled, policy.scale, policy.ratio, seed, *key)
+        ),
         flips=flips(n, seed, *key) if policy.flip else torch.zeros(1, dtype=torch.bool),
         cols=cols,
         rows=rows,

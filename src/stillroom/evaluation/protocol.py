@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -13,7 +12,12 @@ from stillroom.files import canonical, sha256
 from stillroom.nets.schedules import SLOWED, Schedule
 
 Quirk = Literal[
-    "one_extra_epoch", "optim_reset_at_drop", "never_decays", "best_on_test", "live_norms"
+    "one_extra_epoch",
+    "optim_reset_at_drop",
+    "never_decays",
+    "best_on_test",
+    "live_norms",
+    "norms_twice",
 ]
 Selection = Literal["last", "best", "val"]
 SELECTIONS: tuple[Selection, ...] = ("last", "best", "val")
@@ -23,6 +27,7 @@ QUIRKS: dict[Quirk, str] = {
     "never_decays": "the epochs at which the rate should drop are read as text and never met",
     "best_on_test": "the headline is the best of the checks on the test images",
     "live_norms": "averaged weights are tested with the BatchNorm statistics of the live ones",
+    "norms_twice": "every batch moves the BatchNorm statistics twice: an extra pass prints of it",
 }
 _BELONGS: dict[str, tuple[str, tuple[str, ...]]] = {
     "zeta": ("schedule", SLOWED),
@@ -37,18 +42,50 @@ WHOLE = 64  # px: up to here RDED's mosaics are single crops
 MAX_EPOCHS = 100_000
 
 
-class View(Model):
+class View(Grown):
     """How images are shown to a student that learns what teachers say of the very view."""
 
-    scale: tuple[float, float] = Field(description="least and most area of a crop")
+    later: ClassVar[tuple[str, ...]] = ("padding",)
+
+    scale: tuple[float, float] | Literal["cells"] = Field(
+        description="least and most area of a crop; cells: from one over the cells a side of a "
+        "mosaic, 2 above 64 px and 1 up to there, to the whole"
+    )
+    padding: int = Field(0, description="or a crop after so many pixels of padding")
     flip: bool = True
     mix: Literal["none", "cutmix", "mixup"] = "cutmix"
     shuffle: bool = Field(False, description="shuffle the cells of a mosaic: 2 a side above 64 px")
 
     def policy(self, size: int) -> Policy:
         """How views of images of `size` pixels are drawn."""
-        cells = 2 if self.shuffle and size > WHOLE else 1
-        return Policy(size=size, scale=self.scale, flip=self.flip, mix=self.mix, shuffle=cells)
+        cells = 2 if size > WHOLE else 1
+        return Policy(
+            size=size,
+            scale=(1 / cells, 1.0) if self.scale == "cells" else self.scale,
+            padding=self.padding,
+            flip=self.flip,
+            mix=self.mix,
+            shuffle=cells if self.shuffle else 1,
+        )
+
+
+class Batches(Model):
+    """Batches that depend on the set: by images a class, for some numbers of classes twice that.
+
+    Between the listed images a class, the next smaller one holds: theirs is a rule for three.
+    """
+
+    by_ipc: tuple[tuple[int, int], ...] = Field(description="(images a class, batch), ascending")
+    twice: tuple[int, ...] = Field(description="numbers of classes whose batches are twice that")
+    fixed: tuple[tuple[int, int], ...] = Field(description="(classes, batch whatever the images)")
+
+    def of(self, images: int, classes: int) -> int:
+        """The batch for a set of so many images in all."""
+        if classes in dict(self.fixed):
+            return dict(self.fixed)[classes]
+        ipc = images // classes
+        batch = next((b for least, b in reversed(self.by_ipc) if least <= ipc), self.by_ipc[0][1])
+        return batch * 2 if classes in self.twice else batch
 
 
 class Protocol(Grown):
@@ -72,14 +109,21 @@ class Protocol(Grown):
         "ema",
         "pieces",
         "view",
+        "tail",
+        "batches",
+        "by_arch",
     )
 
     name: str
     version: int
     epochs: int = Field(description="nominal epochs E")
     batch: int
+    batches: Batches | None = Field(None, description="batches that depend on the set instead")
     lr: float | Literal["set", "search"] = Field(
         description="a rate; 'set': the one that the set learned; 'search': the best of rates"
+    )
+    by_arch: tuple[tuple[str, float], ...] = Field(
+        (), description="other rates, of networks whose names begin so, without - _ and library"
     )
     rates: tuple[float, ...] = Field(
         (), description="'set': the rate of sets that learned none; 'search': what is searched"
@@ -108,6 +152,7 @@ class Protocol(Grown):
     )
     select: Selection = "last"
     checks: int = Field(description="times that a student is tested, evenly spaced, last included")
+    tail: int = Field(1, description="tests are in the last of so many equal parts of the epochs")
     seeds: int
     quirks: tuple[Quirk, ...] = ()
     papers: tuple[str, ...] = Field((), exclude=True)
@@ -142,6 +187,10 @@ class Protocol(Grown):
             raise ValueError("view belongs to labels: relabels or teachers, which need one")
         if self.view is not None and self.augment != "none":
             raise ValueError("augment: none, where teachers see views")
+        if self.batches is not None and self.labels not in TAUGHT:
+            raise ValueError("batches belong to labels relabels or teachers")
+        if self.by_arch and not isinstance(self.lr, float):
+            raise ValueError("by_arch belongs to a rate that is a number")
         return self
 
     @property
@@ -160,7 +209,27 @@ class Protocol(Grown):
 
     def check_epochs(self) -> list[int]:
         """After how many passes a student is tested."""
-        return sorted({math.ceil(self.passes * k / self.checks) for k in range(1, self.checks + 1)})
+        parts = self.tail * self.checks
+        first = parts - self.checks
+        return sorted({-(-self.passes * (first + k) // parts) for k in range(1, self.checks + 1)})
+
+    def rates_of(self, learned: float | None) -> tuple[float, ...]:
+        """The rates that a student is trained at; several only where they are searched.
+
+        `learned` is that of the set, if it learned one.
+        """
+        if self.lr == "search":
+            return self.rates
+        if self.lr == "set":
+            return (self.rates[0] if learned is None else learned,)
+        return (self.lr,)
+
+    def settled(self, images: int, classes: int, arch: str = "") -> Protocol:
+        """The protocol with the batch of a set of so many images, and the rate of a student."""
+        name = arch.rpartition("/")[2].replace("-", "").replace("_", "")
+        batch = self.batch if self.batches is None else self.batches.of(images, classes)
+        lr = next((rate for begin, rate in self.by_arch if name.startswith(begin)), self.lr)
+        return self.model_copy(update={"batch": batch, "lr": lr})
 
     def digest(self) -> str:
         """Twelve hex digits over every field that changes a number."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,16 +15,13 @@ from torch import Tensor
 
 import stillroom
 from stillroom.artefacts.opened import nets_for, open_bench, real_images
-from stillroom.artefacts.originals import Original
-from stillroom.artefacts.relabels import Relabel, RelabelSpec, teachers_of
 from stillroom.artefacts.stage import COMMON, Stage
-from stillroom.artefacts.store import Store
 from stillroom.data.augment import parse
 from stillroom.data.benchmarks import Benchmark
 from stillroom.data.source import ImageSource
 from stillroom.distilled import load, set_digest
 from stillroom.errors import StillroomError
-from stillroom.evaluation.lessons import Taught, of_set, online, relabelled
+from stillroom.evaluation.lessons import Labelling, Lesson, Taught, of_set
 from stillroom.evaluation.protocol import Protocol
 from stillroom.evaluation.students import Judged, Kept, files_of, write_student
 from stillroom.files import read_json, write_atomic, write_json
@@ -56,9 +53,12 @@ class Score(Stage):
         "evaluation/score.py",
         "evaluation/protocol.py",
         "evaluation/published.py",
+        "evaluation/matching_protocols.py",
+        "evaluation/decoupled_protocols.py",
         "evaluation/students.py",
         "evaluation/lessons.py",
         "artefacts/relabels.py",
+        "artefacts/carried.py",
         "artefacts/codecs.py",
         "artefacts/label_header.py",
         "artefacts/label_shards.py",
@@ -77,15 +77,15 @@ class Score(Stage):
     set_folder: Path | None = field(compare=False)
     store: Path = field(compare=False)
     models: bool = False
-    teachers: tuple[Original, ...] = ()  # of protocols whose labels they give
+    labelling: Labelling | None = None  # where students get others than the set's own
     images: int = 0  # of the set, for those
 
     def identity(self) -> dict[str, Any]:
         """Everything that determines the accuracies."""
         own = {"augment": self.augment} if self.set_folder is None else {}  # a set has its own
         more: dict[str, Any] = {"models": True} if self.models else {}  # later; keys stay without
-        if self.teachers:
-            more["teachers"] = [teacher.key() for teacher in self.teachers]
+        if self.labelling is not None:
+            more["labels"] = self.labelling.identity()
         return {
             **own,
             **more,
@@ -106,21 +106,23 @@ class Score(Stage):
 
     def needs(self) -> Sequence[Stage]:
         """Labels, or the teachers that give them."""
-        return (self.relabel(),) if self.protocol.labels == "relabels" else self.teachers
+        lesson = self.lesson()
+        return () if lesson is None else lesson.needs()
 
-    def relabel(self) -> Relabel:
-        """The stage of the stored labels that the protocol asks for, of this set."""
-        p = self.protocol
-        assert p.view is not None
-        assert self.set_folder is not None
-        policy = p.view.policy(int(self.bench["size"]))
-        return Relabel(
-            spec=RelabelSpec(epochs=p.passes, batch=p.batch, policy=policy),
-            teachers=self.teachers,
+    def settled(self) -> Protocol:
+        """The protocol with the batch and the rate that it has for this set and student."""
+        return self.protocol.settled(self.images, len(self.bench["classes"]), self.arch.name)
+
+    def lesson(self) -> Lesson | None:
+        """The set with the labels of trained networks, where it gets some."""
+        if self.labelling is None or self.set_folder is None:
+            return None
+        return Lesson(
+            labelling=self.labelling,
+            protocol=self.settled(),
             bench=self.bench,
             set_digest=self.set_digest,
             images=self.images,
-            numerics="float32",
             set_folder=self.set_folder,
             store=self.store,
         )
@@ -135,7 +137,7 @@ class Score(Stage):
         known = forget_peak(rt.device)
         bench = open_bench(self.bench, self.store, rt)
         taught = self._taught(bench, rt)
-        rates = _rates(self.protocol, taught.lr)
+        rates = self.settled().rates_of(taught.lr)
         tried = [self._trained(rate, taught, bench, rt) for rate in rates]
         chosen = [
             _chosen(seed, rates, same)
@@ -157,7 +159,8 @@ class Score(Stage):
             "stillroom": stillroom.__version__,
         }
         cost = {"seconds": seconds, "memory": peak_memory(rt.device) if known else 0, "made": made}
-        write_json(out / "timing.json", cost)
+        sizes = {name: getattr(taught, name) for name in ("label_bytes", "teacher_bytes")}
+        write_json(out / "timing.json", {**cost, **sizes})
 
     def load(self, folder: Path) -> list[dict[str, Any]]:
         """One dict a seed.
@@ -167,8 +170,8 @@ class Score(Stage):
         test classes where the protocol's rule stopped; labels int64 [N]; seconds, a student's share
         of the stage's (with all rates of a search, and opening the data); memory, the peak in bytes
         while they were trained (see `peak_memory`; 0: not known); made, the machine side: device
-        and its name, threads, compile, torch. With `models`, files, where the weights lie and what
-        tells of them.
+        and its name, threads, compile, torch; label_bytes and teacher_bytes, see `Taught`. With
+        `models`, files, where the weights lie and what tells of them.
         """
         timing = read_json(folder / "0000" / "timing.json")
         tensors = load_file(folder / "0000" / "predicted.safetensors")
@@ -210,7 +213,7 @@ class Score(Stage):
         """What is kept of every student at one rate; None of one that diverged in a search."""
         protocol, seeds, session = self.protocol, self.seeds, rt.session
         nets = nets_for(self.arch, bench, rt, self.students).seeded(seeds, "student")
-        training = training_of(protocol, lr, taught.augment, taught.kind)
+        training = training_of(self.settled(), lr, taught.augment, taught.kind)
         session.begin(f"student {', '.join(map(str, seeds))}", training.passes)
         checks = set(protocol.check_epochs())
         tests: list[_Test] = []
@@ -254,17 +257,8 @@ class Score(Stage):
         self._refuse_another(self.set_folder)
         data = load(self.set_folder)
         self._refuse_another(self.set_folder)
-        taught = of_set(data, rt)
-        if self.protocol.view is None:
-            return taught
-        if self.protocol.labels == "relabels":
-            stage = self.relabel()
-            stored = stage.load(Store(self.store).folder(stage.key()))
-            return replace(taught, images=relabelled(data, stored, rt), kind="logits")
-        exact = replace(rt, numerics="float32", compile=False)
-        teachers = teachers_of(self.teachers, data.preprocess, self.bench, self.store, exact)
-        policy = self.protocol.view.policy(bench.size)
-        return replace(taught, images=online(data, policy, teachers, rt), kind="logits")
+        lesson = self.lesson()
+        return of_set(data, rt) if lesson is None else lesson.taught(data, rt, len(self.seeds))
 
     def _refuse_another(self, folder: Path) -> None:
         found = set_digest(folder)
@@ -322,6 +316,7 @@ def training_of(
         labels=labels,
         one_extra_epoch="one_extra_epoch" in protocol.quirks,
         reset_at_drop="optim_reset_at_drop" in protocol.quirks,
+        norms_twice="norms_twice" in protocol.quirks,
         milestones=protocol.milestones,
         factor=protocol.factor,
         zeta=protocol.zeta,
@@ -389,12 +384,3 @@ def _by_val_of_point(point: dict[str, Any]) -> float:
 
 def _by_val(student: dict[str, Any]) -> float:
     return float(student["val"]["val"])
-
-
-def _rates(protocol: Protocol, learned: float | None) -> tuple[float, ...]:
-    """The rates that a student is trained at; more than one only where the protocol searches."""
-    if protocol.lr == "search":
-        return protocol.rates
-    if protocol.lr == "set":
-        return (protocol.rates[0] if learned is None else learned,)
-    return (protocol.lr,)

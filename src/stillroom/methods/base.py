@@ -133,6 +133,8 @@ class Method(Model, ABC):
     """A family of distillation methods; papers are recipes over its fields."""
 
     papers: ClassVar[tuple[str, ...]] = ()
+    of_init: ClassVar[tuple[str, ...]] = ()
+    """Fields of a row that mean nothing where another `init` is asked for than the row's."""
 
     @abstractmethod
     def start(self, ctx: Context, rows: Tensor) -> Synth:
@@ -164,6 +166,13 @@ class Method(Model, ABC):
         """
         return {}
 
+    def renamed(self, rename: Callable[[str], str]) -> Method:
+        """The same with its trained networks under other names.
+
+        A run gives those with weights of a user's own (`NETWORK=FILE`) the names that go into keys.
+        """
+        return self
+
     def steps(self, outer: Outer) -> int:
         """How many outer steps this method runs; selection methods run none."""
         return outer.steps
@@ -186,6 +195,12 @@ class Method(Model, ABC):
         None: a group of classes, as `Context.groups` makes them.
         """
         return None
+
+    def start_cost(self, sizes: Sequence[int], ipc: int) -> tuple[float, int]:
+        """Real images that each of the networks is shown beside the steps, and how many images are
+        held then at once; from the number of images of every class. Sizes plans, never results.
+        """
+        return 0.0, 0
 
     def name(self) -> str:
         """What tables call the method: the preset it is, else its kind."""

@@ -208,9 +208,9 @@ class Distil(Stage):
         )
 
     def _models(self) -> dict[str, list[str | int]]:
-        """Architecture and number of every trained network that it used, by name."""
+        """Network (with the digest of given weights) and number of every trained one, by name."""
         found = {n: s for n, s in self.wants().items() if isinstance(s, Original)}
-        return {name: [stage.arch.name, stage.index] for name, stage in found.items()}
+        return {name: [stage.name, stage.index] for name, stage in found.items()}
 
     def _preprocess(self) -> Any:
         return reopen(self.bench, self.store).preprocess

@@ -6,47 +6,21 @@ it (arXiv:2404.13733). Specification of the decoupled methods, 3.1 and 7.4.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from stillroom.artefacts.schooling import NamedSchooling, Schooling
-from stillroom.config import Model
 from stillroom.methods.base import Context, Method, Outer, Synth
+from stillroom.methods.crops import Crops
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from stillroom.artefacts.stage import Stage
     from stillroom.nets.zoo import Arch
-
-WHOLE = 64  # px: up to here a crop is an image of its own, above it four make a mosaic
-
-
-class Crops(Model):
-    """Which crops are looked at, who scores them, and how the best become images."""
-
-    rule: Literal["rded", "edc"] = Field(
-        "rded",
-        description="rded: the best crop of each of some images, mixed over ranks; edc: the best "
-        "crops of the easiest images, easiest together",
-    )
-    pool: int = Field(300, ge=1, strict=True, description="images a class that are cropped")
-    crops: int = Field(5, ge=1, le=1000, strict=True, description="crops of each")
-    factor: int | None = Field(
-        None,
-        ge=1,
-        le=16,
-        strict=True,
-        description="crops a side of a mosaic; default 1 up to 64 px, 2 above",
-    )
-    scale: float = Field(0.08, gt=0, le=1, description="least area of a crop")
-
-    def cells(self, size: int) -> int:
-        """Crops a side of a mosaic of `size` pixels."""
-        return self.factor or (1 if size <= WHOLE else 2)
 
 
 class Mosaics(Method):
@@ -63,6 +37,10 @@ class Mosaics(Method):
     augment: str = Field("crop_flip", description="what students should be trained with")
     papers: ClassVar[tuple[str, ...]] = ("sun2024rded",)
 
+    def renamed(self, rename: Callable[[str], str]) -> Mosaics:
+        """Observers under other names."""
+        return self.model_copy(update={"observers": tuple(map(rename, self.observers))})
+
     def steps(self, outer: Outer) -> int:
         """None: crops are chosen at the start."""
         return 0
@@ -77,6 +55,17 @@ class Mosaics(Method):
 
         models = pool_of(self.observers, 1, self.schooling, bench, arch, store)
         return {f"observer/{k}": model for k, model in enumerate(models)}
+
+    def networks(self) -> tuple[str, ...]:
+        """Those that score."""
+        return self.observers
+
+    def start_cost(self, sizes: Sequence[int], ipc: int) -> tuple[float, int]:
+        """Scoring: crops of some images of every class; by EDC's rule all images before that."""
+        cropped = [min(self.crops.pool, size) * self.crops.crops for size in sizes]
+        if self.crops.rule == "rded":
+            return float(sum(cropped)), 3 * max(cropped)  # whole images, crops, padded crops
+        return float(sum(cropped) + sum(sizes)), max(sizes) + 2 * max(cropped)
 
     def start(self, ctx: Context, rows: Tensor) -> Synth:
         """Choose and compose, class by class."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from stillroom.artefacts.opened import nets_for
 from stillroom.artefacts.originals import OriginalModel, opened
 from stillroom.artefacts.statistics import Observed
 from stillroom.data.curriculum import smallest_scale
@@ -82,8 +83,15 @@ class Observer:
                 *(of_batch(given[group], patch) for group in groups),
             ]
 
-        looks = {w.name: looking(w) for w in self.watched if w.name not in dropped}
-        return self.nets.observed(shown_to(self.ctx, self.model, x), looks)
+        shown = shown_to(self.ctx, self.model, x)
+        if of_class is not None or not self.nets.nets.rt.compile:
+            looks = {w.name: looking(w) for w in self.watched if w.name not in dropped}
+            return self.nets.observed(shown, looks)
+        # Compiled code is of one set of layers and no classes: what is drawn out is left out after.
+        looks = {w.name: looking(w) for w in self.watched}
+        key = (self.patch, *self.watched)
+        logits, found = self.nets.observed(shown, looks, key)
+        return logits, {name: stats for name, stats in found.items() if name not in dropped}
 
     def patch_of(self, layer: Layer) -> int | None:
         """The side of the patches whose statistics count; of norms none do."""
@@ -95,15 +103,24 @@ class Observer:
         return {n: weights[f"{layer.name}.running_{n}"] for n in ("mean", "var")}
 
 
-def observer(ctx: Context, number: int, which: Literal["all", "norms"]) -> Observer:
+def observer(
+    ctx: Context,
+    number: int,
+    which: Literal["all", "norms"],
+    forwards: float = 0.0,
+    functions: int = 1,
+) -> Observer:
     """Observer `number` of the context's artefacts, opened once a chunk.
 
+    forwards: images that it is shown in the run, a backward counted as two; where size decides it
+    is compiled, all its `functions`, if these repay that.
     Raises: StillroomError if it has no layer of that kind.
     """
 
     def make() -> Observer:
         model: OriginalModel = ctx.artefacts[f"observer/{number}"]
-        nets = opened(model, ctx.bench, ctx.rt)
+        work = forwards * nets_for(model.arch, ctx.bench, ctx.rt).forward_flops()
+        nets = opened(model, ctx.bench, ctx.rt.sized(work, functions))
         found = [w for w in layers(nets.nets.skeleton) if which == "all" or w.kind == "norm"]
         if not found:
             lacks = "BatchNorm" if which == "norms" else "convolution and no BatchNorm"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -49,6 +50,10 @@ class Regulariser(Model, ABC):
     @abstractmethod
     def stages(self, bench: dict[str, Any], arch: Arch, store: Path, slot: int) -> dict[str, Stage]:
         """Return the artefacts that the term wants, by the names under which `term` finds them."""
+
+    def renamed(self, rename: Callable[[str], str]) -> Regulariser:
+        """The same with the networks of its pool under other names, as `Method.renamed`."""
+        return self
 
     @abstractmethod
     def term(self, ctx: Context, synth: Synth, it: int, slot: int) -> Tensor | None:
@@ -116,6 +121,10 @@ class Clom(Regulariser):
             for k, model in enumerate(models)
             if self.weight(k // self.num)
         }
+
+    def renamed(self, rename: Callable[[str], str]) -> Clom:
+        """The pool under other names."""
+        return self.model_copy(update={"pool": tuple(map(rename, self.pool))})
 
     def weight(self, arch: int) -> float:
         """That of an architecture of the pool."""

@@ -19,9 +19,10 @@ from stillroom.errors import TooFewImagesError
 from stillroom.methods.base import Context
 from stillroom.methods.original_loss import shown_to
 from stillroom.nets.ensemble import Ensemble
+from stillroom.rng import rng
 
 if TYPE_CHECKING:
-    from stillroom.methods.mosaics import Crops
+    from stillroom.methods.crops import Crops
 
 TOGETHER = 256  # images of one forward
 SQUARE = (1.0, 1.0)
@@ -32,6 +33,8 @@ SHARED_BOX = 64  # images that share a crop in EDC's code
 def mosaics_of(crops: Crops, ctx: Context, rows: Tensor) -> Tensor:
     """float [N,ch,H,W] in network space for rows int64 [N] of the whole set.
 
+    The networks that score are the artefacts "scorer/...", or where there are none "observer/...".
+    A class that lies in several chunks is scored in each, with the same draws.
     Raises: StillroomError if a class has too few images.
     """
     networks = _networks(ctx)
@@ -71,7 +74,7 @@ def _edc(crops: Crops, ctx: Context, networks: list[tuple[OriginalModel, Ensembl
     """The easiest images of the class, crops of them at full size, the best together by rank."""
     size, cells = ctx.bench.size, crops.cells(ctx.bench.size)
     wanted, sides = ctx.ipc * cells**2, (size, size)
-    every = ctx.real(c, 10**9, "mosaics", c)
+    every = _drawn(ctx, c, None)
     easiest = _scores(ctx, networks, every, c).sort(stable=True).indices[: crops.pool]
     real = every[easiest]
     if len(real) * crops.crops < wanted:
@@ -95,7 +98,8 @@ def _round(crops: Crops, ctx: Context, real: Tensor, sides: Sides, c: int, r: in
 
 def _networks(ctx: Context) -> list[tuple[OriginalModel, Ensemble]]:
     def make() -> list[tuple[OriginalModel, Ensemble]]:
-        names = [n for n in ctx.artefacts if n.startswith("observer/")]
+        scorers = [n for n in ctx.artefacts if n.startswith("scorer/")]
+        names = scorers or [n for n in ctx.artefacts if n.startswith("observer/")]
         models: list[OriginalModel] = [ctx.artefacts[name] for name in names]
         return [(model, opened(model, ctx.bench, ctx.rt)) for model in models]
 
@@ -118,10 +122,18 @@ def _scores(
 
 
 def _enough(ctx: Context, c: int, pool: int, wanted: int) -> Tensor:
-    real = ctx.real(c, pool, "mosaics", c)
+    real = _drawn(ctx, c, pool)
     if len(real) < wanted:
         raise _too_few(ctx, c, len(real), wanted)
     return real
+
+
+def _drawn(ctx: Context, c: int, count: int | None) -> Tensor:
+    """Some real images of a class, or all: the same for every chunk, unlike those of `ctx.real`."""
+    rows = ctx.bench.train.rows_of(c)
+    order = torch.randperm(len(rows), generator=rng(ctx.seed, "mosaics", c))[:count]
+    pixels = ctx.bench.train.take(rows[order], ctx.device)
+    return ctx.bench.preprocess.apply(pixels).to(ctx.rt.dtype)
 
 
 def _too_few(ctx: Context, c: int, there: int, wanted: int) -> TooFewImagesError:

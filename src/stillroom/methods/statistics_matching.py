@@ -7,15 +7,17 @@ settings of it; specification of the decoupled methods, section 3.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from stillroom.artefacts.released_names import Repair
 from stillroom.artefacts.schooling import NamedSchooling, Schooling
-from stillroom.config import Model
+from stillroom.config import Grown, Model
 from stillroom.methods.base import Context, Method, Synth
+from stillroom.methods.crops import Crops
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,8 +76,11 @@ class Flatness(Model):
     )
 
 
-class StatisticsMatching(Method):
+class StatisticsMatching(Method, Grown):
     """Cross-entropy of a trained network, plus distances of layer statistics to real ones."""
+
+    later: ClassVar[tuple[str, ...]] = ("scorers", "crops")
+    of_init: ClassVar[tuple[str, ...]] = ("scorers", "crops")
 
     kind: Literal["statistics_matching"] = "statistics_matching"
     observers: tuple[str, ...] = Field(
@@ -87,6 +92,13 @@ class StatisticsMatching(Method):
     )
     layers: Literal["all", "norms"] = Field(
         "all", description="whose input is compared: convolutions and norms, or norms alone (SRe2L)"
+    )
+    statistics: str = Field(
+        "", description="folder or zip of released statistics, in place of collected ones"
+    )
+    repair: tuple[Repair, ...] = Field(
+        (),
+        description="of those: swapped-patch, doubled, colliding (found too), variance, or none",
     )
     weight: float = Field(0.01, ge=0, description="of the distance of statistics")
     first: float = Field(10.0, ge=0, description="of the first layer among them")
@@ -112,7 +124,13 @@ class StatisticsMatching(Method):
     views: Views = Field(Views.model_construct(), description="crops and flips")
     priors: Priors = Field(Priors.model_construct(), description="terms of the images alone")
     flat: Flatness = Field(Flatness.model_construct(), description="the term for flat minima")
-    init: Literal["real", "noise"] = Field("real", description="first images: real or noise")
+    init: Literal["real", "noise", "mosaics"] = Field(
+        "real", description="first images: real, noise, or mosaics of real crops (RDED)"
+    )
+    scorers: tuple[str, ...] = Field(
+        (), description="networks that score the crops of mosaics [default: the observers]"
+    )
+    crops: Crops = Field(Crops.model_construct(), description="of mosaics: what is scored")
     batch: int = Field(100, ge=1, strict=True, description="images optimised together")
     order: Literal["class", "cycled"] = Field(
         "class", description="of images in batches: class by class, or one of each class in turn"
@@ -124,6 +142,31 @@ class StatisticsMatching(Method):
         "yin2023sre2l",
         "yin2024cda",
     )
+
+    @model_validator(mode="after")
+    def _every_field_is_read(self) -> StatisticsMatching:
+        if self.init != "mosaics" and (self.scorers or self.crops != Crops()):
+            raise ValueError("scorers and crops belong to init mosaics")
+        return self
+
+    @model_validator(mode="after")
+    def _released(self) -> StatisticsMatching:
+        if self.repair and not self.statistics:
+            raise ValueError("repair mends released statistics; name them with statistics")
+        if not self.statistics:
+            return self
+        if self.layers == "norms":
+            raise ValueError("statistics are not looked at with layers norms; leave them out")
+        if self.variance == "exact" and "variance" not in self.repair:
+            raise ValueError(
+                "released statistics hold no exact variances; set variance to released, or have "
+                "them estimated: repair variance"
+            )
+        return self
+
+    def renamed(self, rename: Callable[[str], str]) -> StatisticsMatching:
+        """Observers under other names."""
+        return self.model_copy(update={"observers": tuple(map(rename, self.observers))})
 
     def name(self) -> str:
         """The preset that it is nearest to."""
@@ -148,8 +191,9 @@ class StatisticsMatching(Method):
         return found
 
     def stages(self, bench: dict[str, Any], arch: Arch, store: Path) -> dict[str, Stage]:
-        """The observers, and where the data are looked at, what their layers are given by them."""
+        """The observers, what their layers are given by real images, and the scorers of mosaics."""
         from stillroom.artefacts.originals import pool_of
+        from stillroom.artefacts.released import ReleasedStatistics
         from stillroom.artefacts.statistics import Statistics
 
         models = pool_of(self.observers, self.num, self.schooling, bench, arch, store)
@@ -157,7 +201,14 @@ class StatisticsMatching(Method):
         if self.layers == "all":
             by_class = self.targets in ("classes", "each")
             for k, model in enumerate(models):
-                found[f"statistics/{k}"] = Statistics(model, by_class)
+                found[f"statistics/{k}"] = (
+                    ReleasedStatistics(model, self.statistics, self.repair, by_class)
+                    if self.statistics
+                    else Statistics(model, by_class)
+                )
+        if self.init == "mosaics":
+            scorers = pool_of(self.scorers, 1, self.schooling, bench, arch, store)
+            found |= {f"scorer/{k}": model for k, model in enumerate(scorers)}
         return found
 
     def image_forwards(self, classes: int, ipc: int) -> float:
@@ -168,16 +219,29 @@ class StatisticsMatching(Method):
         """The observers."""
         return self.observers
 
+    def start_cost(self, sizes: Sequence[int], ipc: int) -> tuple[float, int]:
+        """Local targets: some images of the classes of every chunk, for every observer."""
+        if self.targets != "local":
+            return 0.0, 0
+        each = [min(self.local_real, size) for size in sizes]
+        parts = self.chunks(len(sizes), ipc)
+        shown = sum(each[c] for part in parts for c in {row // ipc for row in part})
+        return float(shown * self.num), max(each)
+
     def images_held(self, classes: int, ipc: int) -> int:
         """A chunk."""
         return min(self.batch, classes * ipc)
 
     def start(self, ctx: Context, rows: Tensor) -> Synth:
-        """Real images of each class, or Gaussian noise in network space."""
+        """Real images of each class, mosaics of crops of them, or Gaussian noise."""
+        from stillroom.methods.scored import mosaics_of
         from stillroom.methods.starts import start_images
 
         of_class = (rows // ctx.ipc).to(ctx.device)
-        images = start_images(ctx, rows, self.init)
+        if self.init == "mosaics":
+            images = mosaics_of(self.crops, ctx, rows)
+        else:
+            images = start_images(ctx, rows, self.init)
         return Synth(images.requires_grad_(), of_class, of_class)
 
     def project(self, ctx: Context, synth: Synth) -> None:
@@ -197,12 +261,13 @@ class StatisticsMatching(Method):
 
         if ctx.rt.rank:
             return
-        seen = observer(ctx, (ctx.chunk + it) % self._count(ctx), self.layers)
+        which = (ctx.chunk + it) % self._count(ctx)
+        seen = observer(ctx, which, self.layers, *self._work(ctx))
         by_class = synth.of_class if self.targets == "each" else None
         shown = view(self.views, ctx, synth.images, it)
         logits, stats = seen.look(shown, self._dropped(ctx, seen, it), by_class)
         terms = [(1.0, F.cross_entropy(logits, synth.labels))]
-        if self.weight:
+        if self.weight and stats:  # all convolutions of a network without norms may be dropped
             terms.append((self.weight, self._distance(ctx, synth, seen, stats)))
         if self.flat.weight:
             average = self._average(synth)
@@ -212,6 +277,17 @@ class StatisticsMatching(Method):
             term = distances.flatness(logits, theirs, self.flat.tau, released)
             terms.append((self.flat.weight, term))
         yield distances.weighted(terms + self._priors(synth))
+
+    def _work(self, ctx: Context) -> tuple[float, int]:
+        """Image forwards of one observer in the whole run, and functions that compiling it makes.
+
+        Static, so that a resumed run and every chunk decide alike. One function a chunk size, and
+        as many again for the logits of the term for flatness.
+        """
+        classes = len(ctx.bench.classes)
+        forwards = self.image_forwards(classes, ctx.ipc) * ctx.steps / self._count(ctx)
+        sizes = {len(part) for part in self.chunks(classes, ctx.ipc)}
+        return forwards, len(sizes) * (2 if self.flat.weight else 1)
 
     def _count(self, ctx: Context) -> int:
         return sum(name.startswith("observer/") for name in ctx.artefacts)

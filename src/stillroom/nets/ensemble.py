@@ -7,6 +7,7 @@ module inside a graph that is differentiated twice (docs/architecture.md, "Compi
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -17,8 +18,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, grad_and_value, stack_module_state, vmap
 
 from stillroom.errors import StillroomError
+from stillroom.nets.parts import Features, Looks, Watched, batchnorms, padded, prefixed
 from stillroom.nets.precomputed import precomputed
-from stillroom.nets.zoo import Arch, feature_function
+from stillroom.nets.zoo import Arch
 from stillroom.rng import global_rng
 from stillroom.runtime import Runtime
 
@@ -68,7 +70,7 @@ class Nets:
         """Whether statistics are taken over a batch, which then cannot be split."""
         if "skeleton" not in self._cache:
             self._cache["skeleton"] = self.build(0, "probe")
-        return bool(_batchnorms(self.skeleton))
+        return bool(batchnorms(self.skeleton))
 
     def function(
         self, name: Hashable, make: Callable[[], Callable[..., Any]]
@@ -79,13 +81,29 @@ class Nets:
             self._cache[name] = torch.compile(made, dynamic=False) if self.rt.compile else made
         return self._cache[name]  # type: ignore[no-any-return]
 
+    def watched(self, looks: Looks, key: Hashable) -> Callable[..., Any]:
+        """The compiled function (weights, buffers, x) -> (logits, looks), in evaluation mode.
+
+        Of a copy of the skeleton, which has hooks of its own for good.
+        """
+
+        def make() -> Callable[..., Any]:
+            net = Watched(copy.deepcopy(self.skeleton), looks).eval()
+            return lambda p, b, x: functional_call(net, (p, b), (x,))
+
+        return self.function(("watched", key), make)
+
+    def largest_activation(self) -> int:
+        """Bytes of the largest layer output for one image."""
+        return max(self._activations())
+
     def activation_bytes(self) -> int:
         """Bytes of all layer outputs for one image: a static estimate, from a dry run."""
         return sum(self._activations())
 
     def piece(self) -> int:
         """Images of one forward without a graph: a power of two, from a static estimate."""
-        most = PIECE_BYTES[self.rt.device.type] // max(self._activations())
+        most = PIECE_BYTES[self.rt.device.type] // self.largest_activation()
         return 1 << max(3, most.bit_length() - 1)
 
     def _activations(self) -> list[int]:
@@ -162,7 +180,7 @@ class Ensemble:
 
         `momentum` None: exactly those of x. A number: so much of x is mixed into what was there.
         """
-        layers = _batchnorms(self.nets.skeleton)
+        layers = batchnorms(self.nets.skeleton)
         usual = [layer.momentum for layer in layers]
         self.frozen = False
         try:
@@ -187,7 +205,7 @@ class Ensemble:
 
         All else is as in evaluation, so that no dropout is drawn.
         """
-        layers = _batchnorms(self.nets.skeleton)
+        layers = batchnorms(self.nets.skeleton)
         if not layers:
             return
         members = [self.member(i) for i in range(self.k)]
@@ -218,40 +236,26 @@ class Ensemble:
         return self._forward("logits", x, train)
 
     def observed(
-        self, x: Tensor, looks: dict[str, Callable[[Tensor], Any]], output: bool = False
+        self, x: Tensor, looks: Looks, key: Hashable = None, output: bool = False
     ) -> tuple[Tensor, dict[str, Any]]:
         """Logits [B,C] of network 0 in evaluation mode, and looks[n](input of module n), by name.
 
         A look is taken at the call, before anything can change the input in place; or, with
-        `output`, at what the module gives.
-        Gradient: through both. Raises: StillroomError for a module that is never called, or not
-        there.
+        `output`, at what the module gives. With a `key` that stands for these looks, compiled
+        where the runtime says so.
+        Gradient: through both. Raises: StillroomError for a module that is not there or never
+        called.
         """
         self._mode(train=False)
-        seen: dict[str, Any] = {}
-        skeleton = self.nets.skeleton
-        modules = dict(skeleton.named_modules())
-        if missing := [n for n in looks if n not in modules]:
-            raise StillroomError(
-                f"arch={self.nets.arch.name} has no layer {missing[0]!r}; it has "
-                f"{', '.join(n for n in modules if n)[:200]}"
-            )
-
-        def before(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-            return lambda _, inputs: seen.update({name: looks[name](inputs[0])})
-
-        def after(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-            return lambda _, inputs, out: seen.update({name: looks[name](out)})
-
-        if output:
-            hooks = [modules[n].register_forward_hook(after(n)) for n in looks]
+        params, buffers = map(prefixed, self.member(0))
+        if key is not None and self.nets.rt.compile:
+            logits, seen = self.nets.watched(looks, key)(params, buffers, x)
         else:
-            hooks = [modules[n].register_forward_pre_hook(before(n)) for n in looks]
-        try:
-            logits: Tensor = functional_call(skeleton, self.member(0), (x,))
-        finally:
-            for one in hooks:
-                one.remove()
+            net = Watched(self.nets.skeleton, looks, output)
+            try:
+                logits, seen = functional_call(net, (params, buffers), (x,))
+            finally:
+                net.close()
         if lost := [n for n in looks if n not in seen]:
             raise StillroomError(f"arch={self.nets.arch.name} never calls its layer {lost[0]}")
         return logits, {n: seen[n] for n in looks}
@@ -329,7 +333,7 @@ class Ensemble:
         if whole or not splits or len(x) <= size:
             whole_batch: Tensor = call(p, b, x)
             return whole_batch
-        parts = [call(p, b, piece) for piece in _padded(x, size)]
+        parts = [call(p, b, piece) for piece in padded(x, size)]
         return torch.cat(parts)[: len(x)]
 
     def _mode(self, train: bool) -> None:
@@ -337,7 +341,7 @@ class Ensemble:
         if skeleton.training != train or self.nets.has_batchnorm():
             skeleton.train(train)
         if train and self.frozen:
-            for layer in _batchnorms(skeleton):
+            for layer in batchnorms(skeleton):
                 layer.eval()
 
     def _function(self, what: str, train: bool) -> Callable[..., Any]:
@@ -358,12 +362,8 @@ class Ensemble:
     def _plain(self, what: str) -> Callable[..., Any]:
         skeleton = self.nets.skeleton
         if what == "features":
-            wrapped = _Features(skeleton)
-            return lambda p, b, x: functional_call(
-                wrapped,
-                ({f"net.{n}": v for n, v in p.items()}, {f"net.{n}": v for n, v in b.items()}),
-                (x,),
-            )
+            wrapped = Features(skeleton)
+            return lambda p, b, x: functional_call(wrapped, (prefixed(p), prefixed(b)), (x,))
         if what == "logits":
             return lambda p, b, x: functional_call(skeleton, (p, b), (x,))
 
@@ -371,26 +371,3 @@ class Ensemble:
             return F.cross_entropy(functional_call(skeleton, (p, b), (x,)).to(x.dtype), y)
 
         return loss
-
-
-def _batchnorms(net: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
-    return [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-
-
-class _Features(nn.Module):
-    """The feature half of a network as a module of its own, for `functional_call`."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-        self.compute = feature_function(net)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.compute(x)
-
-
-def _padded(x: Tensor, size: int) -> list[Tensor]:
-    missing = -len(x) % size
-    if missing:
-        x = torch.cat([x, x.new_zeros((missing, *x.shape[1:]))])
-    return list(x.split(size))

@@ -40,6 +40,8 @@ class Training:
     `momentum` is of sgd, `betas` and `eps` are of adamw; `decay` says which parameters decay (see
     `parameter_groups`). `ema` is the decay of a moving average of the weights, None: none is kept.
     `pieces` splits every batch into so many forward and backward passes with the same gradient.
+    `norms_twice`: every batch moves the statistics of BatchNorm twice, as in the released code of
+    RDED (arXiv:2312.03526), which makes an extra pass to print an accuracy.
     `uphill` makes every step a sharpness-aware one, of two passes.
     """
 
@@ -65,6 +67,7 @@ class Training:
     decay: Decay = "all"
     ema: float | None = None
     pieces: int = 1
+    norms_twice: bool = False
     uphill: Uphill | None = None
 
     @property
@@ -222,7 +225,11 @@ def _backward(
         share = len(pieces[0].images) / size
         # The first piece draws as a whole batch does.
         key = ("forward", epoch, step, *((begin,) if begin else ()))
-        logits = _logits(parts, [piece.images for piece in pieces], seeds, key)
+        images = [piece.images for piece in pieces]
+        if training.norms_twice and parts[0].nets.has_batchnorm():
+            with torch.no_grad():  # of the images as they are learned from, mixed in place there
+                _logits(parts, images, seeds, key)
+        logits = _logits(parts, images, seeds, key)
         losses = [
             share * training.objective(out, piece.target)
             for out, piece in zip(logits, pieces, strict=True)

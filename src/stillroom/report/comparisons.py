@@ -9,7 +9,6 @@ from stillroom.evaluation.statistics import Paired
 from stillroom.report.gather import Shown, among, distillations, pooled
 from stillroom.report.grids import (
     CONDITIONS,
-    COST,
     DASH,
     RESULT,
     Cell,
@@ -18,6 +17,7 @@ from stillroom.report.grids import (
     Row,
     columns_of,
     cost_cells,
+    costs,
     differing,
     differing_in,
     network_grid,
@@ -39,7 +39,8 @@ def comparison_grid(sets: Sequence[Shown], every: bool = False) -> Grid:
     mains = [s.main for s in sets if s.main]
     some = range(len(CONDITIONS)) if every else differing_in(mains)
     differ = [i for i in some if CONDITIONS[i] not in ("protocol", "data", "images a class")]
-    numbers = (*RESULT[:-1], "images", *COST)
+    cost = costs(mains, every)
+    numbers = (*RESULT[:-1], "images", *cost)
     labels = len({s.data.label_kind for s in sets}) > 1 or every
     more = ("data", "student", *(["labels"] if labels else []), *(CONDITIONS[i] for i in differ))
     columns = columns_of("set", "protocol", numbers=numbers, more=more)
@@ -50,7 +51,7 @@ def comparison_grid(sets: Sequence[Shown], every: bool = False) -> Grid:
         judged = _judged(whole, sorted(kinds) if labels else [], differ)
         head = (text_cell(f"{whole.row}, all distillations"), text_cell(whole.protocol))
         rows.append(
-            Row("base", (*head, *result_cells(whole)[:-1], DASH, *cost_cells(whole), *judged))
+            Row("base", (*head, *result_cells(whole)[:-1], DASH, *cost_cells(whole, cost), *judged))
         )
     for shown in sets:
         line, n = shown.main, len(shown.data)
@@ -58,7 +59,8 @@ def comparison_grid(sets: Sequence[Shown], every: bool = False) -> Grid:
         if line is None:
             known = shown.data.data.get("name")
             data = text_cell(known[:80] if isinstance(known, str) else "")
-            cells = (*[DASH] * 5, images, size_cell(shown.bytes), DASH, data, DASH)
+            sizes = (size_cell(shown.bytes), *[DASH] * (len(cost) - 1))
+            cells: tuple[Cell, ...] = (*[DASH] * 5, images, *sizes, data, DASH)
             cells += tuple(text_cell(shown.data.label_kind) for _ in range(labels))
             cells += (DASH,) * len(differ)
         else:
@@ -67,7 +69,7 @@ def comparison_grid(sets: Sequence[Shown], every: bool = False) -> Grid:
                 text_cell(line.protocol),
                 *result_cells(among(line, company))[:-1],
                 images,
-                *cost_cells(line),
+                *cost_cells(line, cost),
                 *judged,
             )
         rows.append(Row("own", (name, *cells)))
@@ -89,7 +91,8 @@ def _judged(line: Line, labels: Sequence[str], differ: Sequence[int]) -> tuple[C
 
 
 def _other_labels(sets: Sequence[Shown]) -> str:
-    return other_labels([s.data.label_kind for s in sets], [s.name for s in sets])
+    kinds = [(s.main and s.main.conditions.taught) or s.data.label_kind for s in sets]
+    return other_labels(kinds, [s.name for s in sets])
 
 
 def compared_networks(sets: Sequence[Shown]) -> Grid | None:

@@ -50,6 +50,7 @@ class Exhibit(BaseModel):
     data_digest: _Text
     ipc: _Count
     augment: _Text = ""
+    taught: _Text = ""
     classes: list[_Text]
     students: _Students
     per_class: list[_Share]
@@ -69,7 +70,7 @@ class Exhibit(BaseModel):
 
     def belongs_to(self, line: Line) -> bool:
         """Whether the students are those of a line."""
-        same = ("arch", "protocol_hash", "numerics", "data_digest", "ipc", "augment")
+        same = ("arch", "protocol_hash", "numerics", "data_digest", "ipc", "augment", "taught")
         return (self.row, self.step) == (line.row, line.step) and all(
             getattr(self, name) == getattr(line.conditions, name) for name in same
         )

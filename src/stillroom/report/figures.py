@@ -153,22 +153,27 @@ def step_chart(curve: Sequence[Line], baselines: Sequence[Line], prefix: str) ->
 
 
 def bytes_chart(series: Mapping[str, Sequence[Line]], own: Set[str], prefix: str) -> str:
-    """Accuracy against bytes on disk, with intervals; rows of several sizes are curves."""
+    """Accuracy against bytes on disk, with intervals; rows of several sizes are curves.
+
+    A dot stands at all bytes; images, labels and teachers are told apart left of it.
+    """
     lines = [line for some in series.values() for line in some]
-    least, most = min(line.bytes for line in lines), max(line.bytes for line in lines)
+    least, most = min(line.bytes for line in lines), max(line.shipped for line in lines)
     low, high = _limits([v for line in lines for v in (line.summary.mean, *_ends(line))])
     room = (most / least) ** 0.42  # for the names, right of the points
 
     def draw(axes: Any) -> None:
         tags = []
         for name, some in series.items():
-            x, y = [line.bytes for line in some], [line.summary.mean for line in some]
+            x, y = [line.shipped for line in some], [line.summary.mean for line in some]
             colour = SET if name in own else REF if some[0].drawn else BASE
             ends = [_ends(line) or (line.summary.mean,) for line in some]
             span = [e[0] for e in ends], [e[-1] for e in ends]
             axes.vlines(x, *span, color=colour, linewidth=2, alpha=0.45, zorder=1)
             axes.plot(x, y, color=colour, linewidth=1.6, zorder=2)
             axes.scatter(x, y, s=52, color=colour, edgecolors=PAPER, linewidths=1.4, zorder=4)
+            for line in some:
+                _parts(axes, line, colour)
             tags.append((x[-1], (y[-1], name, colour)))
         axes.set_xscale("log")
         axes.set_xlim(least / room**0.12, most * room)
@@ -189,10 +194,22 @@ def bytes_chart(series: Mapping[str, Sequence[Line]], own: Set[str], prefix: str
         for some_tags in groups:
             heights = _apart(some_tags, (high - low) / 15)
             for height, (_, name, colour) in zip(heights, sorted(some_tags), strict=True):
-                at = (series[name][-1].bytes, height)
+                at = (series[name][-1].shipped, height)
                 _beside(axes, at, short(name, 18), 9, colour, coords="data")
 
     return _svg(draw, 320, prefix, left=50, right=8, top=8, bottom=46)
+
+
+def _parts(axes: Any, line: Line, colour: str) -> None:
+    """Images, labels and teachers of a row: a hollow mark, a thick line, a dotted one."""
+    if line.shipped == line.bytes:
+        return
+    y, labelled = line.summary.mean, line.bytes + line.label_bytes
+    hollow = {"facecolors": PAPER, "edgecolors": colour, "linewidths": 1.4, "zorder": 3}
+    axes.scatter([line.bytes], [y], s=26, **hollow)
+    axes.plot([line.bytes, labelled], [y, y], color=colour, linewidth=3.2, alpha=0.5, zorder=2)
+    dots = {"linestyle": (0, (1, 2)), "linewidth": 2, "zorder": 2}
+    axes.plot([labelled, line.shipped], [y, y], color=colour, **dots)
 
 
 def curve_chart(points: Sequence[dict[str, float]], name: str, prefix: str) -> str:

@@ -10,8 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
+from stillroom.artefacts.carried import Sizes, load, sizes
 from stillroom.data.named import known
-from stillroom.distilled import Distilled, load, set_bytes, set_digest
+from stillroom.distilled import Distilled, set_digest
 from stillroom.errors import StillroomError
 from stillroom.evaluation.score import FULL
 from stillroom.files import read_json, read_limited, user_path
@@ -41,7 +42,7 @@ class Shown:
 
     name: str
     data: Distilled
-    bytes: int
+    sizes: Sizes
     key: str
     keys: frozenset[str]
     records: tuple[Record, ...]
@@ -51,6 +52,11 @@ class Shown:
     exhibits: tuple[Exhibit, ...]
     neighbours: Neighbours | None
     reported: tuple[Record, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Of the images, with metadata and hard labels."""
+        return self.sizes.images
 
     @property
     def label(self) -> str:
@@ -81,7 +87,7 @@ class Shown:
         if not mine:
             return None
         digest, arch = self.data.data.get("digest"), self.data.arch
-        order = {r.protocol_hash: i for i, r in enumerate(self.records)}
+        order = {(r.protocol_hash, r.taught): i for i, r in enumerate(self.records)}
         beside_random = {x.conditions for x in self.lines if x.drawn}
 
         recipe = self.data.provenance.get("recipe")
@@ -95,7 +101,7 @@ class Shown:
                 line.conditions.data_digest == digest,
                 line.arch == arch,
                 line.conditions in beside_random,
-                order[line.conditions.protocol_hash],
+                order[line.conditions.protocol_hash, line.conditions.taught],
                 line.numerics == numerics,
                 line.summary.n,
                 -line.order,
@@ -273,8 +279,8 @@ def _of_set(
     return [r for r in records if (r.set_key in own and r.draw is None) or beside(r)], keys
 
 
-def _judged(r: Record) -> tuple[str, str, str]:
-    return r.protocol_hash, r.arch, r.numerics
+def _judged(r: Record) -> tuple[str, str, str, str]:
+    return r.protocol_hash, r.arch, r.numerics, r.taught
 
 
 def _read(folder: Path, common: Sequence[Record] | None) -> Shown:
@@ -293,7 +299,7 @@ def _read(folder: Path, common: Sequence[Record] | None) -> Shown:
     return Shown(
         name=folder.resolve().name or "set",
         data=data,
-        bytes=set_bytes(folder),
+        sizes=sizes(folder),
         key=set_digest(folder),
         keys=keys,
         records=tuple(valid),

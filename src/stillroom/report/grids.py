@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,6 +30,7 @@ CONDITIONS = (
     "source",
     "images a class",
     "augmentation",
+    "labels of teachers",
 )
 
 
@@ -109,13 +110,18 @@ def columns_of(*texts: str, numbers: Sequence[str], more: Sequence[str] = ()) ->
 
 RESULT = ("accuracy %", "95 % interval", "vs random", "n", "std")
 SEEN = 3  # of them before what they were measured under
-COST = ("size", "s / student")
 _PARTS = {
     "95 % interval": ("95 % low", "95 % high"),
     "vs random": ("vs random", "intervals apart"),
     "n": ("n", "of"),
     "n of random": ("n of random", "of"),
     "size": ("bytes",),
+    "+ labels": ("label bytes",),
+    "+ teachers": ("teacher bytes",),
+}
+_MORE: dict[str, Callable[[Line], int]] = {
+    "+ labels": lambda line: line.label_bytes,
+    "+ teachers": lambda line: line.teacher_bytes,
 }
 DASH = Cell("–", "")
 
@@ -152,7 +158,8 @@ def accuracy_grid(shown: Shown, every: bool = False) -> Grid:
     columns = columns_of(
         "row", numbers=RESULT[:SEEN], more=[*student, *(CONDITIONS[i] for i in differ)]
     )
-    columns += columns_of(numbers=(*RESULT[SEEN:], *COST))
+    cost = costs(table, every)
+    columns += columns_of(numbers=(*RESULT[SEEN:], *cost))
     baselines = {x.row for x in table if not shown.own(x)}
     rows: list[Row] = []
     for line in table:
@@ -163,7 +170,7 @@ def accuracy_grid(shown: Shown, every: bool = False) -> Grid:
             *(text_cell(line.arch) for _ in student),
             *under(line, differ),
             *result_cells(line)[SEEN:],
-            *cost_cells(line),
+            *cost_cells(line, cost),
         ]
         opens = bool(rows) and any(line is group[0] for group in groups.values())
         rows.append(Row(kind(shown, line), tuple(cells), line is shown.main, opens))
@@ -340,8 +347,16 @@ def result_cells(line: Line) -> list[Cell]:
     ]
 
 
-def cost_cells(line: Line) -> list[Cell]:
-    return [size_cell(line.bytes), Cell(f"{line.seconds:.1f}", f"{line.seconds:.9g}")]
+def costs(table: Sequence[Line], every: bool = False) -> tuple[str, ...]:
+    """Headings of what rows cost; bytes of labels and of teachers where there are some."""
+    most = [max((of(x) for x in table), default=0) for of in _MORE.values()]
+    return ("size", *(n for n, b in zip(_MORE, most, strict=True) if b or every), "s / student")
+
+
+def cost_cells(line: Line, heads: Sequence[str]) -> list[Cell]:
+    more = [size_cell(of(line)) for name, of in _MORE.items() if name in heads]
+    seconds = Cell(f"{line.seconds:.1f}", f"{line.seconds:.9g}")
+    return [size_cell(line.bytes), *more, seconds]
 
 
 def text_cell(text: str) -> Cell:
@@ -381,5 +396,5 @@ def _caption(table: Sequence[Line], differ: Sequence[int], student: bool) -> str
     parts = ["Accuracy on test images" + (f" of {known['data']}" if "data" in known else "")]
     if "protocol" in known:
         parts.append(known["protocol"] + (f" ({known['hash']})" if "hash" in known else ""))
-    parts += [known["numerics"]] if "numerics" in known else []
+    parts += [known[name] for name in ("numerics", "labels of teachers") if known.get(name)]
     return ", ".join([*parts, *([] if student else [f"student: {table[0].arch}"])])

@@ -54,14 +54,23 @@ def training_code(data: Distilled) -> str:
     return "\n".join([*hints, loss]) + "\n"
 
 
-def stillroom_code(name: str) -> str:
+def stillroom_code(name: str, data: Distilled) -> str:
     """Python that loads, verifies and shows a set with stillroom."""
-    return f"""import stillroom
+    code = f"""import stillroom
 
 data = stillroom.load({name!a})  # every tensor is checked against its SHA-256
 images, labels, classes = data.images, data.labels, data.classes
 preprocess = data.preprocess.apply  # for real images, uint8 or float in [0, 1]
 pixels = data.pixels()  # float32 in [0, 1], to look at
+"""
+    if data.relabels is None:
+        return code
+    return f"""{code}
+from stillroom.data.views import apply
+
+for rows, drawn, logits in data.relabels.epoch(0):  # what teachers say of drawn views
+    views = apply(images[rows], drawn)
+soft = data.relabels.soft()  # and of every image as it is
 """
 
 

@@ -94,9 +94,23 @@ def _files(shown: Shown) -> Pairs:
         ("Labels", soft.get(data.label_kind, "hard, one class an image")),
         ("Learned step size", "" if data.lr is None else f"{data.lr:g}"),
         ("Preprocessing", f"{pre.name}: (pixel − {mean}) / {std}{zca}"),
+        ("Labels of teachers", _of_teachers(shown)),
         ("On disk", f"{size(shown.bytes)} ({shown.bytes:,} bytes)".replace(",", " ")),
         ("Bits a class", f"{8 * shown.bytes / len(data.classes):,.0f}".replace(",", " ")),
     ]
+
+
+def _of_teachers(shown: Shown) -> str:
+    """What a set carries beside its own labels."""
+    found = shown.data.relabels
+    if found is None:
+        return ""
+    of = found.header
+    kept = f" ({of.kept} kept)" if of.kept < of.epochs else ""
+    by = f" by {', '.join(one.arch for one in found.told)}" if found.told else ""
+    what = f"{plural(of.epochs, 'epoch')}{kept} of drawn views and one of the images"
+    share = f"{found.nbytes / shown.bytes:.3g} times the images"
+    return flat(f"{what}{by}: {of.codec}, {size(found.nbytes)}, {share}")
 
 
 def _machine(run: dict[str, Any]) -> Pairs:

@@ -91,18 +91,18 @@ def _whole(shown: Shown, line: Line) -> Fact:
 def _jpegs(shown: Shown, line: Line) -> Iterator[Fact]:
     """How a set stands to real images in as many bytes, where those were judged."""
     question, some = "Better than real JPEGs?", shown.any_size("random-jpeg")
-    if fitting := [x for x in some if x.bytes <= line.bytes]:
-        largest = max(fitting, key=lambda x: x.bytes)
+    if fitting := [x for x in some if x.shipped <= line.shipped]:
+        largest = max(fitting, key=lambda x: x.shipped)
         _, answer, why = _fact(question, line, largest)
-        yield question, answer, f"{why} They take {size(largest.bytes)}."
+        yield question, answer, f"{why} They take {size(largest.shipped)}."
     elif some:
-        least = size(min(x.bytes for x in some))
+        least = size(min(x.shipped for x in some))
         why = f"Even the fewest that were judged are larger ({least}) than the set "
-        yield question, "Not comparable", f"{why}({size(line.bytes)})."
+        yield question, "Not comparable", f"{why}({size(line.shipped)})."
     elif found := _jpegs_elsewhere(shown):
         mine, jpegs = found
         both = f"{percent(mine.summary.mean)} % against {percent(jpegs.summary.mean)} %"
-        why = f"Under {mine.protocol}: {both} of real JPEGs in {size(jpegs.bytes)}."
+        why = f"Under {mine.protocol}: {both} of real JPEGs in {size(jpegs.shipped)}."
         yield question, "Not measured alike", why
 
 
@@ -116,9 +116,9 @@ def _jpegs_elsewhere(shown: Shown) -> tuple[Line, Line] | None:
         and shown.own(mine)
         and shown.key in mine.set_keys
         and unsized(mine) == unsized(other)
-        and other.bytes <= mine.bytes
+        and other.shipped <= mine.shipped
     ]
-    return max(pairs, key=lambda pair: pair[1].bytes, default=None)
+    return max(pairs, key=lambda pair: pair[1].shipped, default=None)
 
 
 _RUN = "Run, in the folder that holds the set"
@@ -198,7 +198,14 @@ def _cost(shown: Shown) -> Fact:
         why += f"; {duration(shown.main.seconds)}"
         why += f" and {size(shown.main.memory)} of memory" if shown.main.memory else ""
         why += " to train a network on them and to test it"
-    return "At what cost?", size(shown.bytes), f"{why}."
+    return "At what cost?", _bytes(shown), f"{why}."
+
+
+def _bytes(shown: Shown) -> str:
+    """Images, labels and teachers, told apart where students needed some."""
+    line = shown.main
+    more = [] if line is None else [(line.label_bytes, "labels"), (line.teacher_bytes, "teachers")]
+    return " + ".join([size(shown.bytes), *(f"{size(n)} of {what}" for n, what in more if n)])
 
 
 def making_time(run: dict[str, Any]) -> str:
@@ -274,7 +281,9 @@ def _of_judging(shown: Shown) -> Iterator[tuple[str, str]]:
         yield "Protocol", text + "protocol or another hash are not comparable with these."
     for rule in dict.fromkeys(x.conditions.selection for x in table):
         yield "Selection", f"Rule “{rule}”: {_RULES.get(rule, 'as its protocol defines it.')}"
-    yield "Labels", _LABELS[shown.data.label_kind]
+    for taught in dict.fromkeys(x.conditions.taught for x in table):
+        told = _TAUGHT.get(taught.partition(":")[0], "Labels {0}.").format(taught)
+        yield "Labels", told if taught else _LABELS[shown.data.label_kind]
     yield "Intervals", _variance(shown)
     for split in dict.fromkeys(line.conditions.split for line in table):
         yield "Test images", split_in_words(split)
@@ -312,6 +321,18 @@ _LABELS = {
     "hold more an image; compare with them only under the same label regime.",
     "probs": _SOFT.format("probabilities"),
     "logits": _SOFT.format("logits"),
+}
+
+_SAME = (
+    " Rows under the same {} have labels of the same networks, kept alike, random images too: "
+    "what is left of a difference is the images'."
+)
+_TAUGHT = {
+    "relabels": "SL-k, stored labels of teachers for drawn views ({0}), which must be shipped too."
+    + _SAME.format("{0}"),
+    "teachers": "SL+KD, teachers that label every view as a student is trained ({0}), so that they "
+    "must be shipped too." + _SAME.format("{0}"),
+    "soft": "SL-1, one stored soft label an image by teachers ({0})." + _SAME.format("{0}"),
 }
 
 

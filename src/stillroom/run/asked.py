@@ -22,11 +22,15 @@ def schooling_in_words(schooling: Schooling) -> str:
 
 def pool_in_words(stages: Sequence[Original]) -> str:
     """The models of one network: "3 models trained as default"."""
+    if stages[0].weights:
+        return "given weights"
     return f"{plural(len(stages), 'model')} trained as {schooling_in_words(stages[0].schooling)}"
 
 
 def first_in_words(stages: Sequence[Original]) -> str:
     """The one model whose features are looked at: "model 0 trained as default"."""
+    if stages[0].weights:
+        return "given weights"
     return f"model {stages[0].index} trained as {schooling_in_words(stages[0].schooling)}"
 
 

@@ -28,7 +28,7 @@ from stillroom.methods.gradient_distance import layerwise
 from stillroom.methods.original_loss import VERDICTS
 from stillroom.methods.regularisers import WATCH
 from stillroom.nets.ensemble import Ensemble
-from stillroom.nets.zoo import Arch
+from stillroom.nets.zoo import Arch, split_weights
 from stillroom.records import add_records
 from stillroom.run import machine as machines
 from stillroom.run.asked import first_in_words, pool_in_words
@@ -46,6 +46,7 @@ VERSION = "assess@1"
 SOURCES = (  # what decides a number: networks, their training, every measure
     *COMMON,
     "artefacts/features.py",
+    "artefacts/given.py",
     "artefacts/originals.py",
     "artefacts/schooling.py",
     "evaluation/assessments.py",
@@ -111,8 +112,15 @@ def without(
     """`num` models of every network, none of which is [architecture, number] of `used`."""
     found = []
     for arch in archs:
-        more = originals(bench, [arch], num + len(used), schooling, store)
-        found += [stage for stage in more if [stage.arch.name, stage.index] not in used][:num]
+        many = 1 if split_weights(arch)[1] else num + len(used)  # given weights are one model
+        more = originals(bench, [arch], many, schooling, store)
+        free = [stage for stage in more if [stage.name, stage.index] not in used][:num]
+        if not free:
+            raise StillroomError(
+                f"{more[0].name}: the set was made with these weights, which say of it only that; "
+                "name others"
+            )
+        found += free
     return found
 
 
@@ -151,7 +159,7 @@ def measured(
     if cost.left:
         session.say(cost.in_words())
     pool = obtain_originals(stages, machine, store, rt)
-    first = {stage.arch.name: RealFeatures(stage, REAL) for stage in reversed(stages)}
+    first = {stage.name: RealFeatures(stage, REAL) for stage in reversed(stages)}
     seen = obtain_all(store, list(first.values()), machines.executor(machine), rt)
     real = dict(zip(first, seen, strict=True))
     rt = dataclasses.replace(rt, compile=False)
@@ -167,14 +175,14 @@ def _question(arch: str, stages: Sequence[Original]) -> str:
 
     Not of all: the same question is the same one, whatever else was asked along with it.
     """
-    same = [s for s in stages if s.arch.name == arch]
-    asked = [[s.schooling.model_dump(mode="json"), s.arch.name, s.index] for s in same]
+    same = [s for s in stages if s.name == arch]
+    asked = [[s.schooling.model_dump(mode="json"), s.name, s.index] for s in same]
     return sha256(canonical([VERSION, REAL, RANDOM_NETS, asked]))[:12]
 
 
 def _told(m: Measured, stages: Sequence[Original]) -> Measured:
     """The same number with what it was asked of, in words."""
-    same = [s for s in stages if s.arch.name == m.arch]
+    same = [s for s in stages if s.name == m.arch]
     asked = ""
     if m.name in VERDICTS:
         asked = pool_in_words(same)
@@ -197,7 +205,7 @@ def _measures(
     for arch, models in pool.items():
         yield from _of_originals(arch, models, made, bench, rt)
         yield from _of_features(models[0], made, bench, real[arch], rt)
-        yield from _of_matching(models[0].arch, made, bench, rows, rt)
+        yield from _of_matching(models[0].arch, made, bench, rows, rt, arch)
 
 
 def _of_originals(
@@ -220,7 +228,7 @@ def _of_features(
     model: OriginalModel, made: Distilled, bench: Benchmark, theirs: Tensor, rt: Runtime
 ) -> Iterator[Measured]:
     """Distances of features to those of real images, and how far the set's own lie apart."""
-    arch = model.arch.name
+    arch = model.name
     mine = opened(model, bench, rt).features(_space(model, made, bench, rt))[0].cpu()
     if len(mine) > 1:
         yield Measured("kernel-distance", arch, measures.kernel_distance(mine, theirs), "")
@@ -230,7 +238,7 @@ def _of_features(
 
 
 def _of_matching(
-    arch: Arch, made: Distilled, bench: Benchmark, rows: Tensor, rt: Runtime
+    arch: Arch, made: Distilled, bench: Benchmark, rows: Tensor, rt: Runtime, name: str
 ) -> Iterator[Measured]:
     """Losses of distribution and gradient matching on fresh networks that no method saw."""
     images, of_class = made.images.to(rt.device, rt.dtype), made.of_class.to(rt.device)
@@ -253,9 +261,9 @@ def _of_matching(
                 for x, of in ((images, of_class), (real, labels))
             )
             slopes += float(layerwise(mine, theirs))
-    yield Measured("feature-matching-loss", arch.name, features / RANDOM_NETS, "")
+    yield Measured("feature-matching-loss", name, features / RANDOM_NETS, "")
     if not nets_for(arch, bench, rt).has_batchnorm():
-        yield Measured("gradient-matching-loss", arch.name, slopes / RANDOM_NETS, "")
+        yield Measured("gradient-matching-loss", name, slopes / RANDOM_NETS, "")
 
 
 def _means_by_class(nets: Ensemble, x: Tensor, of_class: Tensor, held: list[int]) -> Tensor:

@@ -12,7 +12,7 @@ from stillroom.evaluation.published import find_protocol
 from stillroom.evaluation.score import FULL
 from stillroom.evaluation.statistics import Summary
 from stillroom.recipe import from_preset
-from stillroom.reported import reported
+from stillroom.reported import reported, row_of
 from stillroom.runtime import Numerics
 from stillroom.standing import near, verdict
 from stillroom.tables import Line, lines
@@ -96,7 +96,7 @@ class Cell:
         """The paper's number, under whichever protocol: `verdict` looks at that."""
         for r in reported():
             same = (r.row, r.benchmark, r.ipc, r.arch)
-            if same == (self.label, self.benchmark, self.ipc, self.arch):
+            if same == (row_of(self.label), self.benchmark, self.ipc, self.arch):
                 return r
         return None
 
@@ -119,10 +119,10 @@ class Cell:
         return [line for line in found if line.order != first.order and _remade(line, first)]
 
     def _alike(self, records: Sequence[Record], row: str | None = None) -> list[list[Line]]:
-        """Rows by numerics and data, in the ledger's order."""
+        """Rows by numerics, data and whose labels students had, in the ledger's order."""
         digest = find_protocol(self.protocol).digest()
         wanted = (self.benchmark, self.ipc, self.arch, digest, "measured", row or self.rows[-1])
-        found: dict[tuple[str, str], list[Line]] = {}
+        found: dict[tuple[str, str, str], list[Line]] = {}
         for line in lines(records):
             of = line.conditions
             held = (of.benchmark, of.ipc, of.arch, of.protocol_hash, of.source, line.row)
@@ -130,7 +130,7 @@ class Cell:
                 continue
             if line.step is None and self.preset != FULL and of.augment != self._seen():
                 continue
-            found.setdefault((line.numerics, of.data_digest), []).append(line)
+            found.setdefault((line.numerics, of.data_digest, of.taught), []).append(line)
         return [sorted(some, key=lambda line: line.order) for some in found.values()]
 
     def _seen(self) -> str:

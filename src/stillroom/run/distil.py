@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from stillroom.artefacts.opened import nets_for
+from stillroom.artefacts.originals import Original, OriginalModel, network_of
 from stillroom.artefacts.stage import Stage
 from stillroom.artefacts.starts import keep_start
+from stillroom.artefacts.statistics import Statistics
 from stillroom.artefacts.store import Store, obtain, obtain_all
 from stillroom.data.benchmarks import Benchmark
 from stillroom.distilled import Distilled, load
@@ -22,6 +24,7 @@ from stillroom.nets.zoo import Arch, default_arch, resolve
 from stillroom.recipe import Recipe
 from stillroom.run import machine as machines
 from stillroom.run.estimate import Estimate, distil_estimate
+from stillroom.run.given import check_given, settle
 from stillroom.run.options import Machine
 from stillroom.run.publish import owner_key, publish, refuse_foreign
 from stillroom.runtime import Runtime, environment
@@ -63,6 +66,8 @@ def plan(
     """
     arch = choose_arch(net if net is not None else recipe.arch, bench.size)
     check_ipc(recipe, bench)
+    bare = machines.runtime(machine, recipe.numerics, 0, session)
+    recipe = settle(recipe, bench, arch, store, bare)
     start, start_key = _start(init_from, bench, recipe, store)
     stage = Distil(
         method=recipe.method,
@@ -79,11 +84,13 @@ def plan(
         regularisers=recipe.regularisers,
         watch=recipe.watch,
     )
-    bare = machines.runtime(machine, recipe.numerics, 0, session)
+    wanted = stage.wants()  # what is wrong with its networks is said now
     probe = dataclasses.replace(bare, session=Session())
-    shown = [arch if name == "auto" else resolve(name) for name in recipe.method.networks()]
-    pool = [nets_for(one, bench, probe) for one in shown]
-    estimate = distil_estimate(recipe, bench, max(pool, key=lambda nets: nets.forward_flops()))
+    shown = [network_of(name, arch) for name in recipe.method.networks()]
+    estimate = distil_estimate(recipe, bench, [nets_for(one, bench, probe) for one in shown])
+    passes = [s for s in wanted.values() if isinstance(s, Statistics)]
+    held = [s.memory(probe) for s in passes if not store.complete(s.key())]
+    estimate = dataclasses.replace(estimate, memory=max([estimate.memory, *held]))
     rt = machines.runtime(machine, recipe.numerics, estimate.flops, session)
     estimate.refuse_if_too_large(rt.device)
     if out is not None:
@@ -98,7 +105,7 @@ def distil(planned: Plan, machine: Machine) -> Distilled:
     if not cached and (wanted := list(planned.stage.wants().values())):
         _say_cost(planned, machine, wanted)
         exact = dataclasses.replace(planned.rt, numerics="float32")  # as their keys say
-        obtain_all(planned.store, wanted, machines.executor(machine), exact)
+        _obtain_wanted(planned, wanted, machine, exact)
     data: Distilled = obtain(planned.store, planned.stage, machines.executor(machine), planned.rt)
     if planned.out is not None and (planned.force or owner_key(planned.out) != key):
         final = read_json(planned.store.folder(key) / "final.json")
@@ -111,19 +118,39 @@ def distil(planned: Plan, machine: Machine) -> Distilled:
             "recipe": planned.recipe,
             "notes": list(planned.bench.notes),
             "drift": final["drift"],
+            **_accuracies(planned),
         }
         publish(planned.store.folder(key), planned.out, key, run)
     return data
 
 
+def _obtain_wanted(planned: Plan, wanted: Sequence[Stage], machine: Machine, rt: Runtime) -> None:
+    """Make what a distillation needs; given weights are checked before anything follows of them."""
+    first = [stage for stage in wanted if isinstance(stage, Original) and stage.weights]
+    if first:
+        found = obtain_all(planned.store, first, machines.executor(machine), rt)
+        check_given(first, found, planned.bench, machine, rt.session)
+    obtain_all(planned.store, wanted, machines.executor(machine), rt)
+
+
+def _accuracies(planned: Plan) -> dict[str, Any]:
+    """What `run.json` says of given weights: how accurate they are on the test images."""
+    found = {}
+    for stage in planned.stage.wants().values():
+        if isinstance(stage, Original) and stage.weights and planned.store.complete(stage.key()):
+            model: OriginalModel = stage.load(planned.store.folder(stage.key()))
+            found[stage.name] = model.accuracy
+    return {"given": found} if found else {}
+
+
 def _say_cost(planned: Plan, machine: Machine, wanted: Sequence[Stage]) -> None:
     """Say what training networks takes before it starts: it may be longer than the distillation."""
-    from stillroom.run.prepare import cost_of_originals  # which imports this module
+    from stillroom.run.prepare import costs_of_stages  # which imports this module
 
     session = planned.rt.session
-    cost, _ = cost_of_originals(wanted, planned.bench, machine, session, planned.store)
-    if cost.left:
-        session.say(cost.in_words())
+    for cost in costs_of_stages(wanted, planned.bench, machine, session, planned.store):
+        if cost.left:
+            session.say(cost.in_words())
 
 
 def choose_arch(arch: str | Callable[..., Any], size: int) -> Arch:

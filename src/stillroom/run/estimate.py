@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from stillroom.data.benchmarks import Benchmark
 from stillroom.errors import StillroomError
+from stillroom.evaluation.protocol import Protocol
 from stillroom.methods.context import classes_together
 from stillroom.nets.ensemble import Nets
 from stillroom.recipe import Recipe
 from stillroom.runtime import Runtime, available_memory
-from stillroom.tables import about, plural
+from stillroom.tables import about, plural, size
+
+TOGETHER = 256  # real images of one forward without a graph, at most
 
 
 @dataclass(frozen=True)
@@ -40,9 +44,9 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Cost:
-    """What training some networks takes: all, those not in the store, FLOPs, seconds.
+    """What making some things takes: all, those not in the store, FLOPs, seconds, bytes of memory.
 
-    `what` they are, as one of them.
+    `what` they are, as one of them; `verb` what is done to them; memory 0: not estimated.
     """
 
     what: str
@@ -50,30 +54,41 @@ class Cost:
     left: int
     flops: float
     seconds: float
+    verb: str = "to train"
+    memory: int = 0
 
     def in_words(self) -> str:
         """One line for a person."""
         known = self.total - self.left
         held = f" ({known} more are in the store)" if known else ""
         time = f", {about(self.seconds)}" if self.left else ""
-        return f"{plural(self.left, self.what)} to train{held}{time}"
+        memory = f", about {size(self.memory)} of memory" if self.left and self.memory else ""
+        return f"{plural(self.left, self.what)} {self.verb}{held}{time}{memory}"
 
 
-def distil_estimate(recipe: Recipe, bench: Benchmark, nets: Nets) -> Estimate:
-    """Static costs of a distillation: real forwards, synthetic forwards and backwards."""
+def distil_estimate(recipe: Recipe, bench: Benchmark, pool: Sequence[Nets]) -> Estimate:
+    """Static costs of a distillation: real forwards, synthetic forwards and backwards.
+
+    `pool`: the networks that images are shown to, in turn; memory is for the largest of them.
+    """
     classes = len(bench.classes)
     n = classes * recipe.ipc
+    nets = max(pool, key=lambda one: one.forward_flops())
+    forwards = [one.forward_flops() for one in pool]
+    forward = sum(forwards) / len(forwards)
     pixels = bench.channels * bench.size**2 * 4
     steps = recipe.method.steps(recipe.outer)
     # On a CPU the data are in memory (or mapped) already; on a GPU they move there if they fit.
     on_gpu = nets.rt.device.type == "cuda"
     memory = 3 * n * pixels + (bench.train.nbytes + bench.test.nbytes if on_gpu else 0)
-    flops = 0.0
+    sizes = [len(bench.train.rows_of(c)) for c in range(classes)]
+    shown, held_at_start = recipe.method.start_cost(sizes, recipe.ipc)
+    flops = shown * sum(forwards)
+    memory += held_at_start * pixels + (2 * TOGETHER * nets.largest_activation() if shown else 0)
     if steps:
-        largest = max(len(bench.train.rows_of(c)) for c in range(classes))
-        real = min(int(getattr(recipe.method, "batch_real", 0)), largest)
+        real = min(int(getattr(recipe.method, "batch_real", 0)), max(sizes))
         method = recipe.method.model_copy(update={"batch_real": real} if real else {})
-        flops = float(steps) * nets.forward_flops() * method.image_forwards(classes, recipe.ipc)
+        flops += float(steps) * forward * method.image_forwards(classes, recipe.ipc)
         together = method.images_held(classes, recipe.ipc)
         if together is not None:
             memory += together * (4 * pixels + nets.activation_bytes())
@@ -111,3 +126,14 @@ def seconds(flops: float, rt: Runtime) -> float:
     rate = done * 2 * 32 * 128 * 128 * 9 * 256 / (time.perf_counter() - began)
     share = 0.5 if rt.compile else 0.35  # of a bare convolution: rough, and only shown
     return flops / (rate * share)
+
+
+def student_flops(forward: float, protocol: Protocol, bench: Benchmark, images: int) -> float:
+    """Of one student, at every rate that it is trained at; a backward pass is two forward ones."""
+    tests = protocol.checks * (len(bench.test) + (len(bench.val) if bench.val else 0))
+    return forward * (3.0 * protocol.passes * images + tests) * max(1, len(protocol.rates))
+
+
+def student_steps(protocol: Protocol, images: int) -> int:
+    """Training steps of one student, at every rate that it is trained at."""
+    return protocol.passes * -(-images // protocol.batch) * max(1, len(protocol.rates))

@@ -46,6 +46,7 @@ def write_exhibit(
         "data_digest": record.data_digest,
         "ipc": record.ipc,
         "augment": record.augment,
+        **({"taught": record.taught} if record.taught else {}),  # later; names stay without
     }
     content = {
         **name,

@@ -11,10 +11,12 @@ from stillroom.data.benchmarks import GIVEN, Benchmark, reopen
 from stillroom.data.named import NAMED
 from stillroom.distilled import Distilled, load
 from stillroom.errors import StillroomError
-from stillroom.evaluation.protocol import TAUGHT, Protocol
+from stillroom.evaluation.protocol import Protocol
 from stillroom.evaluation.published import PROTOCOLS
 from stillroom.evaluation.score import FULL
 from stillroom.nets.zoo import canonical as canonical_name
+from stillroom.run.machine import benchmark
+from stillroom.run.options import DataOptions
 from stillroom.run.rows import Row, rows_of_set
 from stillroom.run.teachers import NO_FULL
 
@@ -43,32 +45,40 @@ def full_row(bench: Benchmark) -> Row:
     return Row(FULL, augment=NAMED[bench.known].augment if bench.known else DSA)
 
 
-def check_row(row: Row, bench: Benchmark, protocol: Protocol) -> None:
+def check_row(row: Row, bench: Benchmark, protocol: Protocol, taught: bool = False) -> None:
     """Refuse a row that cannot be judged, before any student is trained.
 
+    `taught`: students get labels of trained networks, whatever the set's own are.
     Raises: StillroomError with the reason.
     """
     if row.folder is not None:
         data = load(row.folder)
         check_fits(data, bench, row.name)
         check_read_alike(data, bench, row.name)
-        check_labels(data, protocol, row.name)
-    elif protocol.labels in TAUGHT:
+        if not taught:
+            check_labels(data, protocol, row.name)
+    elif taught:
         raise StillroomError(NO_FULL.format(protocol.id))
 
 
 def check_rivals(
-    folder: Path, steps: str, rivals: Sequence[Path], protocol: Protocol, bench: Benchmark
+    folder: Path,
+    steps: str,
+    rivals: Sequence[Path],
+    protocol: Protocol,
+    bench: Benchmark,
+    taught: bool = False,
 ) -> None:
     """Refuse sets that cannot be compared student by student, before any student is trained.
 
-    The last of `steps` of a set is compared with the last step of its rivals.
+    The last of `steps` of a set is compared with the last step of its rivals. `taught`: see
+    `check_row`.
     Raises: StillroomError naming the set and the difference.
     """
     for path in rivals:
         own = rows_of_set(folder, steps)[-1]
         (other,) = rows_of_set(path, "last")
-        check_row(other, bench, protocol)
+        check_row(other, bench, protocol, taught)
         if own.ipc != other.ipc:
             raise StillroomError(
                 f"{path} holds {other.ipc} images a class and {folder} {own.ipc}; a comparison "
@@ -135,6 +145,16 @@ def bench_of_set(data: Distilled, folder: Path, store: Store) -> Benchmark:
     if not data.data.get("content"):
         raise StillroomError(f"{folder}: the set does not say what data it is of; pass --data")
     return reopen({**data.data, "classes": list(data.classes)}, store.root)
+
+
+def bench_of(folder: Path, data: str | None, options: DataOptions, store: Store) -> Benchmark:
+    """The data that are named, else those that a set was made from.
+
+    Raises: StillroomError as `bench_of_set`.
+    """
+    if data is not None:
+        return benchmark(data, options, store)
+    return bench_of_set(load(folder), folder, store)
 
 
 def check_read_alike(data: Distilled, bench: Benchmark, name: str) -> None:

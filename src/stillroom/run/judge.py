@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,13 @@ from pydantic import Field
 
 from stillroom.artefacts.opened import nets_for
 from stillroom.artefacts.originals import Original
-from stillroom.artefacts.stage import code_digest
+from stillroom.artefacts.stage import Stage, code_digest
 from stillroom.artefacts.store import Store, obtain_all
 from stillroom.config import Model
 from stillroom.data.benchmarks import Benchmark
 from stillroom.distilled import Distilled, load
+from stillroom.errors import StillroomError
+from stillroom.evaluation.lessons import Labelling
 from stillroom.evaluation.protocol import SELECTIONS, Protocol, Selection
 from stillroom.evaluation.score import Score
 from stillroom.nets.ensemble import Backend
@@ -25,15 +27,16 @@ from stillroom.nets.zoo import Arch
 from stillroom.records import LEDGER, add_records
 from stillroom.run import machine as machines
 from stillroom.run.distil import choose_arch
-from stillroom.run.estimate import Cost, seconds
+from stillroom.run.estimate import Cost, seconds, student_flops, student_steps
 from stillroom.run.exhibits import NEIGHBOURS, write_exhibit, write_neighbours
 from stillroom.run.fits import check_protocol, check_row, full_row
+from stillroom.run.given import in_a_note, trusted
 from stillroom.run.models import copy_student, file_name, refuse_others
 from stillroom.run.options import Machine
 from stillroom.run.prepare import cost_of_originals
 from stillroom.run.publish import EXHIBITS
 from stillroom.run.rows import Maker, Row, baseline_rows, real_jpeg_rows, rows_of_set
-from stillroom.run.teachers import Faculty, digest, faculty
+from stillroom.run.teachers import Faculty, labelling
 from stillroom.runtime import Numerics, Runtime
 from stillroom.session import Session
 from stillroom.types import Record
@@ -56,11 +59,12 @@ class Judging:
     numerics: Numerics
     students: Backend
     models: bool
-    teachers: tuple[Original, ...]
+    labelling: Labelling | None
     forward: Mapping[str, float]  # FLOPs of one image, by architecture
     rt: Runtime
     store: Store
     machine: Machine
+    accuracies: Mapping[str, float] = field(default_factory=dict)  # of teachers' given weights
 
 
 class Asked(Model):
@@ -98,9 +102,12 @@ def evaluate(
     how, rows = prepared(folder, bench, asked, store, machine, session)
     if asked.save_models is not None and not asked.force:
         refuse_others(asked.save_models, _wanted(how, rows))
-    taught = cost_of_teachers(how)
+    taught = cost_of_teachers(how, rows)
     if taught is not None and taught.left:
         session.say(taught.in_words())
+    if how.labelling is not None:  # those whose weights were given are tested first
+        told = trusted(how.labelling.teachers, bench, store, machine, how.rt)
+        how = dataclasses.replace(how, accuracies=told)
     cost = cost_of(how, rows)
     if cost.seconds > WORTH_SAYING:
         session.say(cost.in_words())
@@ -140,22 +147,59 @@ def prepared(
     made = None if folder is None else load(folder)
     rows = [full_row(bench)] if folder is None else rows_of_set(folder, asked.steps)
     images = len(bench.train) if made is None else len(made)
-    how = judging(bench, asked, store, machine, session, images, made)
+    how = judging(bench, asked, store, machine, session, images, made, folder)
     for row in rows:
-        check_row(row, bench, asked.protocol)
+        check_row(row, bench, asked.protocol, how.labelling is not None)
+    _check_taught(how, rows, asked.baselines or asked.real_jpegs)
     if made is not None:
-        budget = rows[-1].bytes  # of the last step
+        own, labels = rows[-1].label_bytes, _label_bytes(how)
+        budget = rows[-1].bytes + (labels(len(made)) if how.labelling else own)  # of the last step
         maker = Maker(bench, store, machine, how.rt, how.archs[0], made.augment)
         rows += baseline_rows(maker, made.ipc) if asked.baselines else []
-        rows += real_jpeg_rows(maker, made.ipc, budget) if asked.real_jpegs else []
+        rows += real_jpeg_rows(maker, made.ipc, budget, labels) if asked.real_jpegs else []
     return how, rows
 
 
-def cost_of_teachers(how: Judging) -> Cost | None:
-    """Count the teachers that are not in the store; None where nobody teaches."""
-    if not how.teachers:
+def _label_bytes(how: Judging) -> Callable[[int], int]:
+    """How many bytes stored labels of so many images take."""
+    taught, classes = how.labelling, len(how.bench.classes)
+
+    def count(images: int) -> int:
+        own = how.protocol.settled(images, classes)
+        return taught.nbytes(images, classes, own) if taught else 0
+
+    return count
+
+
+def _check_taught(how: Judging, rows: Sequence[Row], more: bool) -> None:
+    """Refuse rows that need labels of networks which cannot be made here; `more`: baselines too.
+
+    Raises: StillroomError with the remedy.
+    """
+    if how.labelling is None or how.labelling.teachers:
+        return
+    others = [row.name for row in rows if not how.labelling.of_set(row.digest).carried]
+    if others or more:
+        raise StillroomError(
+            f"{others[0] if others else 'baselines'}: the labels that the set carries are its own "
+            "alone, and those who gave them (other code or data, or a network of somebody's own) "
+            "cannot be made here; name who labels all rows anew: --teachers"
+        )
+
+
+def cost_of_teachers(how: Judging, rows: Sequence[Row]) -> Cost | None:
+    """Count the teachers that are not in the store; None where nobody is asked."""
+    needed: dict[str, Original] = {}
+    left: list[Stage] = [stage for _, stage in _wanted(how, rows)] if how.labelling else []
+    while left:
+        stage = left.pop()
+        left += stage.needs()
+        if isinstance(stage, Original):
+            needed[stage.key()] = stage
+    if not needed:
         return None
-    return cost_of_originals(how.teachers, how.bench, how.machine, how.rt.session, how.store)[0]
+    some = list(needed.values())
+    return cost_of_originals(some, how.bench, how.machine, how.rt.session, how.store)[0]
 
 
 def cost_of(how: Judging, rows: Sequence[Row]) -> Cost:
@@ -167,7 +211,8 @@ def cost_of(how: Judging, rows: Sequence[Row]) -> Cost:
         images = row.ipc * len(how.bench.classes) or len(how.bench.train)
         each = student_flops(how.forward[stage.arch.name], how.protocol, how.bench, images)
         flops += len(stage.seeds) * each
-        steps += len(stage.seeds) * student_steps(how.protocol, images)
+        own = how.protocol.settled(images, len(how.bench.classes), stage.arch.name)
+        steps += len(stage.seeds) * student_steps(own, images)
     students, missing = (sum(len(stage.seeds) for _, stage in some) for some in (wanted, left))
     taken = steps * STEP + (seconds(flops, how.rt) if flops > WORTH_PROBING else 0.0)
     taken /= how.machine.workers
@@ -203,10 +248,12 @@ def judging(
     session: Session,
     images: int,
     made: Distilled | None = None,
+    folder: Path | None = None,
 ) -> Judging:
     """Settle everything that all rows share. `images` of a row only sizes the work.
 
-    `made` is the set whose own teachers teach, where the protocol wants some and nobody names them.
+    `made` is the set in `folder` whose own teachers teach, or whose labels count, where the
+    protocol wants some and nobody names them.
     """
     # By name: of a network asked for twice every student would count twice.
     chosen = tuple({a.name: a for a in (choose_arch(n, bench.size) for n in asked.archs)}.values())
@@ -228,23 +275,12 @@ def judging(
         numerics=asked.numerics,
         students=asked.students,
         models=asked.save_models is not None,
-        teachers=faculty(asked.teachers, made, protocol, bench, store),
+        labelling=labelling(asked.teachers, made, protocol, bench, store, folder),
         forward=forward,
         rt=machines.runtime(machine, asked.numerics, work, session),
         store=store,
         machine=machine,
     )
-
-
-def student_flops(forward: float, protocol: Protocol, bench: Benchmark, images: int) -> float:
-    """Of one student, at every rate that it is trained at; a backward pass is two forward ones."""
-    tests = protocol.checks * (len(bench.test) + (len(bench.val) if bench.val else 0))
-    return forward * (3.0 * protocol.passes * images + tests) * max(1, len(protocol.rates))
-
-
-def student_steps(protocol: Protocol, images: int) -> int:
-    """Training steps of one student, at every rate that it is trained at."""
-    return protocol.passes * -(-images // protocol.batch) * max(1, len(protocol.rates))
 
 
 @dataclass(frozen=True)
@@ -301,8 +337,8 @@ def _score(how: Judging, row: Row, arch: Arch, seeds: tuple[int, ...]) -> Score:
         set_folder=row.folder,
         store=how.store.root,
         models=how.models,
-        teachers=how.teachers,
-        images=row.images if how.teachers else 0,
+        labelling=how.labelling and how.labelling.of_set(row.digest),
+        images=row.images if how.labelling else 0,
     )
 
 
@@ -320,6 +356,8 @@ def _records(how: Judging, row: Row, arch: Arch, score: dict[str, Any]) -> list[
 def _record(
     how: Judging, row: Row, arch: Arch, score: dict[str, Any], rule: Selection, metric: str
 ) -> Record:
+    own = row.labels if how.labelling is None else how.labelling.told(how.protocol.passes)
+    soft = row.label_bytes if how.labelling is None else 0
     return Record(
         benchmark=how.bench.name,
         data_digest=how.bench.digest,
@@ -329,7 +367,7 @@ def _record(
         augment=row.augment if how.protocol.augment == "set" else how.protocol.augment,
         family=row.family,
         set_seed=row.set_seed,
-        labels=f"{how.protocol.labels}:{digest(how.teachers)}" if how.teachers else row.labels,
+        labels=own,
         step=row.step,
         draw=row.draw,
         protocol=how.protocol.id,
@@ -342,11 +380,14 @@ def _record(
         selection=rule,
         source="measured",
         bytes=how.bench.train.nbytes if row.folder is None else row.bytes,
+        label_bytes=soft + score["label_bytes"],
+        teacher_bytes=score["teacher_bytes"],
         seconds=round(score["seconds"], 3),
         memory=score["memory"],
         device=score["made"]["device"],
         numerics=how.numerics + ("" if how.students == "loop" else f"/{how.students}"),
         code=code_digest(Score.sources),
         split=how.bench.split,
+        note=in_a_note(how.accuracies),
         versions={k: str(v) for k, v in score["made"].items() if k != "device"},
     )

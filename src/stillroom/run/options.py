@@ -23,6 +23,9 @@ class Machine(Model):
     allow_drift: bool = Field(
         False, description="resume a snapshot made under other threads, device or torch"
     )
+    allow_guessing: bool = Field(
+        False, description="take given weights that do no better than guessing (NETWORK=WEIGHTS)"
+    )
     minutes: float | None = Field(
         None, gt=0, le=1e6, description="stop cleanly after so long; the same command goes on"
     )

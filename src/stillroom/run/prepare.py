@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
 
-from stillroom.artefacts.originals import Original, OriginalModel
+from stillroom.artefacts.given import settled
+from stillroom.artefacts.opened import open_bench
+from stillroom.artefacts.originals import Original, OriginalModel, pool_of
+from stillroom.artefacts.released import ReleasedStatistics
+from stillroom.artefacts.released_names import Repair
 from stillroom.artefacts.schooling import Schooling
 from stillroom.artefacts.stage import Stage
 from stillroom.artefacts.statistics import FILE, Observed, Statistics
@@ -16,46 +22,75 @@ from stillroom.errors import StillroomError
 from stillroom.run import machine as machines
 from stillroom.run.distil import choose_arch
 from stillroom.run.estimate import Cost, seconds
+from stillroom.run.given import bring, check_given, of_tree
 from stillroom.run.options import Machine
 from stillroom.runtime import Runtime
 from stillroom.session import Session
+
+S = TypeVar("S", bound=Stage)
 
 
 def originals(
     bench: Benchmark, archs: Sequence[str], num: int, schooling: Schooling, store: Store
 ) -> list[Original]:
-    """The stages of `num` models of every network."""
-    chosen = [choose_arch(arch, bench.size) for arch in archs]
-    described = bench.describe()
-    return [
-        Original(schooling, described, arch, i, "float32", store.root)
-        for arch in chosen
-        for i in range(num)
-    ]
+    """The stages of `num` models of every network, with or without given weights."""
+    auto = choose_arch("auto", bench.size)
+    names = [settled(arch, bench, store.root, auto) for arch in archs]
+    return pool_of(names, num, schooling, bench.describe(), auto, store.root)
 
 
 def cost_of_originals(
     wanted: Sequence[Stage], bench: Benchmark, machine: Machine, session: Session, store: Store
 ) -> tuple[Cost, Runtime]:
     """Count the originals that are not in the store, and how it would run; the time is rough."""
-    stages = [stage for stage in wanted if isinstance(stage, Original)]
+    stages = list({s.key(): s for s in wanted if isinstance(s, Original)}.values())
     left = [stage for stage in stages if not store.complete(stage.key())]
     bare = machines.runtime(machine, "float32", 0, session)
     probe = dataclasses.replace(bare, session=Session())
     each = [stage.flops(probe) for stage in left]
     flops, rt = sum(each), bare.sized(max(each, default=0.0))
     taken = seconds(flops, rt) / machine.workers
-    return Cost("original model", len(stages), len(left), flops, taken), rt
+    given = {bool(stage.weights) for stage in left}
+    verb = "to train" if given <= {False} else "to test" if given == {True} else "to train or test"
+    return Cost("original model", len(stages), len(left), flops, taken, verb), rt
+
+
+def costs_of_stages(
+    wanted: Sequence[Stage], bench: Benchmark, machine: Machine, session: Session, store: Store
+) -> list[Cost]:
+    """What of a run comes before it: trained networks, then passes over the real images."""
+    found = [cost_of_originals(wanted, bench, machine, session, store)[0]]
+    passes = [stage for stage in wanted if isinstance(stage, Statistics)]
+    return [*found, cost_of_passes(passes, machine, session, store)] if passes else found
+
+
+def cost_of_passes(
+    passes: Sequence[Statistics], machine: Machine, session: Session, store: Store
+) -> Cost:
+    """Count the passes over the real images whose statistics are not in the store."""
+    left = [stage for stage in passes if not store.complete(stage.key())]
+    rt = dataclasses.replace(machines.runtime(machine, "float32", 0, session), compile=False)
+    probe = dataclasses.replace(rt, session=Session())
+    flops = sum(stage.flops(probe) for stage in left)
+    memory = max((stage.memory(probe) for stage in left), default=0)
+    taken = seconds(flops, rt) / machine.workers
+    return Cost("real-image pass", len(passes), len(left), flops, taken, "to make", memory)
 
 
 def obtain_originals(
     stages: Sequence[Original], machine: Machine, store: Store, rt: Runtime
 ) -> dict[str, list[OriginalModel]]:
-    """The models by network, trained now where they are not in the store."""
+    """The models by network, trained (or tested) now where they are not in the store.
+
+    Raises: StillroomError if given weights are not to be trusted.
+    """
     found: list[OriginalModel] = obtain_all(store, stages, machines.executor(machine), rt)
+    if any(stage.weights for stage in stages):
+        bench = open_bench(stages[0].bench, store.root, rt)
+        check_given(stages, found, bench, machine, rt.session)
     pool: dict[str, list[OriginalModel]] = {}
     for stage, model in zip(stages, found, strict=True):
-        pool.setdefault(stage.arch.name, []).append(model)
+        pool.setdefault(stage.name, []).append(model)
     return pool
 
 
@@ -75,7 +110,32 @@ def obtain_statistics(
     if batch < 1:
         raise StillroomError(f"--seen-batch {batch} must be at least 1")
     parse(augment)
+    if any(model.weights for model in models):
+        obtain_originals(models, machine, store, rt)  # which looks whether they may be trusted
     stages = [Statistics(model, by_class, batch, augment) for model in models]
     found: list[Observed] = obtain_all(store, stages, machines.executor(machine), rt)
+    return _sized(store, stages, found)
+
+
+def obtain_released(
+    models: Sequence[Original],
+    source: Path,
+    repair: Sequence[Repair],
+    by_class: bool,
+    machine: Machine,
+    store: Store,
+    rt: Runtime,
+) -> list[tuple[ReleasedStatistics, Observed, int]]:
+    """What others have released of the same, for models whose weights are given."""
+    stages = of_tree(models, source, repair, by_class)
+    for stage in stages:
+        bring(stage, source, store, rt)
+    obtain_originals(models, machine, store, rt)
+    return _sized(store, stages, [stage.load(store.folder(stage.key())) for stage in stages])
+
+
+def _sized(
+    store: Store, stages: Sequence[S], found: Sequence[Observed]
+) -> list[tuple[S, Observed, int]]:
     sizes = [(store.folder(stage.key()) / FILE).stat().st_size for stage in stages]
     return list(zip(stages, found, sizes, strict=True))

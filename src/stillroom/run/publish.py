@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from stillroom.distilled import Distilled, load, set_bytes
+from stillroom.artefacts.label_shards import MANIFEST, SOFT
+from stillroom.distilled import RELABELS, Distilled, load, set_bytes, set_digest
 from stillroom.errors import StillroomError
 from stillroom.files import (
     TEMPORARY,
@@ -27,10 +28,14 @@ from stillroom.records import LEDGER
 
 SET_FILES = ("meta.json", "data.safetensors")
 EXHIBITS = "exhibits"
+SOFT_NAME = "teacher_logits"  # of the one soft label an image, in other forms
 OTHER_FILES = (
     *("metrics.jsonl", "labels.csv", "run.json"),  # by `publish`
     *(LEDGER, ".records.lock", "report.html"),  # by the verbs that come after it
 )
+# Labels of teachers that the set, or a kept step, carries; or that a killed `prepare` left.
+_LABELS = rf"(steps/[0-9]{{1,9}}/)?({RELABELS}|\.{RELABELS}-.{{8}}{re.escape(TEMPORARY)})"
+_OF_LABELS = rf"{re.escape(MANIFEST)}|{re.escape(SOFT)}|labels-[0-9]{{6}}\.safetensors"
 
 
 def owner_key(folder: Path) -> str | None:
@@ -69,7 +74,19 @@ def publish(artefact: Path, out: Path, key: str, run: dict[str, Any]) -> None:
             shutil.copyfile(ledger, fresh / ledger.name)
             if (out / EXHIBITS).is_dir():
                 shutil.copytree(out / EXHIBITS, fresh / EXHIBITS)
+        for below in [Path(), *(path.relative_to(fresh) for path in fresh.glob("steps/*"))]:
+            _keep_labels(out / below, fresh / below)
         write_json(fresh / "run.json", {**run, "key": key, "bytes": set_bytes(fresh)})
+
+
+def _keep_labels(old: Path, new: Path) -> None:
+    """Take over the labels of teachers that a set carried, where it is the same set again."""
+    try:
+        same = (old / RELABELS).is_dir() and set_digest(old) == set_digest(new)
+    except StillroomError:  # the old one is damaged
+        return
+    if same:
+        shutil.copytree(old / RELABELS, new / RELABELS)
 
 
 def refuse_foreign(out: Path) -> None:
@@ -91,7 +108,8 @@ def _foreign(out: Path) -> str:
     for path in sorted(out.rglob("*")):
         name = path.relative_to(out).as_posix()
         if path.is_dir() and not path.is_symlink():
-            if name not in ("images", "steps", EXHIBITS) and not any(path.iterdir()):
+            own = name in ("images", "steps", EXHIBITS) or re.fullmatch(_LABELS, name)
+            if not own and not any(path.iterdir()):
                 return name
         elif path.is_symlink() or not path.is_file() or not _is_own(name, pictures):
             return name
@@ -110,6 +128,8 @@ def _is_own(name: str, pictures: set[str]) -> bool:
         )
     if parent.startswith("steps/") and is_count(parent.removeprefix("steps/")):
         return file in SET_FILES
+    if re.fullmatch(_LABELS, parent):
+        return re.fullmatch(_OF_LABELS, file) is not None
     return name in pictures
 
 
@@ -164,6 +184,29 @@ def export_folder(data: Distilled, folder: Path) -> None:
     write_atomic(folder / "labels.csv", table.getvalue())
 
 
+def export_labels(data: Distilled, to: str, folder: Path) -> str:
+    """Write what an exported form has room for of the labels of teachers that a set carries.
+
+    Returns a sentence that says what went along and what was left out; empty if it carries none.
+    """
+    if data.relabels is None:
+        return ""
+    if to == "classes":
+        return "labels of teachers are left out: a folder of classes has no place for them"
+    if to == "folder":
+        data.relabels.copy(folder / RELABELS)
+        exact = data.storage == "uint8"
+        rounded = "" if exact else "; they are for the images as stored, PNGs are rounded"
+        return f"labels of teachers in {RELABELS}/, by the row in labels.csv{rounded}"
+    if to == "tensors":
+        _save_tensor(data.relabels.soft(), folder / f"{SOFT_NAME}.pt")
+    where = f"the column {SOFT_NAME}" if to == "hf" else f"{SOFT_NAME}.pt"
+    return (
+        f"one soft label an image, the mean logits of its teachers, in {where}; their labels of "
+        "drawn views are left out, which --to folder takes along"
+    )
+
+
 def export_classes(data: Distilled, folder: Path) -> None:
     """Write `<class>/<n>.png`: a folder that `--data` and `--init-from` read.
 
@@ -185,9 +228,13 @@ def export_tensors(data: Distilled, folder: Path) -> None:
     if data.lr is not None:
         tensors["lr"] = torch.tensor(data.lr)
     for name, value in tensors.items():
-        buffer = io.BytesIO()
-        torch.save(value.clone(), buffer)
-        write_atomic(folder / f"{name}.pt", buffer.getvalue())
+        _save_tensor(value, folder / f"{name}.pt")
+
+
+def _save_tensor(value: Tensor, path: Path) -> None:
+    buffer = io.BytesIO()
+    torch.save(value.clone(), buffer)
+    write_atomic(path, buffer.getvalue())
 
 
 def export_hf(data: Distilled, folder: Path) -> None:
@@ -209,6 +256,9 @@ def export_hf(data: Distilled, folder: Path) -> None:
     if data.label_kind != "hard":
         features["soft_label"] = datasets.Sequence(datasets.Value("float32"))
         columns["soft_label"] = data.labels.tolist()
+    if data.relabels is not None:
+        features[SOFT_NAME] = datasets.Sequence(datasets.Value("float32"))
+        columns[SOFT_NAME] = data.relabels.soft().tolist()
     made = datasets.Dataset.from_dict(columns, features=datasets.Features(features))
     made.to_parquet(str(folder / "train.parquet"))
 

@@ -21,7 +21,7 @@ from stillroom.recipe import from_preset
 from stillroom.run.assess import held_out, measured, without
 from stillroom.run.cells import CELLS, DISTILLATION, MODELS, SCHOOLING, Cell, agrees
 from stillroom.run.distil import Plan, distil, plan
-from stillroom.run.estimate import Cost, seconds
+from stillroom.run.estimate import Cost, seconds, student_flops
 from stillroom.run.fits import full_row
 from stillroom.run.judge import (
     Asked,
@@ -30,7 +30,6 @@ from stillroom.run.judge import (
     cost_of_teachers,
     judge,
     judging,
-    student_flops,
 )
 from stillroom.run.ledger import recorded
 from stillroom.run.options import Machine
@@ -89,7 +88,7 @@ def reproduce(
     numerics = numerics or cell.numerics
     how = _judging(cell, bench, store, machine, session, numerics)
     rows, final = _made(cell, how, session)
-    if (taught := cost_of_teachers(how)) is not None and taught.left:
+    if (taught := cost_of_teachers(how, rows)) is not None and taught.left:
         session.say(taught.in_words())
     session.say(cost_of(how, rows).in_words())
     records = [record for student in judge(how, rows) for record in student.records]
@@ -124,9 +123,10 @@ def plan_of(
         if wanted := planned.stage.wants():
             cost, _ = cost_of_originals(list(wanted.values()), bench, machine, session, store)
             found.append(("originals", cost.in_words()))
-        used = [[s.arch.name, s.index] for s in wanted.values() if isinstance(s, Original)]
-    if (taught := cost_of_teachers(how)) is not None:
-        found.append(("teachers", taught.in_words()))
+        used = [[s.name, s.index] for s in wanted.values() if isinstance(s, Original)]
+    if how.labelling is not None:
+        cost, _ = cost_of_originals(how.labelling.teachers, bench, machine, session, store)
+        found.append(("teachers", cost.in_words()))
     images = cell.ipc * len(bench.classes) or len(bench.train)
     students = cell.students * len(cell.rows)
     flops = students * sum(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from stillroom.artefacts.store import Store, obtain
 from stillroom.config import DSA
 from stillroom.data.benchmarks import Benchmark
-from stillroom.distilled import load, set_bytes, set_digest
+from stillroom.distilled import label_bytes, load, set_bytes, set_digest
 from stillroom.errors import StillroomError, TooFewImagesError
 from stillroom.evaluation.score import FULL
 from stillroom.files import canonical, sha256
@@ -34,7 +35,8 @@ class Row:
 
     `folder` is None for the full training data. `digest` identifies what students see, `family`
     the set's recipe but for its seed, which is `set_seed`, `augment` what the set wants students to
-    be trained with, `labels` the kind of label that it has, `images` how many images.
+    be trained with, `labels` the kind of label that it has, `images` how many images. `bytes` are
+    those of its images and hard labels, `label_bytes` of soft labels of its own.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Row:
     set_seed: int | None = None
     labels: LabelKind = "hard"
     images: int = 0
+    label_bytes: int = 0
 
 
 def row_of(
@@ -60,9 +63,10 @@ def row_of(
     family, seed = "", recipe.get("seed") if isinstance(recipe, dict) else None
     if isinstance(recipe, dict) and isinstance(seed, int) and 0 <= seed < 2**63:
         family = sha256(canonical({k: v for k, v in recipe.items() if k != "seed"}))[:16]
-    seen = (set_digest(folder), set_bytes(folder), data.augment, family)
-    set_seed = seed if family else None
-    return Row(name, folder, ipc, step, draw, *seen, set_seed, data.label_kind, len(data))
+    soft, set_seed = label_bytes(folder), seed if family else None
+    seen = (set_digest(folder), set_bytes(folder) - soft, data.augment, family)
+    labels = (data.label_kind, len(data), soft)
+    return Row(name, folder, ipc, step, draw, *seen, set_seed, *labels)
 
 
 @dataclass(frozen=True)
@@ -117,8 +121,12 @@ def baseline_rows(maker: Maker, ipc: int) -> list[Row]:
     return rows
 
 
-def real_jpeg_rows(maker: Maker, ipc: int, budget: int) -> list[Row]:
+def real_jpeg_rows(
+    maker: Maker, ipc: int, budget: int, labels: Callable[[int], int] = lambda images: 0
+) -> list[Row]:
     """Random real images kept as JPEG: as many as the set has, and as many as its bytes hold.
+
+    labels(images): bytes of the labels of teachers that they get, which are part of the budget.
 
     Where the two counts are far apart, their geometric mean too. They are JPEGs of the images as
     they were decoded and resized here, and their bytes are those on disk, of every draw.
@@ -135,7 +143,7 @@ def real_jpeg_rows(maker: Maker, ipc: int, budget: int) -> list[Row]:
         ]
 
     def needed(count: int) -> int:
-        return max(row.bytes for row in drawn(count))
+        return max(row.bytes + labels(row.images) for row in drawn(count))
 
     first = needed(ipc)
     if first > budget:

@@ -138,6 +138,15 @@ def test_padded_crops_are_uniform() -> None:
         padded_crops(1, (8, 8), -1, 0)
 
 
+def test_a_policy_of_padded_crops() -> None:
+    """Crops are those of `padded_crops`; without them a policy dumps as it always did."""
+    drawn = draw(Policy(size=32, scale=(1.0, 1.0), padding=4), 9, (32, 32), 0, "some")
+    assert torch.equal(drawn.crops, padded_crops(9, (32, 32), 4, 0, "some"))
+    assert "padding" not in Policy(size=32).model_dump()
+    with pytest.raises(ValidationError, match="padding=4 is a crop of another kind"):
+        Policy(size=32, padding=4)
+
+
 def test_jitter_reaches_both_ends() -> None:
     drawn = {jitter(0, 2, seed) for seed in range(200)}
     assert drawn == {(a, b) for a in range(3) for b in range(3)}

@@ -88,7 +88,9 @@ def test_matching_losses_are_zero_of_the_real_images_themselves(
         preprocess=bench.preprocess,
     )
     rt = Runtime(device=torch.device("cpu"))
-    found = {m.name: m.value for m in _of_matching(resolve("convnet1-w4"), made, bench, rows, rt)}
+    arch = resolve("convnet1-w4")
+    matching = _of_matching(arch, made, bench, rows, rt, arch.name)
+    found = {m.name: m.value for m in matching}
     assert found["feature-matching-loss"] == pytest.approx(0, abs=1e-6)
     assert found["gradient-matching-loss"] < 0.5  # 1e-6 is added to the norms
 

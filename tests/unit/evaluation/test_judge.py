@@ -297,7 +297,7 @@ def test_the_bytes_that_jpegs_fill_are_the_sets_own(bench, store, tmp_path, monk
 
     large(bench, store, tmp_path, copies=5)
     budgets = []
-    monkeypatch.setattr(judge, "real_jpeg_rows", lambda maker, ipc, n: budgets.append(n) or [])
+    monkeypatch.setattr(judge, "real_jpeg_rows", lambda *of: budgets.append(of[2]) or [])
     for baselines in (False, True):
         how = changed(asked("convnet1-w4"), seeds=1, real_jpegs=True, baselines=baselines)
         judge.prepared(tmp_path / "big", bench, how, Store(store), Machine(threads=1), Session())

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from stillroom.cite import PAPERS
 from stillroom.config import DSA
 from stillroom.errors import StillroomError
-from stillroom.evaluation.protocol import QUIRKS, Protocol
+from stillroom.evaluation.protocol import QUIRKS, Protocol, View
 from stillroom.evaluation.published import PROTOCOLS, find_protocol
 
 # A number in the ledger quotes these: a protocol that changes gets another version.
@@ -28,8 +28,24 @@ FROZEN = {
     "edc@1": "07bb0ae942da",
     "edc-released@1": "4c89ac58a386",
     "edc-cifar10@1": "352c0caea3af",
+    "edc-cifar10-released@1": "064855f6d7b2",
+    "edc-cifar100@1": "1d11228dd4b4",
+    "edc-cifar100-released@1": "efe04a2fa82a",
+    "edc-tiny@1": "0cce2dd91a13",
+    "edc-tiny-released@1": "3710a327f0b2",
+    "edc-imagenet10@1": "4b7071607211",
+    "edc-imagenet10-released@1": "84a521cabc2a",
+    "gvbsm@1": "197ad4d3e8fc",
     "gvbsm-cifar10@1": "32260a801fb9",
+    "gvbsm-cifar100@1": "1177bc51207e",
+    "gvbsm-tiny@1": "ca77092412f7",
     "sre2l@1": "4964d4596450",
+    "sre2l@2": "8255fcc78695",
+    "sre2l-cifar100@1": "ee7dcc402cd6",
+    "sre2l-tiny@1": "7505e97f44f5",
+    "cda@1": "648039639d4f",
+    "rded@1": "fe8ebe3e4758",
+    "rded-cifar100-convnet@1": "852a530f778c",
     "search@1": "c689c56b24a4",
 }
 
@@ -74,7 +90,8 @@ def test_the_hash_covers_what_changes_a_number_and_nothing_else() -> None:
     assert vico.model_copy(update=words).digest() == vico.digest()
     for field in type(vico).model_fields:
         if field not in words:
-            assert vico.model_copy(update={field: "?"}).digest() != vico.digest(), field
+            other = View(scale=(0.5, 1.0)) if field == "view" else "?"
+            assert vico.model_copy(update={field: other}).digest() != vico.digest(), field
 
 
 def test_fields_that_came_later_change_no_key_at_their_defaults() -> None:
@@ -126,8 +143,55 @@ def test_epochs_of_vico() -> None:
     assert PROTOCOLS["vico@1"].check_epochs() == [201, 401, 601, 801, 1001]
 
 
+@pytest.mark.parametrize(
+    ("classes", "batches"),  # with 1, 10 and 50 images a class
+    [(10, (10, 50, 100)), (100, (20, 100, 200)), (200, (100, 100, 100)), (1000, (20, 100, 200))],
+)
+def test_the_batches_of_rded(classes: int, batches: tuple[int, int, int]) -> None:
+    """The evaluation specification, 4.3; other images a class than these have no rule there."""
+    rded = PROTOCOLS["rded@1"]
+    found = [rded.settled(ipc * classes, classes, "convnet3-bn").batch for ipc in (1, 10, 50)]
+    assert tuple(found) == batches
+    assert rded.settled(20 * classes, classes, "convnet3-bn").batch == batches[1]
+    edc = PROTOCOLS["edc@1"]
+    assert edc.settled(classes, classes, "imagenet/alexnet") == edc
+
+
+def test_the_rates_of_rded() -> None:
+    """By network, whichever library it is of; 4.4."""
+    told = {
+        "resnet18-bn": 1e-3, "imagenet/resnet18": 1e-3, "torchvision/resnet101": 1e-3,
+        "convnet3-bn": 1e-3, "imagenet/efficientnet_b0": 2e-3, "imagenet/mobilenet_v2": 2.5e-3,
+        "vgg11-bn": 5e-4, "alexnet": 1e-4, "imagenet/alexnet": 1e-4, "torchvision/vit_b_16": 1e-4,
+        "torchvision/swin_v2_t": 1e-4, "torchvision/swin_t": 1e-3,
+    }  # fmt: skip
+    rded = PROTOCOLS["rded@1"]
+    assert {name: rded.settled(10, 10, name).lr for name in told} == told
+    assert rded.settled(10, 10, "alexnet").rates_of(None) == (1e-4,)
+
+
+def test_what_rded_and_edc_test_is_late() -> None:
+    """RDED after epochs 249, 259 ... 299, counted from 0; EDC's CIFAR-10 every ten after 800."""
+    assert PROTOCOLS["rded@1"].check_epochs() == list(range(250, 301, 10))
+    assert PROTOCOLS["edc-cifar10-released@1"].check_epochs() == list(range(810, 1001, 10))
+    assert find_protocol("rded@1+epochs=2").check_epochs() == [2]
+
+
+def test_views_of_rded_and_of_sre2l() -> None:
+    shown, small = PROTOCOLS["rded@1"].view, PROTOCOLS["sre2l-cifar100@1"].view
+    assert shown is not None
+    assert small is not None
+    made = {size: shown.policy(size) for size in (32, 64, 128, 224)}
+    assert {size: (p.shuffle, p.scale) for size, p in made.items()} == {
+        32: (1, (1.0, 1.0)), 64: (1, (1.0, 1.0)), 128: (2, (0.5, 1.0)), 224: (2, (0.5, 1.0)),
+    }  # fmt: skip
+    policy = small.policy(32)
+    assert (policy.padding, policy.mix, policy.beta) == (4, "mixup", 0.8)
+
+
 def test_names() -> None:
     assert find_protocol("vico") is PROTOCOLS["vico@1"]
+    assert find_protocol("sre2l") is PROTOCOLS["sre2l@2"]
     short = find_protocol("vico@1+epochs=3")
     assert (short.id, short.passes, short.check_epochs()) == ("vico@1+epochs=3", 4, [2, 3, 4])
     assert short.digest() != PROTOCOLS["vico@1"].digest()
@@ -175,6 +239,8 @@ def test_every_protocol_explains_itself(name: str) -> None:
         ({"t_squared": True}, "t_squared belongs to loss kl"),
         ({"loss": "kl"}, "labels of teachers are for losses other than ce"),
         ({"labels": "logits"}, "labels of teachers are for losses other than ce"),
+        ({"batches": {"by_ipc": [(1, 2)], "twice": (), "fixed": ()}}, "batches belong to labels"),
+        ({"lr": "set", "rates": (0.1,), "by_arch": [("mlp", 0.1)]}, "by_arch belongs to a rate"),
     ],
     ids=str,
 )

@@ -12,6 +12,7 @@ import torch
 
 from stillroom.artefacts.executor import Serial
 from stillroom.artefacts.labels import Relabels
+from stillroom.artefacts.opened import nets_for
 from stillroom.artefacts.originals import opened
 from stillroom.artefacts.relabels import teachers_of
 from stillroom.artefacts.store import Store, obtain
@@ -27,8 +28,8 @@ from stillroom.run.distil import distil, plan
 from stillroom.run.fits import check_row, full_row
 from stillroom.run.judge import Asked, cost_of_teachers, evaluate, prepared
 from stillroom.run.options import Machine
-from stillroom.run.teachers import Faculty, faculty
-from stillroom.runtime import Runtime
+from stillroom.run.teachers import Faculty, faculty, labelling
+from stillroom.runtime import COMPILE_FLOPS, Runtime
 from stillroom.session import Session
 from stillroom.tables import lines
 
@@ -90,7 +91,7 @@ def test_online_teachers_say_what_they_say_of_the_view(
     data, rt = load(made), Runtime(torch.device("cpu"))
     stages = faculty(Faculty(), data, ONLINE, bench, Store(store))
     models = [obtain(Store(store), stage, Serial(), rt) for stage in stages]
-    teachers = teachers_of(stages, data.preprocess, bench.describe(), store, rt)
+    teachers = teachers_of(stages, data.preprocess, bench.describe(), store, 1, rt)
     source = online(data, ONLINE.view.policy(bench.size), teachers, rt)
     training = Training(
         epochs=4, batch=4, lr=1e-3, momentum=0.9, weight_decay=0.0, schedule="constant",
@@ -106,25 +107,42 @@ def test_online_teachers_say_what_they_say_of_the_view(
     assert torch.equal(again.images, seen[1, 1][0].images)
 
 
+def test_online_teachers_are_compiled_where_their_own_work_repays_it(
+    bench: Benchmark, store: Path, made: Path
+) -> None:
+    """Whatever the students are: by a forward of every view, for each of the teachers."""
+    data, rt = load(made), Runtime(torch.device("cpu"), by_size=True, numerics="bf16")
+    stages = faculty(Faculty(), data, ONLINE, bench, Store(store))
+    forward = sum(nets_for(s.arch, bench, rt).forward_flops() for s in stages)
+    enough = int(len(stages) * COMPILE_FLOPS / forward) + 1
+    for views, compiled in ((enough, True), (enough - 2, False)):
+        found = teachers_of(stages, data.preprocess, bench.describe(), store, views, rt)
+        made_for = {(t.nets.nets.rt.compile, t.nets.nets.rt.numerics) for t in found}
+        assert made_for == {(compiled, "float32")}
+    off = Runtime(torch.device("cpu"))
+    (one, *_) = teachers_of(stages, data.preprocess, bench.describe(), store, 10**15, off)
+    assert not one.nets.nets.rt.compile
+
+
 def test_named_teachers_take_the_place_of_the_sets_own(
     bench: Benchmark, store: Path, made: Path
 ) -> None:
     given = Faculty(archs=("mlp",), num=2, schooling="default+epochs=2+batch=8")
-    how, _ = prepared(made, bench, asked(STORED, teachers=given), Store(store), MACHINE, Session())
-    assert [(t.arch.name, t.index, t.schooling.epochs) for t in how.teachers] == [
+    how, rows = prepared(
+        made, bench, asked(STORED, teachers=given), Store(store), MACHINE, Session()
+    )
+    assert how.labelling is not None
+    assert [(t.arch.name, t.index, t.schooling.epochs) for t in how.labelling.teachers] == [
         ("mlp", 0, 2), ("mlp", 1, 2),
     ]  # fmt: skip
-    cost = cost_of_teachers(how)
+    cost = cost_of_teachers(how, rows)
     assert cost is not None
     assert (cost.total, cost.left) == (2, 2)
-    own, _ = prepared(made, bench, asked(STORED), Store(store), MACHINE, Session())
-    cost = cost_of_teachers(own)
+    cost = cost_of_teachers(*prepared(made, bench, asked(STORED), Store(store), MACHINE, Session()))
     assert cost is not None
     assert cost.left == 0, "those that recovered the set are there"
-    plain, _ = prepared(
-        made, bench, asked(find_protocol("quick@1")), Store(store), MACHINE, Session()
-    )
-    assert cost_of_teachers(plain) is None
+    plain = asked(find_protocol("quick@1"))
+    assert cost_of_teachers(*prepared(made, bench, plain, Store(store), MACHINE, Session())) is None
 
 
 def test_who_cannot_be_told_is_one_line(
@@ -149,20 +167,20 @@ def test_who_cannot_be_told_is_one_line(
         with pytest.raises(StillroomError, match=told):
             faculty(Faculty(), some, STORED, bench, Store(store))
     with pytest.raises(StillroomError, match="no full-data row"):
-        faculty(Faculty(), None, STORED, bench, Store(store))
+        labelling(Faculty(), None, STORED, bench, Store(store))
     with pytest.raises(StillroomError, match="no full-data row"):
-        check_row(full_row(bench), bench, STORED)
+        check_row(full_row(bench), bench, STORED, taught=True)
     with pytest.raises(StillroomError, match="--teachers belong to protocols"):
-        faculty(Faculty(archs=("mlp",)), data, find_protocol("quick@1"), bench, Store(store))
+        labelling(Faculty(archs=("mlp",)), data, find_protocol("quick@1"), bench, Store(store))
     with pytest.raises(StillroomError, match="belong to --teachers"):
         faculty(Faculty(num=2), data, STORED, bench, Store(store))
 
 
 def test_published_protocols_of_teachers_are_whole() -> None:
     taught = {p.id: p for p in PROTOCOLS.values() if p.view is not None}
-    assert sorted(taught) == [
-        "edc-cifar10@1", "edc-released@1", "edc@1", "gvbsm-cifar10@1", "sre2l@1",
-    ]  # fmt: skip
+    assert {name.partition("@")[0].partition("-")[0] for name in taught} == {
+        "cda", "edc", "gvbsm", "rded", "sre2l",
+    }  # fmt: skip
     assert json.loads(taught["edc@1"].model_dump_json())["view"]["mix"] == "cutmix"
     sides = {s: taught["edc@1"].view.policy(s).size for s in (8, 224)}
     assert sides == {8: 8, 224: 224}

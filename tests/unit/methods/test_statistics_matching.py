@@ -21,6 +21,7 @@ from stillroom.errors import StillroomError
 from stillroom.methods.base import Optim, Outer, Synth
 from stillroom.methods.context import RunContext
 from stillroom.methods.distil import Distil
+from stillroom.methods.mosaics import Mosaics
 from stillroom.methods.observers import aims, observer, view
 from stillroom.methods.statistics_matching import StatisticsMatching
 from stillroom.nets.ensemble import Nets
@@ -39,7 +40,11 @@ def method(**given: Any) -> StatisticsMatching:
 
 
 def context(
-    made: StatisticsMatching, bench: Benchmark, store: Path, chunk: int = 0, steps: int = 5
+    made: StatisticsMatching | Mosaics,
+    bench: Benchmark,
+    store: Path,
+    chunk: int = 0,
+    steps: int = 5,
 ) -> RunContext:
     rt = Runtime(device=torch.device("cpu"), threads=1)
     arch = resolve(ARCHS[0])
@@ -237,6 +242,9 @@ def test_dropped_convolutions(bench: Benchmark, store: Path) -> None:
             target = [module.running_mean, module.running_var]
             total = total + apart(numbers(seen[name], False), target)
     assert float(loss(none, ctx, state)) == pytest.approx(float(total), rel=1e-5)
+    bare = net_of(ctx, 1)(state.images)  # without norms: nothing but the labels is left
+    alone = float(F.cross_entropy(bare, state.labels))
+    assert float(loss(none, ctx, state, 1)) == pytest.approx(alone, rel=1e-5)
     half = method(conv_drop=0.5)
     ctx = context(half, bench, store)
     drawn = [half._dropped(ctx, observer(ctx, 0, "all"), it) for it in range(200)]
@@ -377,6 +385,22 @@ def test_from_noise_to_images_with_pixels(bench: Benchmark, store: Path) -> None
     assert kept.augment == "crop_flip"
 
 
+def test_mosaics_to_start_from_are_those_of_rded(bench: Benchmark, store: Path) -> None:
+    """In whichever chunk an image lies; scored by networks of their own, or by the observers."""
+    crops = {"factor": 2, "pool": 12, "crops": 2}
+    for scorers in ((ARCHS[1],), ()):
+        made = method(init="mosaics", scorers=scorers, crops=crops, layers="norms", targets="whole")
+        whole = Mosaics(observers=scorers or ARCHS, schooling=made.schooling, crops=crops)
+        ctx = context(whole, bench, store)
+        wanted = whole.start(ctx, torch.arange(6)).images
+        for chunk, rows in enumerate(torch.arange(6).split(2)):
+            found = made.start(context(made, bench, store, chunk), rows).images
+            assert torch.equal(found.detach(), wanted[rows])
+    for unread in ({"scorers": ARCHS}, {"crops": crops}):
+        with pytest.raises(ValidationError, match="scorers and crops belong to init mosaics"):
+            method(**unread)
+
+
 def test_step_sizes_of_a_cosine() -> None:
     rates = [ADAM.rate(i, 100) for i in (0, 50, 99)]
     assert rates[0] == 0.05
@@ -388,3 +412,9 @@ def test_step_sizes_of_a_cosine() -> None:
 def test_new_fields_leave_old_keys_alone() -> None:
     assert sorted(Optim().model_dump()) == ["kind", "lr", "momentum"]
     assert Optim(**ADAM.model_dump()) == ADAM
+    plain = method().model_dump(mode="json")
+    assert not {"scorers", "crops"} & set(plain)
+    assert StatisticsMatching(**plain) == method()
+    assert {"scorers", "crops"} <= set(
+        method(init="mosaics", scorers=ARCHS, crops={"pool": 5}).model_dump()
+    )

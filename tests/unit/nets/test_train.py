@@ -300,6 +300,26 @@ def test_every_piece_draws_its_own_dropout(monkeypatch: pytest.MonkeyPatch) -> N
 # -- sources -------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("backend", ["loop", "vmap"])
+def test_norms_that_move_twice(backend: str) -> None:
+    """Of one batch 0.81 of the old and 0.19 of its own statistics; the weights do not feel it."""
+    one = replace(PLAIN, epochs=1, batch=IMAGES)
+    made = {}
+    for twice in (False, True):
+        nets = nets_of("convnet1-w4-bn", backend).make(2, 0, "net")
+        train(nets, data(), replace(one, norms_twice=twice), [1, 2])
+        made[twice] = nets
+    for i in range(2):
+        (once, norms), (again, moved) = (made[t].member(i) for t in (False, True))
+        assert all(torch.equal(once[name], again[name]) for name in once)
+        means = [name for name in norms if name.endswith("running_mean")]
+        assert means
+        for name in means:
+            assert torch.allclose(moved[name], 1.9 * norms[name], rtol=1e-12)
+            spread = name.replace("mean", "var")
+            assert torch.allclose(moved[spread], 0.81 + 1.9 * (norms[spread] - 0.9), rtol=1e-12)
+
+
 def test_an_epoch_of_images_is_every_image_once_in_a_keyed_order() -> None:
     one = Images(lambda rows: rows.view(-1, 1, 1, 1).float(), torch.arange(IMAGES), 1)
     bare = replace(PLAIN, augment=parse("none"))

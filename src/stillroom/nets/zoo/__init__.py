@@ -23,6 +23,8 @@ from stillroom.nets.zoo.names import (
     known_names,
     of_library,
     parse,
+    refuse_weights,
+    split_weights,
 )
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ __all__ = [
     "known_names",
     "of_library",
     "resolve",
+    "split_weights",
 ]
 
 MAX_NAME = 200  # letters of a qualified name; a record holds 300
@@ -152,6 +155,7 @@ def resolve(arch: str | Callable[..., object]) -> Arch:
     from torch import nn
 
     if isinstance(arch, str):
+        refuse_weights(arch)
         if ":" not in arch:
             return Arch(canonical(arch))
         arch = _import(arch)

@@ -132,6 +132,7 @@ def parse(name: str) -> Spec:
         raise StillroomError(f"arch={name!r} is not a network name; write e.g. 'convnet3'")
     if len(name) > MAX_LETTERS:  # metadata of foreign sets hold names too
         raise StillroomError(f"arch={name[:40]!r}... is not a network name; it is too long")
+    refuse_weights(name)
     library, _, model = name.strip().lower().partition("/")
     if library in LIBRARIES:
         return _of_library(name, library, model)
@@ -159,6 +160,16 @@ def parse(name: str) -> Spec:
     )
 
 
+def split_weights(name: str) -> tuple[str, str]:
+    """Split `NETWORK=WEIGHTS`, a trained network, into both; without weights the second is empty.
+
+    >>> split_weights("imagenet/resnet18=published"), split_weights("convnet3")
+    (('imagenet/resnet18', 'published'), ('convnet3', ''))
+    """
+    network, _, weights = name.partition("=")
+    return network, weights
+
+
 def canonical(name: str) -> str:
     """Return the one spelling of `name` that keys and records hold.
 
@@ -175,6 +186,18 @@ def canonical(name: str) -> str:
 def of_library(name: str) -> bool:
     """Return whether a canonical name is that of a network in torchvision or timm."""
     return name.partition("/")[0] in LIBRARIES
+
+
+def refuse_weights(name: str) -> None:
+    """Refuse a name that goes on with weights where networks begin afresh.
+
+    Raises: StillroomError.
+    """
+    network, weights = split_weights(name)
+    if weights:
+        raise StillroomError(
+            f"arch={name[:80]!r} names weights, and networks begin afresh here; write {network!r}"
+        )
 
 
 def depth_for(size: int) -> int:

@@ -209,6 +209,18 @@ def _state_dict(path: Path, found: Any) -> dict[str, Tensor]:
     return dict(found)
 
 
+def _of_classes(key: str, value: Tensor, targets: Mapping[str, Tensor]) -> str:
+    """What a head of another height says, which is the usual misfit."""
+    head = list(targets)[-1].rpartition(".")[0]
+    target = targets[key]
+    if key.rpartition(".")[0] != head or value.shape[1:] != target.shape[1:]:
+        return ""
+    return (
+        f"it tells {value.shape[0]} classes apart and the data have {target.shape[0]}: name "
+        "weights of these data, or "
+    )
+
+
 def _fitting(
     path: Path, targets: Mapping[str, Tensor], state: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
@@ -224,7 +236,8 @@ def _fitting(
         if value.shape != target.shape:
             raise StillroomError(
                 f"{path}: {key!r} is {list(value.shape)} and in the network {list(target.shape)}; "
-                "build it for the classes and channels of the file"
+                f"{_of_classes(key, value, targets)}build it for the classes and channels of the "
+                "file"
             )
         odd = value.layout != torch.strided or value.is_quantized or value.is_complex()
         if odd or value.is_floating_point() != target.is_floating_point():
