@@ -126,14 +126,14 @@ def test_every_row_prints_its_plan(
     assert not list((tmp_path / "store").glob("*/"))
 
 
-def small(row: str, network: str, *more: str) -> list[str]:
+def small(row: str, network: str, schooling: str, *more: str) -> list[str]:
     """The recipe, on small networks and for a few steps, with its evaluation."""
     value = read_yaml(next(r.path for r in packaged() if r.name == row))
     method, (spec,) = value["method"], value["evaluate"]
     epochs = spec["protocol"].partition("+")[0] + "+epochs=1"
     changes = [
         f"arch={network}",
-        "method.schooling=default+epochs=1+batch=64",
+        f"method.schooling={schooling}",
         f"outer.steps={min(2, value['outer']['steps'])}",
         f"evaluate.0.protocol={epochs}",
         "evaluate.0.seeds=1",
@@ -158,7 +158,7 @@ def check(folder: Path, row: str) -> None:
 def test_each_method_runs_on_the_digits(method: str, tmp_path: Path) -> None:
     """Squeeze, recover, labels by teachers, a student under the method's own protocol."""
     row, net = f"{method}/cifar10-ipc1", "convnet1-w4-bn"
-    line = small(row, net, f"method.observers=[{net}]")
+    line = small(row, net, "default+epochs=1+batch=64", f"method.observers=[{net}]")
     where = ["--data", "digits", "--out", f"{tmp_path}/set", "--store", f"{tmp_path}/store"]
     assert run(["distill", *line, *where, "--threads", "1", "--quiet"]) == 0
     check(tmp_path / "set", row)
@@ -182,9 +182,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("ipc", IPCS)
 @pytest.mark.parametrize("method", DECOUPLED)
 def test_recipes_of_imagenet_run_on_a_small_folder(method: str, ipc: int, photos: Path) -> None:
-    """All stages, with the networks of ImageNet as they are after an epoch of chance."""
+    """All stages, with the networks of ImageNet about as they begin; their norms have settled."""
     row = f"{method}/imagenet-1k-ipc{ipc}"
-    line = small(row, "imagenet/resnet18")
+    line = small(row, "imagenet/resnet18", "default+epochs=3+batch=16+lr=0.001")
     line = [x.replace("pool=40", "pool=205") for x in line]  # crops of so many for 50 mosaics
     out = photos / row.replace("/", "-")
     where = ["--data", f"{photos}/data", "--size", "64", "--out", str(out)]
