@@ -130,6 +130,7 @@ class Expert(Stage):
 
         Raises: StillroomError if it diverges.
         """
+        rt = dataclasses.replace(rt, numerics=self.numerics)  # whatever it is made for
         followed = dataclasses.replace(self, schooling=self.trained, whole=True)
         work = Work(followed, out, rt.sized(self.flops(rt)))
         rows = _rows(out / TRAJECTORY, (len(self.epochs), len(flat(work.now()))))
@@ -150,6 +151,12 @@ class Expert(Stage):
         bench, s = open_bench(self.bench, self.store, rt), self.trained
         images = 3.0 * s.passes * s.looks * len(bench.train) + len(bench.test)
         return images * nets_for(self.arch, bench, rt).forward_flops()
+
+    def nbytes(self, rt: Runtime) -> int:
+        """Bytes of the array: four a parameter and epoch that is kept."""
+        bench = open_bench(self.bench, self.store, rt)
+        params = nets_for(self.arch, bench, rt).make(1, self.index, self.kind).member(0)[0]
+        return 4 * len(self.epochs) * sum(value.numel() for value in params.values())
 
     def load(self, folder: Path) -> Trajectory:
         """The way it went; rows stay on disk until they are asked for.

@@ -159,6 +159,11 @@ class TrajectoryMatching(Method):
             )
         return found
 
+    def renamed(self, rename: Callable[[str], str]) -> TrajectoryMatching:
+        """The network that looks under another name."""
+        areas = self.areas.model_copy(update={"net": rename(self.areas.net)})
+        return self.model_copy(update={"areas": areas}) if self.areas.beta is not None else self
+
     def image_forwards(self, classes: int, ipc: int) -> float:
         """A gradient and the gradient of a gradient a step of the student: three and nine."""
         return 12.0 * self.inner * min(self.batch, classes * ipc)
