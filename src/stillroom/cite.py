@@ -32,6 +32,38 @@ PAPERS = {
   year      = {2022},
   note      = {arXiv:2203.11932}
 }""",
+    "du2023ftd": """@inproceedings{du2023ftd,
+  title     = {Minimizing the Accumulated Trajectory Error to Improve Dataset Distillation},
+  author    = {Du, Jiawei and Jiang, Yidi and Tan, Vincent Y. F. and Zhou, Joey Tianyi
+               and Li, Haizhou},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year      = {2023},
+  note      = {arXiv:2211.11004}
+}""",
+    "cui2023tesla": """@inproceedings{cui2023tesla,
+  title     = {Scaling Up Dataset Distillation to {ImageNet-1K} with Constant Memory},
+  author    = {Cui, Justin and Wang, Ruochen and Si, Si and Hsieh, Cho-Jui},
+  booktitle = {International Conference on Machine Learning},
+  year      = {2023},
+  note      = {arXiv:2211.10586}
+}""",
+    "li2024pad": """@misc{li2024pad,
+  title  = {Prioritize Alignment in Dataset Distillation},
+  author = {Li, Zekai and Guo, Ziyao and Zhao, Wangbo and Zhang, Tianle and Cheng, Zhi-Qi
+            and Khaki, Samir and Zhang, Kaipeng and Sajedi, Ahmad and Plataniotis, Konstantinos N.
+            and Wang, Kai and You, Yang},
+  year   = {2024},
+  note   = {arXiv:2408.03360}
+}""",
+    "wang2025edf": """@inproceedings{wang2025edf,
+  title     = {Emphasizing Discriminative Features for Dataset Distillation in Complex Scenarios},
+  author    = {Wang, Kai and Li, Zekai and Cheng, Zhi-Qi and Khaki, Samir and Sajedi, Ahmad
+               and Vedantam, Ramakrishna and Plataniotis, Konstantinos N. and Hauptmann, Alexander
+               and You, Yang},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year      = {2025},
+  note      = {arXiv:2410.17193}
+}""",
     "guo2024datm": """@inproceedings{guo2024datm,
   title     = {Towards Lossless Dataset Distillation via Difficulty-Aligned Trajectory Matching},
   author    = {Guo, Ziyao and Wang, Kai and Cazenavette, George and Li, Hui and Zhang, Kaipeng

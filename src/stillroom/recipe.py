@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, field_validator
 
+from stillroom.artefacts.schooling import Schooling
 from stillroom.config import DSA, Model
 from stillroom.errors import StillroomError, suggest
 from stillroom.files import read_limited
@@ -275,7 +276,21 @@ def _suit(base: dict[str, Any], known: str) -> None:
     augment = METHODS[method["kind"]].model_fields.get("augment")
     if augment is not None and method.get("augment", augment.default) == DSA:
         method["augment"] = named.augment
+        own = METHODS[method["kind"]].model_fields.get("schooling")
+        followed = method.get("schooling", own.default if own else None)
+        if not isinstance(followed, str | None) and dict(followed).get("augment") == DSA:
+            method["schooling"] = {**dict(followed), "augment": named.augment}
     base["arch"] = named.arch
+
+
+def as_students(schooling: Schooling, known: str | None) -> Schooling:
+    """The same with the augmentation that students of known data see, where it has theirs."""
+    from stillroom.data.named import NAMED
+
+    named = NAMED.get(known or "")
+    if named is None or schooling.augment != DSA:
+        return schooling
+    return schooling.model_copy(update={"augment": named.augment})
 
 
 def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

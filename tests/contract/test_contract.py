@@ -25,6 +25,7 @@ from stillroom.methods.mosaics import Mosaics
 from stillroom.methods.outer import outer_loop
 from stillroom.methods.selection import Selection
 from stillroom.methods.statistics_matching import StatisticsMatching
+from stillroom.methods.trajectory_matching import TrajectoryMatching
 from stillroom.nets.ensemble import Nets
 from stillroom.nets.zoo import resolve
 from stillroom.recipe import method_class, validate
@@ -35,6 +36,12 @@ from stillroom.session import Interrupted, Session
 
 ARCH = "convnet1-w8"
 SEEN = {"observers": ("convnet1-w4-bn",), "schooling": {"epochs": 1, "batch": 8}}
+FOLLOWED = {
+    "experts": 2,
+    "schooling": {"epochs": 3, "batch": 8, "lr": 0.05, "schedule": "constant", "rho": 0.01},
+    "inner": 3,
+    "batch": 3,
+}
 METHODS: list[Method] = [
     DistributionMatching(batch_real=8),
     DistributionMatching(batch_real=8, init="noise", augment="none", nets=2),
@@ -45,6 +52,21 @@ METHODS: list[Method] = [
     StatisticsMatching(**SEEN, batch=2, flat={"weight": 0.25}, conv_drop=0.5),
     StatisticsMatching(**SEEN, layers="norms", targets="whole", order="cycled", init="noise"),
     StatisticsMatching(**SEEN, targets="each", priors={"spectrum": 1.0, "tv": 0.1, "l2": 0.1}),
+    TrajectoryMatching(**FOLLOWED, window={"last": 2, "epochs": 1}),
+    TrajectoryMatching(
+        **FOLLOWED,
+        window={"last": 2, "begin": 1, "grow": 3, "epochs": 1},
+        labels="learned",
+        init="known",
+        parameters={"drop": "easy", "share": 0.25},
+        areas={"beta": 1.0, "every": 2, "net": "convnet1-w8", "schooling": {"epochs": 1}},
+        ema=0.9,
+        gate=2.0,
+        theta="recompute",
+    ),
+    TrajectoryMatching(
+        **FOLLOWED, window={"last": 1, "epochs": 1}, labels="assigned", engine="tesla"
+    ),
     Mosaics(**SEEN),
     Selection(rule="random"),
     Selection(rule="class-mean"),
@@ -220,7 +242,8 @@ def test_round_trip_and_shapes(method, bench, store, tmp_path):
     again = load(tmp_path / "copy")
     assert torch.equal(again.images, data.images)
     assert torch.equal(again.labels, data.labels)
-    assert again.label_kind == ("logits" if isinstance(method, Unrolled) else "hard")
+    learned = isinstance(method, Unrolled) or getattr(method, "labels", "hard") == "learned"
+    assert again.label_kind == ("logits" if learned else "hard")
 
 
 def test_another_seed_gives_another_set(iterative, bench, store, tmp_path):

@@ -17,6 +17,8 @@ from torch.func import functional_call
 from stillroom.artefacts.originals import Original
 from stillroom.artefacts.schooling import Schooling
 from stillroom.methods.base import Context, Method, Synth
+from stillroom.nets.inner import Inner, flat, unrolled, views
+from stillroom.nets.losses import hard_ce
 from stillroom.nets.zoo import resolve
 
 
@@ -89,8 +91,10 @@ class Unrolled(Method):
 
     def loss(self, ctx: Context, synth: Synth, it: int) -> Iterator[Tensor]:
         nets = ctx.nets(1, "net", it)
-        batches = [(synth.images, synth.labels.softmax(1))] * 2
-        (params,) = nets.unroll(batches, synth.lr)
+        own = nets.member(0)[0]
+        batch = (synth.images, synth.labels.softmax(1))
+        end = unrolled(Inner(nets, flat(own), 2, lambda t: batch, synth.lr, hard_ce))
+        params = views(end, own)
         real = torch.cat([ctx.real(c, 8, it, c) for c in range(len(ctx.bench.classes))])
         labels = torch.arange(len(ctx.bench.classes)).repeat_interleave(8)[: len(real)]
         logits = functional_call(nets.nets.skeleton, (params, nets.buffers[0]), (real,))

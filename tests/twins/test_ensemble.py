@@ -13,7 +13,8 @@ from stillroom.data.augment import parse
 from stillroom.methods.context import RunContext
 from stillroom.methods.distribution_matching import DistributionMatching, class_means
 from stillroom.nets.ensemble import Ensemble, Nets
-from stillroom.nets.losses import loss_of
+from stillroom.nets.inner import Inner, flat, unrolled, views
+from stillroom.nets.losses import hard_ce, loss_of
 from stillroom.nets.train import Images, Training, predict, rate, train
 from stillroom.nets.zoo import resolve
 from stillroom.rng import rng
@@ -129,8 +130,13 @@ def test_unroll_equals_sgd_and_finite_differences():
     ensemble = nets.make(1, 3, "n")
     x, y = images(4), torch.tensor([0, 1, 0, 1])
     rate_tensor = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
-    (final,) = ensemble.unroll([(x, y), (x, y)], rate_tensor)
+    own = ensemble.member(0)[0]
 
+    def end(rate: torch.Tensor) -> dict[str, torch.Tensor]:
+        problem = Inner(ensemble, flat(own), 2, lambda t: (x, y), rate, hard_ce)
+        return views(unrolled(problem), own)
+
+    final = end(rate_tensor)
     net = nets.build(3, "n", 0)
     plain = torch.optim.SGD(net.parameters(), lr=0.1)
     for _ in range(2):
@@ -141,7 +147,7 @@ def test_unroll_equals_sgd_and_finite_differences():
         torch.testing.assert_close(final[name], value, rtol=1e-10, atol=1e-13)
 
     def loss(lr: float) -> torch.Tensor:
-        (params,) = ensemble.unroll([(x, y), (x, y)], torch.tensor(lr, dtype=torch.float64))
+        params = end(torch.tensor(lr, dtype=torch.float64))
         return torch.stack([p.square().sum() for p in params.values()]).sum()
 
     torch.stack([p.square().sum() for p in final.values()]).sum().backward()

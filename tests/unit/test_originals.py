@@ -11,10 +11,11 @@ import torch
 
 from stillroom.artefacts.executor import Serial
 from stillroom.artefacts.opened import nets_for
-from stillroom.artefacts.originals import WEIGHTS, Original, _Work
+from stillroom.artefacts.originals import WEIGHTS, Original
 from stillroom.artefacts.schooling import SCHOOLINGS, Schooling, changed, find_schooling
 from stillroom.artefacts.snapshot import SNAPSHOT
 from stillroom.artefacts.store import Store, obtain
+from stillroom.artefacts.training import Work
 from stillroom.data.augment import parse
 from stillroom.data.benchmarks import Benchmark
 from stillroom.errors import StillroomError
@@ -49,6 +50,20 @@ class StopAt(Session):
             self.stop.set()
 
 
+class StopInside(Session):
+    """Presses Ctrl-C before a step, whatever epoch that lies in."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.left = steps
+
+    def check(self) -> None:
+        if self.left == 0:
+            self.stop.set()
+        self.left -= 1
+        super().check()
+
+
 def digest(folder: Path) -> str:
     return hashlib.sha256((folder / "0000" / WEIGHTS).read_bytes()).hexdigest()
 
@@ -70,6 +85,24 @@ def test_a_stopped_training_goes_on_to_the_same_bytes(
     assert digest(broken.folder(one.key())) == digest(straight.folder(one.key()))
     assert (again.accuracy, again.curve) == (whole.accuracy, whole.curve)
     assert not list(broken.folder(one.key()).rglob(SNAPSHOT))
+
+
+def test_a_stop_does_not_wait_for_the_end_of_an_epoch(
+    bench: Benchmark, store: Path, tmp_path: Path
+) -> None:
+    """What the last whole epoch left is kept, of this run or of the one before."""
+    one = stage(bench, store, select="best")
+    steps = -(-len(bench.train) // one.schooling.batch)
+    assert steps > 2
+    straight, broken = Store(tmp_path / "straight"), Store(tmp_path / "broken")
+    obtain(straight, one, Serial(), runtime())
+    kept = broken.part(one.key()) / "0000" / SNAPSHOT
+    for before, there in ((1, False), (2 * steps + 1, True), (1, True), (steps + 2, True)):
+        with pytest.raises(Interrupted):
+            obtain(broken, one, Serial(), runtime(session=StopInside(before)))
+        assert kept.is_file() == there
+    obtain(broken, one, Serial(), runtime())
+    assert digest(broken.folder(one.key())) == digest(straight.folder(one.key()))
 
 
 def test_it_learns_and_says_how_well(bench: Benchmark, store: Path, tmp_path: Path) -> None:
@@ -102,11 +135,10 @@ def test_the_best_is_the_earliest_of_the_best(
 def test_raw_pixels_are_what_the_released_recipe_trains_on(
     bench: Benchmark, store: Path, tmp_path: Path
 ) -> None:
-    from stillroom.artefacts import originals
 
     seen = []
     for raw in (False, True):
-        work = originals._Work(stage(bench, store, raw_pixels=raw), tmp_path, runtime())
+        work = Work(stage(bench, store, raw_pixels=raw), tmp_path, runtime())
         seen.append(work.data.take(torch.arange(len(bench.train))))
     pixels = bench.train.take(torch.arange(len(bench.train))).float() / 255
     torch.testing.assert_close(seen[0], bench.preprocess.apply(pixels))
@@ -171,7 +203,7 @@ def test_teachers_of_the_decoupled_methods(
 ) -> None:
     arch = resolve("convnet1-w4")
     one = Original(SCHOOLINGS[name], bench.describe(), arch, 0, "float32", store)
-    training = _Work(one, store, runtime())._training()
+    training = Work(one, store, runtime()).training()
     assert training.passes == SCHOOLINGS[name].passes == passes
     assert rate(training, 0) == pytest.approx(first)
     assert rate(training, passes - 1) == pytest.approx(last)

@@ -16,18 +16,16 @@ from typing import Any, ClassVar
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from stillroom.artefacts import snapshot
 from stillroom.artefacts.given import DIGEST, Moved, given_weights, other_order
 from stillroom.artefacts.opened import nets_for, open_bench, real_images
 from stillroom.artefacts.schooling import Schooling
-from stillroom.artefacts.snapshot import read_snapshot, save_snapshot
 from stillroom.artefacts.stage import COMMON, Stage
-from stillroom.data.augment import parse
+from stillroom.artefacts.training import Work, pixels
 from stillroom.data.benchmarks import Benchmark
 from stillroom.errors import StillroomError
 from stillroom.files import read_json, write_atomic, write_json
 from stillroom.nets.ensemble import Ensemble
-from stillroom.nets.train import Progress, Training, predict, train
+from stillroom.nets.train import predict
 from stillroom.nets.zoo import Arch, resolve, split_weights
 from stillroom.runtime import Numerics, Runtime
 from stillroom.types import Preprocess
@@ -77,6 +75,7 @@ class Original(Stage):
         "artefacts/originals.py",
         "artefacts/given.py",
         "artefacts/schooling.py",
+        "artefacts/training.py",
     )
 
     schooling: Schooling
@@ -121,15 +120,18 @@ class Original(Stage):
         if self.weights:
             _test_given(self, out, rt.sized(self.flops(rt)))
             return
-        work = _Work(self, out, rt.sized(self.flops(rt)))
+        work = Work(self, out, rt.sized(self.flops(rt)))
         work.restore()
         work.run()
+        stored = {name: t.cpu().contiguous() for name, t in work.weights().items()}
+        write_atomic(out / WEIGHTS, save(stored))
+        work.tell()
 
     def flops(self, rt: Runtime) -> float:
         """Operations of its training, if any, and of its tests: a static count."""
         bench, s = open_bench(self.bench, self.store, rt), self.schooling
         tests = len(bench.test) * (s.passes if s.select == "best" and not self.weights else 1)
-        images = tests + (0.0 if self.weights else 3.0 * s.passes * len(bench.train))
+        images = tests + (0.0 if self.weights else 3.0 * s.passes * s.looks * len(bench.train))
         return images * nets_for(self.arch, bench, rt).forward_flops()
 
     def load(self, folder: Path) -> OriginalModel:
@@ -202,137 +204,8 @@ def _test_given(stage: Original, out: Path, rt: Runtime) -> None:
     write_json(out / "timing.json", {"seconds": time.monotonic() - began})
 
 
-class _Work:
-    """One original model in training; a snapshot holds all of it."""
-
-    def __init__(self, stage: Original, out: Path, rt: Runtime) -> None:
-        self.stage, self.out, self.rt = stage, out, rt
-        bench = open_bench(stage.bench, stage.store, rt)
-        space = pixels(bench) if stage.schooling.raw_pixels else bench.preprocess
-        self.data = real_images(bench.train, space, bench.size, rt)
-        self.tests = real_images(bench.test, space, bench.size, rt)
-        # Keyed by architecture too: networks with the same first layers would begin alike.
-        name = stage.arch.name
-        self.nets = nets_for(stage.arch, bench, rt).make(1, stage.index, "original", name)
-        self.progress = Progress()
-        self.curve: list[tuple[int, float]] = []
-        self.best: dict[str, Tensor] = {}
-        self.seconds = 0.0
-
-    def run(self) -> None:
-        """Train to the end and write what is kept."""
-        schooling, session = self.stage.schooling, self.rt.session
-        began = saved = time.monotonic()
-        session.begin(f"original {self.stage.arch.name}", schooling.passes, self.progress.epochs)
-
-        def keep(progress: Progress) -> None:
-            self.progress = progress
-
-        def on_epoch(done: int, loss: float) -> None:
-            nonlocal saved
-            if loss != loss:
-                raise StillroomError(
-                    f"{self.stage.about()}: its loss is NaN by epoch {done}; lower --lr, now "
-                    f"{schooling.lr:g}"
-                )
-            if schooling.select == "best" or done == schooling.passes:
-                self._test(done)
-            session.update(done, loss=loss)
-            if session.stop.is_set() or time.monotonic() - saved > snapshot.SECONDS:
-                self.save(time.monotonic() - began)
-                saved = time.monotonic()
-            session.check()
-
-        train(
-            self.nets,
-            self.data,
-            self._training(),
-            [self.stage.index],
-            on_epoch,
-            self.progress,
-            keep,
-        )
-        session.end()
-        self._write(self.seconds + time.monotonic() - began)
-
-    def save(self, spent: float) -> None:
-        """Write everything that the next epoch depends on."""
-        tensors = {f"now.{k}": v for k, v in self._now().items()}
-        tensors |= {f"best.{k}": v for k, v in self.best.items()}
-        tensors |= {f"progress.{k}": v for k, v in self.progress.tensors().items()}
-        header = {
-            "epochs": self.progress.epochs,
-            "curve": [list(point) for point in self.curve],
-            "seconds": self.seconds + spent,
-        }
-        save_snapshot(self.out, tensors, header, self.rt)
-
-    def restore(self) -> None:
-        """Go on from the snapshot, if there is one."""
-        found = read_snapshot(self.out, self.rt)
-        if found is None:
-            return
-        header, tensors = found
-        # Counts of steps stay on the CPU, where optimisers keep them.
-        here = {k: v.to(self.rt.device) if v.ndim else v for k, v in tensors.items()}
-        for name, tensor in self._now().items():
-            tensor.copy_(here[f"now.{name}"])
-        self.best = _under("best.", here)
-        leaves = len(self.nets.member(0)[0])
-        self.progress = Progress.of(int(header["epochs"]), _under("progress.", here), leaves)
-        self.curve = [(int(epoch), float(value)) for epoch, value in header["curve"]]
-        self.seconds = float(header["seconds"])
-
-    def _training(self) -> Training:
-        s = self.stage.schooling
-        return Training(
-            epochs=s.epochs,
-            batch=s.batch,
-            lr=s.lr,
-            momentum=s.momentum,
-            weight_decay=s.weight_decay,
-            schedule=s.schedule,
-            augment=parse(s.augment),
-            milestones=s.milestones,
-            warmup=s.warmup,
-            stop=s.stop,
-        )
-
-    def _now(self) -> dict[str, Tensor]:
-        params, buffers = self.nets.member(0)
-        return {name: t.detach() for name, t in {**params, **buffers}.items()}
-
-    def _test(self, done: int) -> None:
-        """Test the network; of equal accuracies the earlier weights are the best."""
-        right = predict(self.nets, self.tests)[0] == self.tests.labels.cpu()
-        accuracy = float(right.double().mean())
-        if not self.curve or accuracy > max(value for _, value in self.curve):
-            self.best = {name: t.clone() for name, t in self._now().items()}
-        self.curve.append((done, accuracy))
-
-    def _write(self, seconds: float) -> None:
-        best = self.stage.schooling.select == "best"
-        weights = self.best if best else self._now()
-        values = [value for _, value in self.curve]
-        stored = {name: t.cpu().contiguous() for name, t in weights.items()}
-        write_atomic(self.out / WEIGHTS, save(stored))
-        told = {"accuracy": max(values) if best else values[-1], "curve": self.curve}
-        write_json(self.out / "original.json", told)
-        write_json(self.out / "timing.json", {"seconds": seconds})
-        (self.out / snapshot.SNAPSHOT).unlink(missing_ok=True)
-
-
 def opened(model: OriginalModel, bench: Benchmark, rt: Runtime) -> Ensemble:
     """The model as an ensemble of one."""
     nets = nets_for(model.arch, bench, rt).make(1, 0, "original")
     model.put_into(nets)
     return nets
-
-
-def pixels(bench: Benchmark) -> Preprocess:
-    """Pixels in [0, 1] as they are."""
-    return Preprocess("none", (0.0,) * bench.channels, (1.0,) * bench.channels)
-
-
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from stillroom.config import Grown
+from stillroom.config import DSA, Grown
 from stillroom.errors import StillroomError, suggest
 
 MAX_EPOCHS = 10**5
@@ -23,7 +23,7 @@ MAX_EPOCHS = 10**5
 class Schooling(Grown):
     """How an original model is trained; the fields are those of the trainer."""
 
-    later: ClassVar[tuple[str, ...]] = ("warmup", "stop")
+    later: ClassVar[tuple[str, ...]] = ("warmup", "stop", "rho", "alpha", "adaptive")
 
     epochs: int = Field(30, ge=1, le=MAX_EPOCHS, strict=True, description="passes over the data")
     batch: int = Field(256, ge=1, strict=True, description="images a step")
@@ -36,6 +36,11 @@ class Schooling(Grown):
     stop: int | None = Field(
         None, ge=1, strict=True, description="train only so many of the epochs of the schedule"
     )
+    rho: float = Field(
+        0.0, ge=0, description="how far GSAM looks uphill before a step; 0: plain SGD"
+    )
+    alpha: float = Field(0.0, ge=0, description="GSAM's share of the part across; 0: SAM")
+    adaptive: bool = Field(True, description="GSAM looks farther where weights are large")
     augment: str = Field("none", description="augmentation")
     raw_pixels: bool = Field(
         False, description="pixels in [0, 1] as they are, not in network space"
@@ -65,7 +70,22 @@ class Schooling(Grown):
         """Passes over the data."""
         return self.epochs if self.stop is None else self.stop
 
+    @property
+    def looks(self) -> int:
+        """Gradients a step."""
+        return 2 if self.rho else 1
 
+
+# Experts of trajectory matching; the augmentation is that of their students.
+_MTT: dict[str, Any] = {
+    "epochs": 50,
+    "lr": 0.01,
+    "momentum": 0.0,
+    "weight_decay": 0.0,
+    "schedule": "constant",
+    "augment": DSA,
+}
+_GSAM: dict[str, Any] = {"rho": 0.01, "alpha": 0.3}
 _EDC: dict[str, Any] = {
     "epochs": 50,
     "batch": 64,
@@ -97,6 +117,12 @@ SCHOOLINGS = {
         raw_pixels=True,
         select="best",
     ),
+    # MTT (arXiv:2203.11932); FTD (arXiv:2211.11004), "-small" at 1 and 10 images a class of
+    # CIFAR-10; DATM (arXiv:2310.05773), PAD and EDF.
+    "mtt": Schooling.model_construct(**_MTT),
+    "ftd": Schooling.model_construct(**{**_MTT, "rho": 0.01, "alpha": 1.0}),
+    "ftd-small": Schooling.model_construct(**_MTT, **_GSAM),
+    "datm": Schooling.model_construct(**{**_MTT, "epochs": 100}, **_GSAM),
     "edc": Schooling.model_construct(**{**_EDC, "epochs": 10}),
     "edc-released": Schooling.model_construct(**{**_EDC, "epochs": 5, "stop": 1}),
     "edc-cifar100": Schooling.model_construct(**_EDC),

@@ -367,6 +367,13 @@ def _show_plan(planned: Any, machine: Machine) -> None:
     )
 
 
+PRECEDING = {
+    "original model": "originals",
+    "expert": "experts",
+    "real-image pass": "statistics",
+}
+
+
 def _originals(planned: Any, machine: Machine) -> list[tuple[str, str]]:
     """What is made before a distillation costs: trained networks, statistics of their layers."""
     from stillroom.run.prepare import costs_of_stages
@@ -376,4 +383,4 @@ def _originals(planned: Any, machine: Machine) -> list[tuple[str, str]]:
     if not stages:
         return []
     costs = costs_of_stages(stages, planned.bench, machine, Session(), planned.store)
-    return [(n, c.in_words()) for n, c in zip(("originals", "statistics"), costs, strict=False)]
+    return [(PRECEDING[cost.what], cost.in_words()) for cost in costs]

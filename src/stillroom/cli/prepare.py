@@ -19,6 +19,7 @@ from stillroom.run.options import DataOptions, Machine
 if TYPE_CHECKING:
     from stillroom.artefacts.originals import Original
     from stillroom.artefacts.store import Store
+    from stillroom.data.benchmarks import Benchmark
     from stillroom.runtime import Runtime
     from stillroom.session import Session
 
@@ -135,19 +136,56 @@ def _released(values: dict[str, Any]) -> Path | None:
     return user_path(values["from_"], "from")
 
 
-def _wanted(
-    values: dict[str, Any], machine: Machine, session: Session
-) -> tuple[list[Original], Store, Runtime | None]:
-    """The networks that are asked for, where they lie, how to train them; None: only a plan."""
-    from stillroom.cli.show import key_values
+def _experts(**values: Any) -> None:
+    from stillroom.cli.show import key_values, say
+    from stillroom.progress import Shown
+    from stillroom.run.prepare import cost_of_experts, experts, obtain_experts
+    from stillroom.tables import percent, size
+
+    machine, shown = flags.settle(Machine, values, "machine"), Shown(values["quiet"])
+    with shown.interruptible(machine.minutes):
+        schooling, bench, store = _of_data(values, machine)
+        archs, num = values["arch"] or ["auto"], values["num"]
+        stages = experts(bench, archs, num, schooling, values["upto"], store)
+        cost, rt = cost_of_experts(stages, machine, shown, store)
+        if values["plan"]:
+            disk = sum(stage.nbytes(rt) for stage in stages)
+            pairs = [("schooling", str(stages[0].schooling.model_dump()))]
+            pairs += [("experts", cost.in_words()), ("disk", f"about {size(disk)}")]
+            key_values(f"experts of {bench.name} (estimates; nothing was run)", pairs)
+            return
+        if cost.left:
+            shown.say(cost.in_words())
+        found = obtain_experts(stages, machine, store, rt)
+    for arch, some in found.items():
+        told = ", ".join(percent(one.accuracy) for one in some[:10])
+        more = f" and {len(some) - 10} more" if len(some) > 10 else ""
+        seconds = sum(one.seconds for one in some) / len(some)
+        say(
+            f"{arch}: {len(some)} experts up to epoch {some[0].epochs[-1]}, test accuracy "
+            f"{told}{more} %, {seconds:.0f} s each"
+        )
+
+
+def _of_data(values: dict[str, Any], machine: Machine) -> tuple[Schooling, Benchmark, Store]:
+    """How networks are trained, on what, and where they are kept."""
     from stillroom.run import machine as machines
-    from stillroom.run.prepare import cost_of_originals, originals
 
     if not 1 <= values["num"] <= 1000:
         raise StillroomError(f"--num {values['num']} must lie in 1..1000")
     schooling, store = _schooling(values), machines.store(machine)
     options = flags.settle(DataOptions, values, "options")
-    bench = machines.benchmark(values["data"], options, store)
+    return schooling, machines.benchmark(values["data"], options, store), store
+
+
+def _wanted(
+    values: dict[str, Any], machine: Machine, session: Session
+) -> tuple[list[Original], Store, Runtime | None]:
+    """The networks that are asked for, where they lie, how to train them; None: only a plan."""
+    from stillroom.cli.show import key_values
+    from stillroom.run.prepare import cost_of_originals, originals
+
+    schooling, bench, store = _of_data(values, machine)
     stages = originals(bench, values["arch"] or ["auto"], values["num"], schooling, store)
     cost, rt = cost_of_originals(stages, bench, machine, session, store)
     if values["plan"]:
@@ -223,6 +261,17 @@ _command(
     "Train networks on the original data (squeeze), to recover images by and to label them.",
     "default",
     [],
+)
+_command(
+    "experts",
+    _experts,
+    "Train networks on the original data and keep their parameters after every epoch.",
+    "mtt",
+    [
+        flags.keyword(
+            "upto", flags.flag(int | None, "train and keep so many epochs [default: all]")
+        ),
+    ],
 )
 _command(
     "statistics",

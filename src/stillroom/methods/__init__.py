@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from stillroom.artefacts.schooling import SCHOOLINGS
 from stillroom.config import DSA
 from stillroom.methods.base import Method
 from stillroom.methods.distribution_matching import DistributionMatching
@@ -12,6 +13,7 @@ from stillroom.methods.gradient_matching import GradientMatching
 from stillroom.methods.mosaics import Mosaics
 from stillroom.methods.selection import Selection
 from stillroom.methods.statistics_matching import StatisticsMatching
+from stillroom.methods.trajectory_matching import TrajectoryMatching
 
 METHODS: dict[str, type[Method]] = {
     "distribution_matching": DistributionMatching,
@@ -19,6 +21,7 @@ METHODS: dict[str, type[Method]] = {
     "mosaics": Mosaics,
     "selection": Selection,
     "statistics_matching": StatisticsMatching,
+    "trajectory_matching": TrajectoryMatching,
 }
 
 
@@ -45,6 +48,19 @@ _NORMS = {
     "momentum": 0.0,
     "init": "noise",
     "order": "cycled",
+}
+_RATE = {"kind": "sgd", "lr": 1e-5, "momentum": 0.5}
+_TRAJECTORY = {
+    "steps": 5000,
+    "images": {"kind": "sgd", "lr": 100.0, "momentum": 0.5},
+    "rate": _RATE,
+}
+_LABELLED = {**_TRAJECTORY, "labels": {"kind": "sgd", "lr": 2.0, "momentum": 0.9}}
+_DATM = {
+    "schooling": dict(SCHOOLINGS["datm"]),
+    "labels": "learned",
+    "init": "known",
+    "gate": 1.0,
 }
 PRESETS: dict[str, Preset] = {
     "dm": Preset(
@@ -97,6 +113,36 @@ PRESETS: dict[str, Preset] = {
         "recover (EDC): as gvbsm from real images, with statistics by class and flat minima",
         {"flat": {"weight": 0.25}},
         {"steps": 1000, "images": _ADAM},
+    ),
+    "mtt": Preset(
+        "trajectory_matching",
+        "trajectory matching (MTT): a student ends where a network of the real data does",
+        {},
+        _TRAJECTORY,
+    ),
+    "ftd": Preset(
+        "trajectory_matching",
+        "trajectory matching (FTD): flat experts, and an average of the images",
+        {"schooling": dict(SCHOOLINGS["ftd-small"]), "ema": 0.9995},
+        _TRAJECTORY,
+    ),
+    "tesla": Preset(
+        "trajectory_matching",
+        "trajectory matching (TESLA): approximate gradients, labels that experts assign",
+        {"engine": "tesla", "labels": "assigned"},
+        _TRAJECTORY,
+    ),
+    "datm": Preset(
+        "trajectory_matching",
+        "trajectory matching (DATM): learned labels, later stretches for larger sets",
+        _DATM,
+        _LABELLED,
+    ),
+    "edf": Preset(
+        "trajectory_matching",
+        "trajectory matching (EDF): as datm, without what fits anyway, more where classes are seen",
+        {**_DATM, "parameters": {"drop": "easy", "share": 0.25}, "areas": {"beta": 1.0}},
+        _LABELLED,
     ),
     "edc-paper": Preset(
         "statistics_matching",

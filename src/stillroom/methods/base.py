@@ -151,6 +151,10 @@ class Method(Model, ABC):
     def project(self, ctx: Context, synth: Synth) -> None:
         """Bring the learnables back to where they may be, after the optimisers moved them."""
 
+    def published(self, synth: Synth) -> Tensor:
+        """The images [N,ch,H,W] that a set of this state holds: those that are moved, usually."""
+        return synth.images
+
     def chunks(self, classes: int, ipc: int) -> Sequence[range]:
         """Rows that are optimised together; by default all of them."""
         return [range(classes * ipc)]

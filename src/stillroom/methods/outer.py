@@ -253,7 +253,8 @@ class _Loop:
 
     def _frozen(self) -> Synth:
         self._guard_images()
-        return _synth({k: v.detach().clone() for k, v in _fields(self.synth).items()})
+        found = {**_fields(self.synth), "images": self.method.published(self.synth)}
+        return _synth({k: v.detach().clone() for k, v in found.items()})
 
 
 def _fields(synth: Synth) -> dict[str, Tensor]:

@@ -117,7 +117,7 @@ class Nets:
             net = self.build(0, "probe").eval()
             hooks = [m.register_forward_hook(add) for m in net.modules()]
             with torch.no_grad():
-                net(self._zeros(1))
+                net(self.zeros(1))
             for hook in hooks:
                 hook.remove()
             self._cache["activations"] = found or [1]
@@ -131,7 +131,7 @@ class Nets:
             net = self.build(0, "probe").eval()
             try:
                 with FlopCounterMode(display=False) as counter, torch.no_grad():
-                    net(self._zeros(1))
+                    net(self.zeros(1))
             except (RuntimeError, ValueError) as error:  # what the network says, in one line
                 shape = " x ".join(map(str, (self.channels, self.size, self.size)))
                 why = str(error).splitlines()[0][:200]
@@ -141,7 +141,8 @@ class Nets:
             self._cache["flops"] = counter.get_total_flops()
         return int(self._cache["flops"])
 
-    def _zeros(self, n: int) -> Tensor:
+    def zeros(self, n: int) -> Tensor:
+        """[n,ch,H,W] of zeros: images that a network takes."""
         shape = (n, self.channels, self.size, self.size)
         return torch.zeros(shape, device=self.rt.device, dtype=self.rt.dtype)
 
@@ -235,20 +236,22 @@ class Ensemble:
         return self._forward("logits", x, train)
 
     def observed(
-        self, x: Tensor, looks: Looks, key: Hashable = None
+        self, x: Tensor, looks: Looks, key: Hashable = None, output: bool = False
     ) -> tuple[Tensor, dict[str, Any]]:
         """Logits [B,C] of network 0 in evaluation mode, and looks[n](input of module n), by name.
 
-        A look is taken at the call, before anything can change the input in place. With a `key`
-        that stands for these looks, compiled where the runtime says so.
-        Gradient: through both. Raises: StillroomError for a module that is never called.
+        A look is taken at the call, before anything can change the input in place; or, with
+        `output`, at what the module gives. With a `key` that stands for these looks, compiled
+        where the runtime says so.
+        Gradient: through both. Raises: StillroomError for a module that is not there or never
+        called.
         """
         self._mode(train=False)
         params, buffers = map(prefixed, self.member(0))
         if key is not None and self.nets.rt.compile:
             logits, seen = self.nets.watched(looks, key)(params, buffers, x)
         else:
-            net = Watched(self.nets.skeleton, looks)
+            net = Watched(self.nets.skeleton, looks, output)
             try:
                 logits, seen = functional_call(net, (params, buffers), (x,))
             finally:
@@ -300,24 +303,6 @@ class Ensemble:
             slope, value = compute(*self.member(i), x.detach(), y, target[i])
             terms.append(precomputed(x, value.detach(), slope.detach()))
         return torch.stack(terms).mean()
-
-    def unroll(self, batches: Sequence[tuple[Tensor, Tensor]], lr: Tensor) -> list[Params]:
-        """Train on `batches` by plain SGD, keeping the graph; returns the final parameters.
-
-        batches: one (x, y) an inner step; lr a scalar tensor. Gradients reach every x, y and lr.
-        """
-        self._mode(train=True)
-        finals = []
-        for i in range(self.k):
-            params, buffers = self.member(i)
-            params = {n: p.detach().requires_grad_() for n, p in params.items()}
-            for x, y in batches:
-                logits = functional_call(self.nets.skeleton, (params, buffers), (x,))
-                loss = F.cross_entropy(logits.to(self.nets.rt.dtype), y)
-                slopes = torch.autograd.grad(loss, list(params.values()), create_graph=True)
-                params = {n: p - lr * g for (n, p), g in zip(params.items(), slopes, strict=True)}
-            finals.append(params)
-        return finals
 
     # -- internals -----------------------------------------------------------------------------
 

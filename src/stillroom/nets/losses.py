@@ -85,6 +85,16 @@ def loss_of(logits: Tensor, labels: Tensor, kind: LabelKind) -> Tensor:
     return F.cross_entropy(logits, labels.softmax(1) if kind == "logits" else labels)
 
 
+def hard_ce(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of logits [B,C] with classes int64 [B]."""
+    return F.cross_entropy(logits, labels)
+
+
+def logit_ce(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of logits [B,C] with the softmax of labels [B,C], which are logits too."""
+    return soft_ce(logits, labels, 1.0)
+
+
 def soft_ce(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Cross-entropy of two logits [B,C], both at a temperature: `kl` plus the teacher's entropy."""
     return F.cross_entropy(student / temperature, (teacher / temperature).softmax(1))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stillroom.errors import StillroomError
 from stillroom.nets.zoo import feature_function
 
 Looks = Mapping[str, Callable[[Tensor], Any]]
@@ -30,16 +31,24 @@ class Features(nn.Module):
 class Watched(nn.Module):
     """A network that also gives what `looks` take down: (logits, look by module).
 
-    A look is taken at the call, before anything can change the input in place. Its hooks are on the
-    network until `close`.
+    A look is taken at the call, before anything can change the input in place; or, with `output`,
+    at what the module gives. Its hooks are on the network until `close`.
+    Raises: StillroomError for a module that is not there.
     """
 
-    def __init__(self, net: nn.Module, looks: Looks) -> None:
+    def __init__(self, net: nn.Module, looks: Looks, output: bool = False) -> None:
         super().__init__()
         self.net, self.looks = net, dict(looks)
         self.seen: dict[str, Any] = {}
+        modules = dict(net.named_modules())
+        if missing := [name for name in looks if name not in modules]:
+            there = ", ".join(name for name in modules if name)
+            raise StillroomError(f"layer {missing[0]!r} is not one of the network: {there[:300]}")
         self.hooks = [
-            net.get_submodule(name).register_forward_pre_hook(self._hook(name)) for name in looks
+            modules[name].register_forward_hook(self._after(name))
+            if output
+            else modules[name].register_forward_pre_hook(self._hook(name))
+            for name in looks
         ]
 
     def close(self) -> None:
@@ -50,6 +59,12 @@ class Watched(nn.Module):
     def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def take(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             self.seen[name] = self.looks[name](inputs[0])
+
+        return take
+
+    def _after(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def take(_: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
+            self.seen[name] = self.looks[name](out)
 
         return take
 

@@ -22,6 +22,7 @@ from stillroom.nets.ensemble import Ensemble
 from stillroom.nets.losses import CROSS_ENTROPY, Objective
 from stillroom.nets.optimisers import Decay, Memory, Optimiser, memory_of, optimiser_of, remind
 from stillroom.nets.schedules import Schedule, multiplier
+from stillroom.nets.sharpness import Uphill, look_uphill, still_norms
 from stillroom.nets.sources import Batch, Images, Source
 from stillroom.rng import global_rng
 from stillroom.types import LabelKind
@@ -41,6 +42,7 @@ class Training:
     `pieces` splits every batch into so many forward and backward passes with the same gradient.
     `norms_twice`: every batch moves the statistics of BatchNorm twice, as in the released code of
     RDED (arXiv:2312.03526), which makes an extra pass to print an accuracy.
+    `uphill` makes every step a sharpness-aware one, of two passes.
     """
 
     epochs: int
@@ -66,6 +68,7 @@ class Training:
     ema: float | None = None
     pieces: int = 1
     norms_twice: bool = False
+    uphill: Uphill | None = None
 
     @property
     def passes(self) -> int:
@@ -137,6 +140,7 @@ def train(
     on_epoch: Callable[[int, float], None] | None = None,
     since: Progress | None = None,
     keep: Callable[[Progress], None] | None = None,
+    tick: Callable[[], None] | None = None,
 ) -> None:
     """Train all networks in place; seeds[i] keys every draw of net i.
 
@@ -144,6 +148,7 @@ def train(
     on_epoch(epochs done, mean loss over networks of the last batch) is called after every epoch;
     it may test the networks, also as `averaged`. keep(progress) is called before it: with the
     weights of that moment, `since` goes on from there, to the same weights as an unbroken training.
+    tick() is called before every step; what it raises ends the training.
     Raises: StillroomError if batches cannot be split (`pieces`) or lack what the loss needs.
     """
     _refuse_pieces(nets, training)
@@ -163,8 +168,12 @@ def train(
         for group in optimiser.param_groups:
             group["lr"] = rate(training, epoch)
         for step, batches in enumerate(together(data, training, seeds, epoch)):
+            if tick is not None:
+                tick()
             optimiser.zero_grad(set_to_none=True)
             last = _backward(parts, batches, training, seeds, epoch, step)
+            if training.uphill is not None:
+                _look_uphill(nets, parts, batches, training, seeds, epoch, step)
             optimiser.step()
             if training.ema is not None:
                 follow(average, leaves, training.ema)
@@ -228,6 +237,31 @@ def _backward(
         torch.stack(losses).sum().backward()
         means.append(torch.stack([loss.detach() for loss in losses]).mean())
     return torch.stack(means).sum()
+
+
+def _look_uphill(
+    nets: Ensemble,
+    parts: list[Ensemble],
+    batches: Sequence[Batch],
+    training: Training,
+    seeds: Sequence[int],
+    epoch: int,
+    step: int,
+) -> None:
+    """Replace the gradients by those that sharpness-aware training steps along: a second pass.
+
+    Over the same batch with the same draws. All networks go uphill together, each by norms of its
+    own.
+    """
+    assert training.uphill is not None
+    own = [list(part.params[0].values()) for part in parts]
+    moved = [
+        look_uphill(leaves, training.uphill, nets.k if nets.stacked else None) for leaves in own
+    ]
+    with still_norms(nets.nets.skeleton):
+        _backward(parts, batches, training, seeds, epoch, step)
+    for back in moved:
+        back()
 
 
 def _one_by_one(nets: Ensemble) -> list[Ensemble]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from stillroom.artefacts.experts import Expert, Trajectory
 from stillroom.artefacts.given import settled
 from stillroom.artefacts.opened import open_bench
 from stillroom.artefacts.originals import Original, OriginalModel, pool_of
@@ -19,6 +20,7 @@ from stillroom.artefacts.store import Store, obtain_all
 from stillroom.data.augment import parse
 from stillroom.data.benchmarks import Benchmark
 from stillroom.errors import StillroomError
+from stillroom.recipe import as_students
 from stillroom.run import machine as machines
 from stillroom.run.distil import choose_arch
 from stillroom.run.estimate import Cost, seconds
@@ -39,27 +41,68 @@ def originals(
     return pool_of(names, num, schooling, bench.describe(), auto, store.root)
 
 
+def experts(
+    bench: Benchmark,
+    archs: Sequence[str],
+    num: int,
+    schooling: Schooling,
+    upto: int | None,
+    store: Store,
+) -> list[Expert]:
+    """The stages of `num` experts of every network, kept up to an epoch or to the end."""
+    chosen = [choose_arch(arch, bench.size) for arch in archs]
+    schooling = as_students(schooling, bench.known)
+    last = schooling.passes if upto is None else upto
+    return [
+        Expert(schooling, bench.describe(), arch, i, "float32", last, False, store.root)
+        for arch in chosen
+        for i in range(num)
+    ]
+
+
 def cost_of_originals(
     wanted: Sequence[Stage], bench: Benchmark, machine: Machine, session: Session, store: Store
 ) -> tuple[Cost, Runtime]:
     """Count the originals that are not in the store, and how it would run; the time is rough."""
-    stages = list({s.key(): s for s in wanted if isinstance(s, Original)}.values())
+    return _cost_of_trained(Original, "original model", wanted, machine, session, store)
+
+
+def cost_of_experts(
+    wanted: Sequence[Stage], machine: Machine, session: Session, store: Store
+) -> tuple[Cost, Runtime]:
+    """The same of experts."""
+    return _cost_of_trained(Expert, "expert", wanted, machine, session, store)
+
+
+def _cost_of_trained(
+    kind: type[Original] | type[Expert],
+    what: str,
+    wanted: Sequence[Stage],
+    machine: Machine,
+    session: Session,
+    store: Store,
+) -> tuple[Cost, Runtime]:
+    stages = list({s.key(): s for s in wanted if isinstance(s, kind)}.values())
     left = [stage for stage in stages if not store.complete(stage.key())]
     bare = machines.runtime(machine, "float32", 0, session)
     probe = dataclasses.replace(bare, session=Session())
     each = [stage.flops(probe) for stage in left]
     flops, rt = sum(each), bare.sized(max(each, default=0.0))
     taken = seconds(flops, rt) / machine.workers
-    given = {bool(stage.weights) for stage in left}
+    given = {isinstance(stage, Original) and bool(stage.weights) for stage in left}
     verb = "to train" if given <= {False} else "to test" if given == {True} else "to train or test"
-    return Cost("original model", len(stages), len(left), flops, taken, verb), rt
+    return Cost(what, len(stages), len(left), flops, taken, verb), rt
 
 
 def costs_of_stages(
     wanted: Sequence[Stage], bench: Benchmark, machine: Machine, session: Session, store: Store
 ) -> list[Cost]:
     """What of a run comes before it: trained networks, then passes over the real images."""
-    found = [cost_of_originals(wanted, bench, machine, session, store)[0]]
+    found = [
+        cost_of_originals(wanted, bench, machine, session, store)[0],
+        cost_of_experts(wanted, machine, session, store)[0],
+    ]
+    found = [cost for cost in found if cost.total]
     passes = [stage for stage in wanted if isinstance(stage, Statistics)]
     return [*found, cost_of_passes(passes, machine, session, store)] if passes else found
 
@@ -91,6 +134,17 @@ def obtain_originals(
     pool: dict[str, list[OriginalModel]] = {}
     for stage, model in zip(stages, found, strict=True):
         pool.setdefault(stage.name, []).append(model)
+    return pool
+
+
+def obtain_experts(
+    stages: Sequence[Expert], machine: Machine, store: Store, rt: Runtime
+) -> dict[str, list[Trajectory]]:
+    """The experts by network, trained now where they are not in the store."""
+    found: list[Trajectory] = obtain_all(store, stages, machines.executor(machine), rt)
+    pool: dict[str, list[Trajectory]] = {}
+    for one in found:
+        pool.setdefault(one.arch.name, []).append(one)
     return pool
 
 

@@ -1,0 +1,189 @@
+"""`Expert`: the stage that trains one network on the real data and keeps the way it went.
+
+Its parameters after every epoch, as one array [snapshots, P] that is read row by row from disk.
+MTT: Cazenavette et al. 2022, arXiv:2203.11932; specification of trajectory matching, section 3.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from stillroom.artefacts.opened import nets_for, open_bench
+from stillroom.artefacts.schooling import Schooling
+from stillroom.artefacts.stage import COMMON, Stage
+from stillroom.artefacts.training import Work
+from stillroom.errors import StillroomError
+from stillroom.files import read_json
+from stillroom.nets.inner import flat
+from stillroom.nets.zoo import Arch
+from stillroom.runtime import Numerics, Runtime
+
+TRAJECTORY = "trajectory.npy"
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """The way an expert went: parameters after epochs, in the order of its network.
+
+    `epochs` are those of the rows of `rows` [S,P], which lie on disk. `accuracy` is that of its end
+    on the real test images.
+    """
+
+    arch: Arch
+    epochs: tuple[int, ...]
+    rows: npt.NDArray[np.float32]
+    accuracy: float
+    seconds: float
+
+    def after(self, epoch: int) -> Tensor:
+        """float32 [P] after so many epochs; 0 is before the first.
+
+        Raises: StillroomError if that was not kept.
+        """
+        if epoch not in self.epochs:
+            raise StillroomError(f"an expert of {self.arch.name} was not kept at epoch {epoch}")
+        return torch.from_numpy(np.array(self.rows[self.epochs.index(epoch)]))
+
+    def last(self) -> Tensor:
+        """float32 [P] at the end of its training."""
+        return self.after(self.epochs[-1])
+
+
+@dataclass(frozen=True)
+class Expert(Stage):
+    """One expert: number `index` of its architecture and schooling on a benchmark.
+
+    Kept are the epochs up to `upto`, and the last one if `whole`; without it the training stops
+    there. As an expert's way does not depend on where it stops where its rate is constant, a
+    schooling with a schedule is always trained as if to its end.
+    """
+
+    kind: ClassVar[str] = "expert"
+    sources: ClassVar[tuple[str, ...]] = (
+        *COMMON,
+        "artefacts/experts.py",
+        "artefacts/schooling.py",
+        "artefacts/training.py",
+        "nets/inner.py",
+    )
+
+    schooling: Schooling
+    bench: dict[str, Any]
+    arch: Arch
+    index: int
+    numerics: Numerics
+    upto: int
+    whole: bool
+    store: Path = field(compare=False)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.upto <= self.schooling.passes:
+            raise StillroomError(
+                f"experts are wanted up to epoch {self.upto} and trained for "
+                f"{self.schooling.passes}; give them more epochs, or match earlier ones"
+            )
+        if self.schooling.select == "best" or self.schooling.raw_pixels:
+            raise StillroomError(
+                "experts take images as students do and are kept after every epoch: their "
+                "schooling cannot select the best weights or take raw pixels"
+            )
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that determines the array."""
+        return {
+            "schooling": self.schooling.model_dump(mode="json"),
+            "data": self.bench["digest"],
+            "arch": self.arch.name,
+            "index": self.index,
+            "numerics": self.numerics,
+            "epochs": self.epochs,
+        }
+
+    def about(self) -> str:
+        """What it is, for a listing."""
+        way = f"epochs 0 to {self.upto}" + (f" of {self.trained.passes}" if self.whole else "")
+        return f"{self.arch.name} {self.index} of {self.bench['name']}, {way}"
+
+    @property
+    def trained(self) -> Schooling:
+        """The schooling as far as it is followed."""
+        if self.whole:
+            return self.schooling
+        return self.schooling.model_copy(update={"stop": self.upto})
+
+    @property
+    def epochs(self) -> tuple[int, ...]:
+        """Those whose parameters are kept."""
+        last = self.schooling.passes
+        return (*range(self.upto + 1), *((last,) if self.whole and last > self.upto else ()))
+
+    def make(self, shard: int, out: Path, rt: Runtime) -> None:
+        """Train the network, from the snapshot of a killed run if there is one.
+
+        Raises: StillroomError if it diverges.
+        """
+        rt = dataclasses.replace(rt, numerics=self.numerics)  # whatever it is made for
+        followed = dataclasses.replace(self, schooling=self.trained, whole=True)
+        work = Work(followed, out, rt.sized(self.flops(rt)))
+        rows = _rows(out / TRAJECTORY, (len(self.epochs), len(flat(work.now()))))
+
+        def trail(epoch: int, weights: dict[str, Tensor]) -> None:
+            if epoch in self.epochs:
+                theta = flat({n: weights[n] for n in work.nets.member(0)[0]})
+                rows[self.epochs.index(epoch)] = theta.float().cpu().numpy()
+                rows.flush()
+
+        work.trail = trail
+        work.restore()
+        work.run()
+        work.tell()
+
+    def flops(self, rt: Runtime) -> float:
+        """Operations of its training and of its test: a static count."""
+        bench, s = open_bench(self.bench, self.store, rt), self.trained
+        images = 3.0 * s.passes * s.looks * len(bench.train) + len(bench.test)
+        return images * nets_for(self.arch, bench, rt).forward_flops()
+
+    def nbytes(self, rt: Runtime) -> int:
+        """Bytes of the array: four a parameter and epoch that is kept."""
+        bench = open_bench(self.bench, self.store, rt)
+        params = nets_for(self.arch, bench, rt).make(1, self.index, self.kind).member(0)[0]
+        return 4 * len(self.epochs) * sum(value.numel() for value in params.values())
+
+    def load(self, folder: Path) -> Trajectory:
+        """The way it went; rows stay on disk until they are asked for.
+
+        Raises: StillroomError if the array is not the one that this stage writes.
+        """
+        part = folder / "0000"
+        try:
+            rows = np.load(part / TRAJECTORY, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise StillroomError(f"{part / TRAJECTORY}: not readable ({error})") from error
+        if rows.ndim != 2 or len(rows) != len(self.epochs) or rows.dtype != np.float32:
+            raise StillroomError(
+                f"{part / TRAJECTORY} holds {rows.dtype} {list(rows.shape)}, not float32 "
+                f"[{len(self.epochs)}, P]; remove {folder} and make it again"
+            )
+        told = read_json(part / "original.json")
+        seconds = float(read_json(part / "timing.json")["seconds"])
+        return Trajectory(self.arch, self.epochs, rows, float(told["accuracy"]), seconds)
+
+
+def _rows(path: Path, shape: tuple[int, int]) -> np.memmap[Any, np.dtype[np.float32]]:
+    """The array on disk, as a killed run left it or new."""
+    if path.exists():
+        found = np.load(path, mmap_mode="r+", allow_pickle=False)
+        if isinstance(found, np.memmap) and found.shape == shape and found.dtype == np.float32:
+            return found
+    made: np.memmap[Any, np.dtype[np.float32]]
+    made = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    return made

@@ -1,0 +1,343 @@
+"""Trajectory matching: a student that trains on the images should end where an expert does.
+
+MTT: Cazenavette et al. 2022, arXiv:2203.11932; FTD: Du et al. 2023, arXiv:2211.11004; TESLA: Cui et
+al. 2023, arXiv:2211.10586; DATM: Guo et al. 2024, arXiv:2310.05773; PAD: Li et al. 2024,
+arXiv:2408.03360; EDF: Wang et al. 2025, arXiv:2410.17193. One method, six settings of it;
+specification of trajectory matching, section 4 to 6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from stillroom.artefacts.schooling import SCHOOLINGS, NamedSchooling
+from stillroom.config import DSA, Model
+from stillroom.methods.base import Context, Method, Synth
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from stillroom.artefacts.experts import Trajectory
+    from stillroom.artefacts.stage import Stage
+    from stillroom.nets.zoo import Arch
+
+LEAST_RATE = 1e-6  # of the student, which the reference lets turn negative
+
+
+class Window(Model):
+    """Which stretch of an expert is matched: `epochs` of it from a drawn start on.
+
+    Starts are drawn from `first` to below `last`. With `grow` the end of that range climbs from
+    `begin` to `last` over so many steps (DATM's sequential generation).
+    """
+
+    first: int = Field(0, ge=0, strict=True, description="earliest epoch that a stretch starts at")
+    last: int = Field(2, ge=1, strict=True, description="starts lie before this epoch")
+    begin: int = Field(1, ge=1, strict=True, description="where that bound is at the first step")
+    grow: int = Field(0, ge=0, strict=True, description="steps in which it climbs; 0: it stands")
+    epochs: int = Field(2, ge=1, strict=True, description="epochs of the expert in a stretch")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Window:
+        bound = self.begin if self.grow else self.last
+        if not self.first < bound <= self.last:
+            raise ValueError(
+                f"no start lies from first {self.first} to below {bound} (last {self.last})"
+            )
+        return self
+
+    @property
+    def needed(self) -> int:
+        """The last epoch of an expert that is ever read."""
+        return self.last - 1 + self.epochs
+
+
+class Parameters(Model):
+    """Which parameters of the network count in the distance."""
+
+    drop: Literal["none", "easy", "shallow"] = Field(
+        "none",
+        description="left out: those that fit best (EDF), or of the first layers (PAD)",
+    )
+    share: float = Field(0.0, ge=0, lt=1, description="share of them that is left out")
+
+
+class Areas(Model):
+    """EDF's emphasis on the pixels in which a trained network sees the class of an image."""
+
+    beta: float | None = Field(
+        None, ge=0, description="gradients there are multiplied by this plus the map; none: nowhere"
+    )
+    every: int = Field(50, ge=1, strict=True, description="steps from one look to the next")
+    threshold: float | None = Field(
+        None, ge=0, le=1, description="a map is active from here on; none: from its mean on"
+    )
+    net: str = Field("auto", description="which network looks, an original model; auto: the own")
+    layer: str = Field("auto", description="in which layer; auto: the deepest that is a map")
+    schooling: NamedSchooling = Field(
+        SCHOOLINGS["default"], description="how that network is trained"
+    )
+    cam: Literal["grad-cam", "smooth-grad-cam++"] = Field(
+        "grad-cam", description="as in the paper, or as in its code"
+    )
+
+
+class TrajectoryMatching(Method):
+    """Distance of a student's parameters to an expert's, through the student's whole training."""
+
+    kind: Literal["trajectory_matching"] = "trajectory_matching"
+    experts: int = Field(20, ge=1, le=10**4, strict=True, description="networks that are followed")
+    schooling: NamedSchooling = Field(
+        SCHOOLINGS["mtt"], description="how they are trained; epochs as far as they are read"
+    )
+    window: Window = Field(Window.model_construct(), description="which stretch is matched")
+    inner: int = Field(50, ge=1, le=10**4, strict=True, description="steps of the student")
+    batch: int = Field(
+        256, ge=1, strict=True, description="synthetic images a step of the student; all if fewer"
+    )
+    rate: float = Field(0.01, gt=0, description="step size of the student, learned from there on")
+    labels: Literal["hard", "learned", "assigned"] = Field(
+        "hard",
+        description="classes; logits that are learned (DATM); those of the expert that is matched "
+        "(TESLA)",
+    )
+    parameters: Parameters = Field(
+        Parameters.model_construct(), description="which count in the distance"
+    )
+    areas: Areas = Field(Areas.model_construct(), description="pixels that move more")
+    gate: float | None = Field(
+        None, gt=0, description="steps with a larger distance are dropped; none: no step is"
+    )
+    ema: float | None = Field(
+        None, ge=0, lt=1, description="the set is a moving average of the images (FTD)"
+    )
+    engine: Literal["exact", "tesla", "unrolled"] = Field(
+        "exact", description="of gradients; tesla is approximate beyond one step"
+    )
+    theta: Literal["device", "host", "recompute"] = Field(
+        "device", description="where exact and tesla keep the student's parameters of every step"
+    )
+    augment: str = Field(DSA, description="of the student's batches, and of students of the set")
+    init: Literal["real", "noise", "known"] = Field(
+        "real", description="first images: real, noise, or real ones that an expert classifies"
+    )
+    papers: ClassVar[tuple[str, ...]] = (
+        "cazenavette2022mtt",
+        "du2023ftd",
+        "cui2023tesla",
+        "guo2024datm",
+        "li2024pad",
+        "wang2025edf",
+    )
+
+    def name(self) -> str:
+        """The preset that it is nearest to."""
+        if self.labels == "learned":
+            return "datm" if self.areas.beta is None and self.parameters.drop == "none" else "edf"
+        if self.engine == "tesla":
+            return "tesla"
+        return "mtt" if self.ema is None else "ftd"
+
+    def stages(self, bench: dict[str, Any], arch: Arch, store: Path) -> dict[str, Stage]:
+        """The experts, as far as they are read."""
+        from stillroom.artefacts.experts import Expert
+        from stillroom.artefacts.originals import pool_of
+
+        whole = self.init == "known" or self.labels == "learned"  # their ends are asked
+        upto = self.window.needed
+        found: dict[str, Stage] = {
+            f"expert/{i:04d}": Expert(self.schooling, bench, arch, i, "float32", upto, whole, store)
+            for i in range(self.experts)
+        }
+        if self.areas.beta is not None:
+            (found["looks"],) = pool_of(
+                [self.areas.net], 1, self.areas.schooling, bench, arch, store
+            )
+        return found
+
+    def renamed(self, rename: Callable[[str], str]) -> TrajectoryMatching:
+        """The network that looks under another name."""
+        areas = self.areas.model_copy(update={"net": rename(self.areas.net)})
+        return self.model_copy(update={"areas": areas}) if self.areas.beta is not None else self
+
+    def image_forwards(self, classes: int, ipc: int) -> float:
+        """A gradient and the gradient of a gradient a step of the student: three and nine."""
+        return 12.0 * self.inner * min(self.batch, classes * ipc)
+
+    def images_held(self, classes: int, ipc: int) -> int:
+        """A batch under two derivatives; of all steps where the graph is kept."""
+        return 3 * min(self.batch, classes * ipc) * (self.inner if self.engine == "unrolled" else 1)
+
+    def start(self, ctx: Context, rows: Tensor) -> Synth:
+        """Real images or noise, the labels that go with them, and the rate."""
+        import torch
+
+        from stillroom.methods.starts import start_images
+        from stillroom.methods.trajectory_start import first_labels, known_images
+
+        of_class = (rows // ctx.ipc).to(ctx.device)
+        experts = [self._expert(ctx, i) for i in range(self.experts)]
+        if self.init == "known":
+            images = known_images(ctx, rows, experts)
+        else:
+            images = start_images(ctx, rows, self.init)
+        labels = of_class
+        if self.labels == "learned":
+            known = self.init == "known"
+            labels = first_labels(ctx, images, of_class, experts, known).requires_grad_()
+        rate = torch.tensor(self.rate, dtype=ctx.rt.dtype, device=ctx.device, requires_grad=True)
+        return Synth(images.requires_grad_(), labels, of_class, rate)
+
+    def loss(self, ctx: Context, synth: Synth, it: int) -> Iterator[Tensor]:
+        """One term, of one expert: work is not shared among ranks."""
+        from stillroom.methods.trajectory_distance import apart, kept
+        from stillroom.methods.trajectory_start import with_parameters
+        from stillroom.nets.inner import Inner, through
+        from stillroom.nets.losses import hard_ce, logit_ce
+
+        if ctx.rt.rank:
+            return
+        expert = self._expert(ctx, self._drawn(ctx, it))
+        start, target = self._stretch(ctx, expert, it)
+        labels = self._labels(ctx, synth, target)
+        assert synth.lr is not None
+        problem = Inner(
+            nets=with_parameters(ctx, start),
+            start=start,
+            steps=self.inner,
+            shown=self._shown(ctx, synth.images, labels, it),
+            rate=synth.lr,
+            loss=logit_ce if labels.is_floating_point() else hard_ce,
+        )
+        learned = [t for t in (synth.images, labels) if t.requires_grad]
+        share, drop = self.parameters.share, self.parameters.drop
+
+        def distance(end: Tensor) -> Tensor:
+            return apart(end, start, target, kept(end, target, share, drop))
+
+        value = through(problem, distance, learned, self.engine, self.theta)
+        synth.memory["distance"] = float(value.detach())
+        ctx.log(rate=synth.lr.detach())
+        yield value
+
+    def adjust(self, ctx: Context, synth: Synth, it: int) -> bool:
+        """Emphasise active pixels; drop the step where the distance lies above the gate."""
+        if self.areas.beta is not None and synth.images.grad is not None:
+            from stillroom.methods.areas import emphasis
+
+            if it % self.areas.every == 0 or "maps" not in synth.memory:
+                synth.memory["maps"] = self._maps(ctx, synth, it)
+            maps = synth.memory["maps"]
+            assert not isinstance(maps, float)
+            synth.images.grad *= emphasis(maps, self.areas.beta, self.areas.threshold)
+        return self.gate is None or float(synth.memory["distance"]) <= self.gate
+
+    def project(self, ctx: Context, synth: Synth) -> None:
+        """The rate stays positive; the average follows the images.
+
+        Differs from the reference, where the rate may turn negative and the run is lost.
+        """
+        assert synth.lr is not None
+        synth.lr.clamp_(min=LEAST_RATE)
+        if self.ema is not None:
+            old = synth.memory.get("average", synth.images)
+            synth.memory["average"] = synth.images + self.ema * (old - synth.images)
+
+    def published(self, synth: Synth) -> Tensor:
+        """The moving average of the images, where there is one."""
+        average = synth.memory.get("average")
+        return synth.images if average is None or isinstance(average, float) else average
+
+    def _expert(self, ctx: Context, number: int) -> Trajectory:
+        found: Trajectory = ctx.artefacts[f"expert/{number:04d}"]
+        return found
+
+    def _drawn(self, ctx: Context, it: int) -> int:
+        """Every expert once, in an order of its own, before any comes again."""
+        import torch
+
+        turn, place = divmod(it, self.experts)
+        order = torch.randperm(self.experts, generator=ctx.rng("experts", turn))
+        return int(order[place])
+
+    def _maps(self, ctx: Context, synth: Synth, it: int) -> Tensor:
+        """Where the class of each image is seen now: [N,H,W]."""
+        import torch
+
+        from stillroom.artefacts.originals import opened
+        from stillroom.nets.maps import activation_maps, deepest
+
+        nets = ctx.once("looks", lambda: opened(ctx.artefacts["looks"], ctx.bench, ctx.rt))
+        layer = self.areas.layer if self.areas.layer != "auto" else deepest(nets)
+        key = int(torch.randint(2**62, (), generator=ctx.rng("maps", it)))
+        images = synth.images.detach()
+        return activation_maps(nets, layer, images, synth.of_class, self.areas.cam, key)
+
+    def _stretch(self, ctx: Context, expert: Trajectory, it: int) -> tuple[Tensor, Tensor]:
+        """Parameters [P] of the expert where the student starts, and where it should end."""
+        import torch
+
+        w = self.window
+        bound = latest_start(it, w.begin, w.last, w.grow)
+        first = int(torch.randint(w.first, bound, (), generator=ctx.rng("window", it)))
+        here = (ctx.device, ctx.rt.dtype)
+        return expert.after(first).to(*here), expert.after(first + w.epochs).to(*here)
+
+    def _labels(self, ctx: Context, synth: Synth, target: Tensor) -> Tensor:
+        """Those of the set; or what the network where the student should end says of the images."""
+        if self.labels != "assigned":
+            return synth.labels
+        import torch
+
+        from stillroom.methods.trajectory_start import with_parameters
+
+        with torch.no_grad():
+            return with_parameters(ctx, target).logits(synth.images.detach())[0]
+
+    def _shown(
+        self, ctx: Context, images: Tensor, labels: Tensor, it: int
+    ) -> Callable[[int], tuple[Tensor, Tensor]]:
+        """The batch of every step of the student: the same at every call."""
+        import torch
+
+        from stillroom.data.augment import apply, draw, parse
+
+        strategy = parse(self.augment)
+        count = len(images)
+        each = -(-count // self.batch)
+        orders = [
+            torch.randperm(count, generator=ctx.rng("rows", it, turn)).tolist()
+            for turn in range(-(-self.inner // each))
+        ]
+        chunks = chunks_of(orders, self.batch)
+
+        def shown(t: int) -> tuple[Tensor, Tensor]:
+            rows = torch.tensor(chunks[t], device=images.device)
+            drawn = draw(strategy, len(rows), ctx.bench.size, ctx.rng("augment", it, t))
+            return apply(images[rows], drawn), labels[rows]
+
+        return shown
+
+
+def latest_start(it: int, begin: int, last: int, grow: int) -> int:
+    """The bound below which a stretch starts at step `it`: from `begin` to `last` in `grow` steps.
+
+    DATM's sequential generation; `grow` 0: it stands.
+    """
+    return min(last, begin + (last - begin) * it // grow) if grow else last
+
+
+def chunks_of(orders: Sequence[Sequence[int]], batch: int) -> list[list[int]]:
+    """The rows of every step: each order in turn, cut into batches and taken from the end.
+
+    So the ragged rest of an order comes first, as in the reference.
+    """
+    found = []
+    for order in orders:
+        cut = [list(order[i : i + batch]) for i in range(0, len(order), batch)]
+        found += cut[::-1]
+    return found

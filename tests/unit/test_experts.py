@@ -1,0 +1,195 @@
+"""Experts: what is kept is how training went, resumed to the same bytes, refused where it can't."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from stillroom.artefacts.executor import Serial
+from stillroom.artefacts.experts import TRAJECTORY, Expert
+from stillroom.artefacts.opened import nets_for, real_images
+from stillroom.artefacts.schooling import Schooling
+from stillroom.artefacts.snapshot import SNAPSHOT
+from stillroom.artefacts.store import Store, obtain
+from stillroom.data.augment import Strategy
+from stillroom.data.benchmarks import Benchmark
+from stillroom.errors import StillroomError
+from stillroom.nets.ensemble import Nets
+from stillroom.nets.inner import flat, views
+from stillroom.nets.sharpness import Uphill, direction, perturbation
+from stillroom.nets.sources import Images
+from stillroom.nets.train import Training, predict, train
+from stillroom.nets.zoo import resolve
+from stillroom.rng import rng
+from stillroom.runtime import Runtime
+from stillroom.session import Interrupted, Session
+
+ARCH = "convnet1-w4"
+
+
+def stage(bench: Benchmark, store: Path, upto: int, whole: bool = False, **more) -> Expert:
+    given = {"epochs": 4, "batch": 16, "lr": 0.05, "momentum": 0.0, "schedule": "constant"}
+    schooling = Schooling(**{**given, "rho": 0.05, "alpha": 0.3, **more})
+    return Expert(schooling, bench.describe(), resolve(ARCH), 1, "float32", upto, whole, store)
+
+
+def runtime(**changes) -> Runtime:
+    return Runtime(device=torch.device("cpu"), threads=1, **changes)
+
+
+class StopAt(Session):
+    """Presses Ctrl-C at an epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__()
+        self.at = epoch
+
+    def update(self, done: int, **metrics: float) -> None:
+        if done == self.at:
+            self.stop.set()
+
+
+def test_a_row_an_epoch(bench: Benchmark, store: Path, tmp_path: Path) -> None:
+    """Before the first and after each; the last ones have the accuracy that is told."""
+    found = obtain(Store(tmp_path), stage(bench, store, 4), Serial(), runtime())
+    nets = nets_for(found.arch, bench, runtime()).make(1, 1, "expert", ARCH)
+    params = nets.member(0)[0]
+    assert found.epochs == (0, 1, 2, 3, 4)
+    assert torch.equal(found.after(0), flat(params))
+    moved = [float((found.after(e + 1) - found.after(e)).norm()) for e in range(4)]
+    assert min(moved) > 0
+    for name, value in views(found.last(), params).items():
+        params[name].copy_(value)
+    tests = real_images(bench.test, bench.preprocess, bench.size, runtime())
+    right = (predict(nets, tests)[0] == bench.test.labels).double().mean()
+    assert found.accuracy == float(right)
+    with pytest.raises(StillroomError, match="not kept at epoch 9"):
+        found.after(9)
+
+
+def test_a_part_is_the_same_way(bench: Benchmark, store: Path, tmp_path: Path) -> None:
+    """Stopped at what is read, or kept only as far, rows are those of the whole."""
+    held = Store(tmp_path)
+    whole = obtain(held, stage(bench, store, 4), Serial(), runtime())
+    short = obtain(held, stage(bench, store, 2), Serial(), runtime())
+    both = obtain(held, stage(bench, store, 2, whole=True), Serial(), runtime())
+    assert (short.epochs, both.epochs) == ((0, 1, 2), (0, 1, 2, 4))
+    for some in (short, both):
+        for epoch in some.epochs:
+            assert torch.equal(some.after(epoch), whole.after(epoch))
+    assert both.accuracy == whole.accuracy
+
+
+def test_stopped_and_gone_on_with(bench: Benchmark, store: Path, tmp_path: Path) -> None:
+    one = stage(bench, store, 2, whole=True)
+    straight, broken = Store(tmp_path / "straight"), Store(tmp_path / "broken")
+    obtain(straight, one, Serial(), runtime())
+    for epoch in (1, 3):
+        with pytest.raises(Interrupted):
+            obtain(broken, one, Serial(), runtime(session=StopAt(epoch)))
+        assert (broken.part(one.key()) / "0000" / SNAPSHOT).is_file()
+    obtain(broken, one, Serial(), runtime())
+    files = [s.folder(one.key()) / "0000" / TRAJECTORY for s in (straight, broken)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert not list(broken.folder(one.key()).rglob(SNAPSHOT))
+
+
+def test_other_arrays_are_refused(bench: Benchmark, store: Path, tmp_path: Path) -> None:
+    held, one = Store(tmp_path), stage(bench, store, 1)
+    obtain(held, one, Serial(), runtime())
+    path = held.folder(one.key()) / "0000" / TRAJECTORY
+    path.chmod(0o644)
+    np.save(path, np.zeros((2, 3), np.float64))
+    with pytest.raises(StillroomError, match=r"holds float64 \[2, 3\]"):
+        one.load(held.folder(one.key()))
+    np.save(path, np.array([{"code": "runs"}], dtype=object), allow_pickle=True)
+    with pytest.raises(StillroomError, match="not readable"):
+        one.load(held.folder(one.key()))
+
+
+@pytest.mark.parametrize(
+    ("upto", "more", "told"),
+    [
+        (9, {}, "up to epoch 9 and trained for 4"),
+        (2, {"select": "best"}, "cannot select the best"),
+        (2, {"raw_pixels": True}, "raw pixels"),
+    ],
+)
+def test_refusals(bench: Benchmark, store: Path, upto: int, more: dict, told: str) -> None:
+    with pytest.raises(StillroomError, match=told):
+        stage(bench, store, upto, **more)
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    draws = rng(0, "sharpness")
+    images = torch.randn((24, 3, 8, 8), generator=draws, dtype=torch.float64)
+    return images, torch.randint(3, (24,), generator=draws)
+
+
+def trained(arch: str, backend: str, rule: Uphill | None, seeds: tuple[int, ...]):
+    images, labels = batch()
+    data = Images(lambda rows: images[rows], labels, 8)
+    how = Training(2, 8, 0.1, 0.9, 5e-4, "constant", Strategy(), uphill=rule)
+    nets = Nets(resolve(arch), 3, 3, 8, Runtime(torch.device("cpu"), "float64"), backend)
+    made = nets.seeded(seeds, "net")
+    train(made, data, how, seeds)
+    return made
+
+
+@pytest.mark.parametrize("arch", ["convnet1-w4", "convnet1-w4-bn"])
+@pytest.mark.parametrize("adaptive", [True, False])
+def test_networks_look_uphill_each_for_itself(arch: str, adaptive: bool) -> None:
+    """Stacked as alone; and BatchNorm statistics move once a batch."""
+    rule = Uphill(0.05, 0.3, adaptive)
+    alone = trained(arch, "loop", rule, (0, 1))
+    together = trained(arch, "vmap", rule, (0, 1))
+    for i in range(2):
+        for mine, theirs in zip(alone.member(i), together.member(i), strict=True):
+            for name, value in mine.items():
+                torch.testing.assert_close(value, theirs[name], rtol=1e-9, atol=1e-12)
+    plain = trained(arch, "loop", None, (0, 1))
+    tiny = trained(arch, "loop", Uphill(1e-12, 0.0, adaptive), (0, 1))
+    for mine, theirs in zip(plain.member(0), tiny.member(0), strict=True):
+        for name, value in mine.items():
+            if not name.endswith("num_batches_tracked"):  # which counts both passes
+                torch.testing.assert_close(
+                    value.double(), theirs[name].double(), rtol=1e-6, atol=1e-9
+                )
+
+
+def test_a_step_by_hand() -> None:
+    """Without momentum and decay, one batch: the step is along g' - alpha (g - proj of g on g')."""
+    images, labels = batch()
+    nets = Nets(resolve("convnet1-w4"), 3, 3, 8, Runtime(torch.device("cpu"), "float64"))
+    made = nets.seeded((3,), "net")
+    before = flat(made.member(0)[0]).clone()
+    net = nets.build(3, "net")
+    leaves = list(net.parameters())
+    first = torch.autograd.grad(F.cross_entropy(net(images), labels), leaves)
+    a, g = flat({str(i): p for i, p in enumerate(leaves)}), torch.cat([f.flatten() for f in first])
+    ahead = a + 0.05 * a**2 * g / (a.abs() * g).norm()
+    with torch.no_grad():
+        for leaf, value in zip(leaves, ahead.split([p.numel() for p in leaves]), strict=True):
+            leaf.copy_(value.view_as(leaf))
+    second = torch.autograd.grad(F.cross_entropy(net(images), labels), leaves)
+    h = torch.cat([s.flatten() for s in second])
+    across = g - (g @ h) / (h @ h) * h
+    assert float((across @ h).abs()) < 1e-12
+    data = Images(lambda rows: images[rows], labels, 8)
+    how = Training(1, 24, 0.1, 0.0, 0.0, "constant", Strategy(), uphill=Uphill(0.05, 0.3))
+    train(made, data, how, [3])
+    moved = flat(made.member(0)[0]) - before
+    torch.testing.assert_close(moved, -0.1 * (h - 0.3 * across), rtol=1e-8, atol=1e-12)
+
+
+def test_without_a_part_across_it_is_plain_sam() -> None:
+    some = [torch.randn(4, generator=rng(0, k), dtype=torch.float64) for k in ("a", "b")]
+    found = direction(some, some[::-1], 0.0)
+    assert all(torch.equal(x, y) for x, y in zip(found, some[::-1], strict=True))
+    (move,) = perturbation([some[0]], [some[1]], Uphill(0.0))
+    assert not move.any()
