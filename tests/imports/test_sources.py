@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import stillroom
+from stillroom.artefacts.experts import Expert
 from stillroom.artefacts.features import RealFeatures
 from stillroom.artefacts.originals import Original
 from stillroom.artefacts.relabels import Relabel
@@ -32,6 +33,8 @@ INDIFFERENT = {
     "artefacts/snapshot.py",
     "artefacts/starts.py",  # in a key by the digest of what it brings
     "artefacts/originals.py",  # likewise, where it is not the stage itself
+    "artefacts/experts.py",  # likewise
+    "artefacts/training.py",  # of these two
     "artefacts/schooling.py",
     "artefacts/statistics.py",  # likewise
     "artefacts/released.py",  # likewise
@@ -83,7 +86,7 @@ def covered(stage: type[Stage]) -> set[str]:
     return found
 
 
-STAGES = [Distil, Score, Original, RealFeatures, Statistics, ReleasedStatistics, Relabel]
+STAGES = [Distil, Score, Original, Expert, RealFeatures, Statistics, ReleasedStatistics, Relabel]
 
 
 @pytest.mark.parametrize("stage", STAGES)

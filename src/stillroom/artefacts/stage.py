@@ -28,6 +28,7 @@ COMMON = (
     "nets/losses.py",
     "nets/optimisers.py",
     "nets/schedules.py",
+    "nets/sharpness.py",
     "nets/sources.py",
     "artefacts/opened.py",
     "config.py",

@@ -44,6 +44,8 @@ class Distil(Stage):
         *COMMON,
         "artefacts/snapshot.py",
         "nets/hooks.py",
+        "nets/inner.py",
+        "nets/maps.py",
         "nets/verdicts.py",
         "methods",
     )
