@@ -104,6 +104,11 @@ class Told(Model):
     arch: _Short
     index: int = Field(ge=0, lt=1000, strict=True, description="which of its kind")
     schooling: dict[str, Any] = Field(description="fields of a `Schooling`")
+    weights: str = Field(
+        "",
+        pattern=r"^([0-9a-f]{16})?$",
+        description="digest of given weights, if it was not trained",
+    )
 
 
 def epoch_bytes(images: int, classes: int, batch: int, codec: str) -> int:

@@ -180,7 +180,12 @@ class Relabel(Stage):
 def told_of(teacher: Original) -> Told:
     """How a teacher was trained, for the manifest."""
     schooling = teacher.schooling.model_dump(mode="json")
-    return Told(arch=teacher.arch.name, index=teacher.index, schooling=schooling)
+    return Told(
+        arch=teacher.arch.name,
+        index=teacher.index,
+        schooling=schooling,
+        weights=teacher.weights,
+    )
 
 
 @dataclass(frozen=True)

@@ -318,7 +318,7 @@ def _list_protocols() -> None:
         augment = "the set's" if p.augment == "set" else p.augment.partition(":")[0]
         own = (p.id, f"{p.passes:,}", told, steps or p.schedule, augment, p.labels, p.select)
         cells.append((*own, str(p.seeds)))
-    rows("protocols (+epochs=N behind a name changes the epochs)", heads, cells)
+    rows("protocols (+epochs=N behind a name; so batch, lr, momentum, weight_decay)", heads, cells)
     for p in PROTOCOLS.values():
         quirks = "".join(f" Quirk {name}: {QUIRKS[name]}." for name in p.quirks)
         papers = f" Papers: {', '.join(p.papers)}." if p.papers else ""

@@ -40,6 +40,7 @@ _BELONGS: dict[str, tuple[str, tuple[str, ...]]] = {
 TAUGHT = ("relabels", "teachers")  # labels that trained networks give, of drawn views
 WHOLE = 64  # px: up to here RDED's mosaics are single crops
 MAX_EPOCHS = 100_000
+CHANGEABLE = ("epochs", "batch", "lr", "momentum", "weight_decay")
 
 
 class View(Grown):
@@ -198,9 +199,20 @@ class Protocol(Grown):
         """`name@version`, as records quote it, with what was changed of the published one."""
         from stillroom.evaluation.published import PROTOCOLS
 
-        published = PROTOCOLS.get(f"{self.name}@{self.version}")
-        changed = published is not None and published.epochs != self.epochs
-        return f"{self.name}@{self.version}" + (f"+epochs={self.epochs}" if changed else "")
+        base = f"{self.name}@{self.version}"
+        published = PROTOCOLS.get(base, self)
+        changed = [
+            f"+{field}={getattr(self, field):g}"
+            for field in CHANGEABLE
+            if field not in published.ruled and getattr(published, field) != getattr(self, field)
+        ]
+        return base + "".join(changed)
+
+    @property
+    def ruled(self) -> tuple[str, ...]:
+        """Fields that follow from the set or the student, and that nobody names."""
+        rate = self.by_arch or not isinstance(self.lr, float)
+        return (*(("batch",) if self.batches else ()), *(("lr",) if rate else ()))
 
     @property
     def passes(self) -> int:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 from stillroom.errors import StillroomError, suggest
 from stillroom.evaluation.decoupled_protocols import DECOUPLED
 from stillroom.evaluation.matching_protocols import MATCHING
-from stillroom.evaluation.protocol import MAX_EPOCHS, Protocol
+from stillroom.evaluation.protocol import CHANGEABLE, MAX_EPOCHS, Protocol
 
 _QUICK = Protocol(
     name="quick",
@@ -46,13 +49,13 @@ PROTOCOLS: dict[str, Protocol] = {
 def find_protocol(name: str) -> Protocol:
     """Look a protocol up by `name@version`, or by name for the newest version.
 
-    `name@version+epochs=N` is that protocol with N epochs, its drops at the same shares of them:
-    another hash, and another name.
-    Raises: StillroomError with the known names.
+    `name@version+epochs=N+lr=0.02` is that protocol with other values of `CHANGEABLE` fields, its
+    drops at the same shares of its epochs: another hash, and another name.
+    Raises: StillroomError with the known names or fields.
     """
     if not isinstance(name, str):
         raise StillroomError(f"protocol={name!r} must be text, such as 'quick@1'")
-    base, plus, change = name.partition("+")
+    base, *changes = name.split("+")
     found = PROTOCOLS.get(base)
     if found is None:
         versions = [p for p in PROTOCOLS.values() if p.name == base]
@@ -62,21 +65,36 @@ def find_protocol(name: str) -> Protocol:
                 f"{suggest(base, PROTOCOLS)}"
             )
         found = max(versions, key=lambda p: p.version)
-    return _changed(found, name, change) if plus else found
+    return _changed(found, name, dict(_change(found, name, text) for text in changes))
 
 
-def _changed(protocol: Protocol, name: str, change: str) -> Protocol:
-    field, _, value = change.partition("=")
-    count = int(value) if value.isascii() and value.isdigit() and len(value) < 7 else 0
-    if field != "epochs" or not 1 <= count <= MAX_EPOCHS:
+def _change(protocol: Protocol, name: str, text: str) -> tuple[str, float]:
+    """What one `field=value` behind a protocol's name asks for."""
+    field, _, value = text.partition("=")
+    whole = field in ("epochs", "batch")
+    least, most = (1, MAX_EPOCHS) if whole else (0.0, 0.999 if field == "momentum" else 1e3)
+    plain = re.fullmatch(r"\d{1,6}" if whole else r"\d{1,3}(\.\d{1,9})?(e-?\d)?", value, re.ASCII)
+    number = (int if whole else float)(value) if plain else -1
+    if field not in CHANGEABLE or not least <= number <= most or (field == "lr" and not number):
         raise StillroomError(
-            f"protocol={name[:80]!r}: only +epochs=N can be changed, N in 1..{MAX_EPOCHS}"
+            f"protocol={name[:80]!r}: only {', '.join(f'+{one}=' for one in CHANGEABLE)} can "
+            f"follow a name: epochs and batch whole numbers in 1..{MAX_EPOCHS}, momentum below 1"
         )
-    share = count / protocol.epochs
-    changed = {
-        "epochs": count,
-        "checks": min(protocol.checks, count),
-        "milestones": tuple(round(m * share) for m in protocol.milestones),
-        "warmup": round(protocol.warmup * share),
-    }
+    if field in protocol.ruled:
+        raise StillroomError(
+            f"protocol={name[:80]!r}: the {field} of {protocol.id} follows from set and student"
+        )
+    return field, number
+
+
+def _changed(protocol: Protocol, name: str, values: dict[str, float]) -> Protocol:
+    changed: dict[str, Any] = dict(values)
+    if "epochs" in values:
+        count = int(values["epochs"])
+        share = count / protocol.epochs
+        changed |= {
+            "checks": min(protocol.checks, count),
+            "milestones": tuple(round(m * share) for m in protocol.milestones),
+            "warmup": round(protocol.warmup * share),
+        }
     return protocol.model_copy(update=changed)

@@ -218,7 +218,8 @@ def made_again(found: Relabels, bench: Benchmark, store: Store) -> tuple[Origina
 def _again(told: Told, bench: Benchmark, store: Store) -> Original:
     arch = resolve(canonical_name(told.arch))  # a name of the zoo, never an import path
     schooling = Schooling(**told.schooling)
-    return Original(schooling, bench.describe(), arch, told.index, "float32", store.root)
+    described = bench.describe()
+    return Original(schooling, described, arch, told.index, "float32", store.root, told.weights)
 
 
 def _own(made: Distilled, protocol: Protocol, bench: Benchmark, store: Store) -> Sequence[Original]:

@@ -190,19 +190,28 @@ def test_views_of_rded_and_of_sre2l() -> None:
 
 
 def test_names() -> None:
-    assert find_protocol("vico") is PROTOCOLS["vico@1"]
-    assert find_protocol("sre2l") is PROTOCOLS["sre2l@2"]
+    assert find_protocol("vico") == PROTOCOLS["vico@1"]
+    assert find_protocol("sre2l") == PROTOCOLS["sre2l@2"]
     short = find_protocol("vico@1+epochs=3")
     assert (short.id, short.passes, short.check_epochs()) == ("vico@1+epochs=3", 4, [2, 3, 4])
     assert short.digest() != PROTOCOLS["vico@1"].digest()
     same = find_protocol("vico@1+epochs=1000")
     assert (same.id, same.digest()) == ("vico@1", PROTOCOLS["vico@1"].digest())
+    other = find_protocol("clom@1+batch=32+epochs=50+weight_decay=1e-3+lr=0.02+momentum=0")
+    assert (other.batch, other.lr, other.weight_decay, other.momentum) == (32, 0.02, 1e-3, 0.0)
+    assert other.milestones == (25,)
+    assert other.id == "clom@1+epochs=50+batch=32+lr=0.02+momentum=0+weight_decay=0.001"
+    assert find_protocol(other.id).digest() == other.digest()
+    rded = PROTOCOLS["rded@1"]
+    assert rded.settled(100, 10, "resnet18").id == "rded@1", "what a rule settles is no change"
 
 
 @pytest.mark.parametrize(
     "name",
-    ["vic", "vico@2", "", "vico@1+", "vico@1+lr=2", "vico@1+epochs=0", "vico@1+epochs=1e3",
-     "vico@1+epochs=-1", "vico@1+epochs=9999999", "vico@1+epochs=٣"],
+    ["vic", "vico@2", "", "vico@1+", "vico@1+lr=0", "vico@1+epochs=0", "vico@1+epochs=1e3",
+     "vico@1+epochs=-1", "vico@1+epochs=9999999", "vico@1+epochs=٣", "vico@1+lr=nan",
+     "vico@1+momentum=1", "vico@1+batch=2.5", "vico@1+quirks=1", "mtt@1+lr=0.1",
+     "rded@1+batch=5"],
 )  # fmt: skip
 def test_unknown_names_are_one_line(name: str) -> None:
     with pytest.raises(StillroomError) as caught:
