@@ -166,12 +166,12 @@ def test_each_method_runs_on_the_digits(method: str, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two classes of 256 coloured pictures of 64 pixels, and one store for all recipes."""
+    """Two classes of 48 coloured pictures of 64 pixels, and one store for all recipes."""
     root = tmp_path_factory.mktemp("photos")
     draws = np.random.default_rng(0)
     for c in range(2):
         (root / "data" / f"class{c}").mkdir(parents=True)
-        for i in range(256):
+        for i in range(48):
             low = draws.integers(0, 128, (8, 8, 3)) + np.array([100 * c, 40, 100 - 100 * c])
             image = Image.fromarray(low.astype(np.uint8)).resize((64, 64))
             image.save(root / "data" / f"class{c}" / f"{i}.png")
@@ -179,13 +179,15 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ipc", IPCS)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("method", DECOUPLED)
-def test_recipes_of_imagenet_run_on_a_small_folder(method: str, ipc: int, photos: Path) -> None:
-    """All stages, with the networks of ImageNet about as they begin; their norms have settled."""
-    row = f"{method}/imagenet-1k-ipc{ipc}"
+def test_recipes_of_imagenet_run_on_a_small_folder(method: str, photos: Path) -> None:
+    """All stages, with the networks of ImageNet about as they begin; their norms have settled.
+
+    At one image a class: what 10 and 50 change is told by their plans.
+    """
+    row = f"{method}/imagenet-1k-ipc1"
     line = small(row, "imagenet/resnet18", "default+epochs=3+batch=16+lr=0.001")
-    line = [x.replace("pool=40", "pool=205") for x in line]  # crops of so many for 50 mosaics
     out = photos / row.replace("/", "-")
     where = ["--data", f"{photos}/data", "--size", "64", "--out", str(out)]
     assert run(["distill", *line, *where, "--store", f"{photos}/store", "--quiet"]) == 0
