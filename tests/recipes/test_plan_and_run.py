@@ -96,9 +96,16 @@ def fake(name: str) -> Benchmark:
     )
 
 
-@pytest.mark.parametrize("data", SETS)
+ALL = [pytest.param(data, IPCS, id=f"{data}-all", marks=pytest.mark.slow) for data in SETS]
+
+
+@pytest.mark.parametrize(("data", "ipcs"), [pytest.param("cifar10", (10,), id="cifar10"), *ALL])
 def test_every_row_prints_its_plan(
-    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    data: str,
+    ipcs: tuple[int, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Of data that are not here, on a machine with memory for them; networks are looked at once."""
     bench = fake(data)
@@ -116,7 +123,7 @@ def test_every_row_prints_its_plan(
         monkeypatch.setattr(module, "seconds", lambda *_: 60.0)
     monkeypatch.setattr(estimate, "available_memory", lambda _: 2**50)
     for method in DECOUPLED:
-        for ipc in IPCS:
+        for ipc in ipcs:
             row = f"{method}/{data}-ipc{ipc}"
             assert run(["distill", row, "--plan", "--store", f"{tmp_path}/store"]) == 0
             told = " ".join(capsys.readouterr().out.replace("│", "").split())

@@ -114,6 +114,18 @@ PRESETS: dict[str, Preset] = {
         {"flat": {"weight": 0.25}},
         {"steps": 1000, "images": _ADAM},
     ),
+    "edc-paper": Preset(
+        "statistics_matching",
+        "recover (EDC as its paper says): edc with the paper's 2,000 steps, and its rows",
+        {"flat": {"weight": 0.25}},
+        {"steps": 2000, "images": _ADAM},
+    ),
+    "edc-released": Preset(
+        "statistics_matching",
+        "recover (EDC as its code runs): statistics as released, no term for flat minima; its rows",
+        {"variance": "released", "average_start": "zero"},
+        {"steps": 1000, "images": _ADAM},
+    ),
     "mtt": Preset(
         "trajectory_matching",
         "trajectory matching (MTT): a student ends where a network of the real data does",
@@ -143,18 +155,6 @@ PRESETS: dict[str, Preset] = {
         "trajectory matching (EDF): as datm, without what fits anyway, more where classes are seen",
         {**_DATM, "parameters": {"drop": "easy", "share": 0.25}, "areas": {"beta": 1.0}},
         _LABELLED,
-    ),
-    "edc-paper": Preset(
-        "statistics_matching",
-        "recover (EDC as its paper says): edc with the paper's 2,000 steps, and its rows",
-        {"flat": {"weight": 0.25}},
-        {"steps": 2000, "images": _ADAM},
-    ),
-    "edc-released": Preset(
-        "statistics_matching",
-        "recover (EDC as its code runs): statistics as released, no term for flat minima; its rows",
-        {"variance": "released", "average_start": "zero"},
-        {"steps": 1000, "images": _ADAM},
     ),
     "random": _selection("random", "real images drawn at random, balanced"),
     "class-mean": _selection("class-mean", "the average image of a class (of parts, if ipc > 1)"),

@@ -38,11 +38,12 @@ class Problem:
         self.nets = Nets(resolve(arch), 3, 3, 8, rt).make(1, 0, "student")
         draws = rng(0, "problem")
         shape = (12, 3, 8, 8)
-        self.images = torch.randn(shape, generator=draws, dtype=rt.dtype).requires_grad_()
-        self.labels = torch.randn((12, 3), generator=draws, dtype=rt.dtype).requires_grad_()
+        double = {"generator": draws, "dtype": torch.float64}  # the same numbers in float32
+        self.images = torch.randn(shape, **double).to(rt.dtype).requires_grad_()
+        self.labels = torch.randn((12, 3), **double).to(rt.dtype).requires_grad_()
         self.rate = torch.tensor(0.1, dtype=rt.dtype, requires_grad=True)
         self.start = flat(self.nets.member(0)[0])
-        move = torch.randn(self.start.shape, generator=draws, dtype=rt.dtype)
+        move = torch.randn(self.start.shape, **double).to(rt.dtype)
         self.target = self.start + 0.05 * move
         rows = [torch.randperm(12, generator=rng(0, "rows", t))[:5] for t in range(steps)]
 
