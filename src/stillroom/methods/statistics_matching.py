@@ -165,8 +165,9 @@ class StatisticsMatching(Method, Grown):
         return self
 
     def renamed(self, rename: Callable[[str], str]) -> StatisticsMatching:
-        """Observers under other names."""
-        return self.model_copy(update={"observers": tuple(map(rename, self.observers))})
+        """Observers and scorers under other names."""
+        names = {"observers": self.observers, "scorers": self.scorers}
+        return self.model_copy(update={k: tuple(map(rename, some)) for k, some in names.items()})
 
     def name(self) -> str:
         """The preset that it is nearest to."""

@@ -418,3 +418,10 @@ def test_new_fields_leave_old_keys_alone() -> None:
     assert {"scorers", "crops"} <= set(
         method(init="mosaics", scorers=ARCHS, crops={"pool": 5}).model_dump()
     )
+
+
+def test_every_network_of_a_recipe_can_be_given() -> None:
+    """Observers and scorers alike go on under the names that settle their weights."""
+    method = StatisticsMatching(observers=("a", "b"), init="mosaics", scorers=("c",))
+    settled = method.renamed(lambda name: f"{name}=0")
+    assert (settled.observers, settled.scorers) == (("a=0", "b=0"), ("c=0",))
