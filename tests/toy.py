@@ -10,6 +10,18 @@ from stillroom.session import Session
 from stillroom.types import Record
 
 
+class StopAt(Session):
+    """Presses Ctrl-C at an epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__()
+        self.at = epoch
+
+    def update(self, done: int, **metrics: float) -> None:
+        if done == self.at:
+            self.stop.set()
+
+
 def toy_images(n: int = 24, classes: int = 2, size: int = 8, channels: int = 3, seed: int = 0):
     """Learnable images: every class has a bright corner of its own, plus noise."""
     gen = torch.Generator().manual_seed(seed)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,6 +20,7 @@ from stillroom.artefacts.store import Store, obtain
 from stillroom.data.augment import Strategy
 from stillroom.data.benchmarks import Benchmark
 from stillroom.errors import StillroomError
+from stillroom.methods.trajectory_matching import TrajectoryMatching
 from stillroom.nets.ensemble import Nets
 from stillroom.nets.inner import flat, views
 from stillroom.nets.sharpness import Uphill, direction, perturbation
@@ -27,7 +29,8 @@ from stillroom.nets.train import Training, predict, train
 from stillroom.nets.zoo import resolve
 from stillroom.rng import rng
 from stillroom.runtime import Runtime
-from stillroom.session import Interrupted, Session
+from stillroom.session import Interrupted
+from toy import StopAt
 
 ARCH = "convnet1-w4"
 
@@ -40,18 +43,6 @@ def stage(bench: Benchmark, store: Path, upto: int, whole: bool = False, **more)
 
 def runtime(**changes) -> Runtime:
     return Runtime(device=torch.device("cpu"), threads=1, **changes)
-
-
-class StopAt(Session):
-    """Presses Ctrl-C at an epoch."""
-
-    def __init__(self, epoch: int) -> None:
-        super().__init__()
-        self.at = epoch
-
-    def update(self, done: int, **metrics: float) -> None:
-        if done == self.at:
-            self.stop.set()
 
 
 def test_a_row_an_epoch(bench: Benchmark, store: Path, tmp_path: Path) -> None:
@@ -193,3 +184,18 @@ def test_without_a_part_across_it_is_plain_sam() -> None:
     assert all(torch.equal(x, y) for x, y in zip(found, some[::-1], strict=True))
     (move,) = perturbation([some[0]], [some[1]], Uphill(0.0))
     assert not move.any()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"window": {"begin": 2, "last": 3}},
+        {"parameters": {"share": 0.5}},
+        {"areas": {"every": 7}},
+        {"engine": "unrolled", "theta": "host"},
+        {"window": {"first": 2, "last": 2}},
+    ],
+)
+def test_what_nothing_would_read_is_refused(given: dict) -> None:
+    with pytest.raises(ValidationError):
+        TrajectoryMatching(**given)

@@ -25,6 +25,7 @@ from stillroom.nets.train import Training, predict, rate
 from stillroom.nets.zoo import resolve
 from stillroom.runtime import COMPILE_FLOPS, Runtime
 from stillroom.session import Interrupted, Session
+from toy import StopAt
 
 QUICK = {"epochs": 6, "batch": 8, "lr": 0.05}
 
@@ -36,18 +37,6 @@ def stage(bench: Benchmark, store: Path, index: int = 0, arch: str = "convnet1-w
 
 def runtime(**changes) -> Runtime:
     return Runtime(device=torch.device("cpu"), threads=1, **changes)
-
-
-class StopAt(Session):
-    """Presses Ctrl-C at an epoch."""
-
-    def __init__(self, epoch: int) -> None:
-        super().__init__()
-        self.at = epoch
-
-    def update(self, done: int, **metrics: float) -> None:
-        if done == self.at:
-            self.stop.set()
 
 
 class StopInside(Session):

@@ -48,6 +48,8 @@ class Window(Model):
             raise ValueError(
                 f"no start lies from first {self.first} to below {bound} (last {self.last})"
             )
+        if not self.grow and self.begin != 1:
+            raise ValueError("begin belongs to grow, the steps in which the bound climbs from it")
         return self
 
     @property
@@ -64,6 +66,12 @@ class Parameters(Model):
         description="left out: those that fit best (EDF), or of the first layers (PAD)",
     )
     share: float = Field(0.0, ge=0, lt=1, description="share of them that is left out")
+
+    @model_validator(mode="after")
+    def _told_which(self) -> Parameters:
+        if self.share and self.drop == "none":
+            raise ValueError("share belongs to a drop: easy or shallow")
+        return self
 
 
 class Areas(Model):
@@ -84,6 +92,12 @@ class Areas(Model):
     cam: Literal["grad-cam", "smooth-grad-cam++"] = Field(
         "grad-cam", description="as in the paper, or as in its code"
     )
+
+    @model_validator(mode="after")
+    def _every_field_is_read(self) -> Areas:
+        if self.beta is None and self != Areas.model_construct():
+            raise ValueError("these belong to a beta, without which nothing is emphasised")
+        return self
 
 
 class TrajectoryMatching(Method):
@@ -133,6 +147,12 @@ class TrajectoryMatching(Method):
         "li2024pad",
         "wang2025edf",
     )
+
+    @model_validator(mode="after")
+    def _every_field_is_read(self) -> TrajectoryMatching:
+        if self.engine == "unrolled" and self.theta != "device":
+            raise ValueError("theta is of exact and tesla; unrolled keeps the whole graph")
+        return self
 
     def name(self) -> str:
         """The preset that it is nearest to."""

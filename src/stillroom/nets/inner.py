@@ -107,9 +107,8 @@ def _adjoint(
         images, labels = inner.shown(t)
         pulled = _pull(inner, path[t], images.detach(), labels.detach(), adjoint)
         of_rate -= pulled[0]
-        pairs = zip(
-            (images, labels), pulled[2:], strict=False
-        )  # no slope of labels that are classes
+        # Labels that are classes have no slope.
+        pairs = zip((images, labels), pulled[2:], strict=False)
         outs = [(out, -rate * by) for out, by in pairs if out.requires_grad]
         shown, by = zip(*outs, strict=True)
         found = torch.autograd.grad(shown, learned, by, allow_unused=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -171,9 +172,10 @@ def train(
             if tick is not None:
                 tick()
             optimiser.zero_grad(set_to_none=True)
-            last = _backward(parts, batches, training, seeds, epoch, step)
+            backward = partial(_backward, parts, batches, training, seeds, epoch, step)
+            last = backward()
             if training.uphill is not None:
-                _look_uphill(nets, parts, batches, training, seeds, epoch, step)
+                _look_uphill(nets, parts, training.uphill, backward)
             optimiser.step()
             if training.ema is not None:
                 follow(average, leaves, training.ema)
@@ -240,26 +242,17 @@ def _backward(
 
 
 def _look_uphill(
-    nets: Ensemble,
-    parts: list[Ensemble],
-    batches: Sequence[Batch],
-    training: Training,
-    seeds: Sequence[int],
-    epoch: int,
-    step: int,
+    nets: Ensemble, parts: list[Ensemble], rule: Uphill, backward: Callable[[], Tensor]
 ) -> None:
     """Replace the gradients by those that sharpness-aware training steps along: a second pass.
 
     Over the same batch with the same draws. All networks go uphill together, each by norms of its
     own.
     """
-    assert training.uphill is not None
-    own = [list(part.params[0].values()) for part in parts]
-    moved = [
-        look_uphill(leaves, training.uphill, nets.k if nets.stacked else None) for leaves in own
-    ]
+    each = nets.k if nets.stacked else None
+    moved = [look_uphill(list(part.params[0].values()), rule, each) for part in parts]
     with still_norms(nets.nets.skeleton):
-        _backward(parts, batches, training, seeds, epoch, step)
+        backward()
     for back in moved:
         back()
 
