@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import stillroom
+from stillroom.artefacts.difficulty import Difficulty
 from stillroom.artefacts.experts import Expert
 from stillroom.artefacts.features import RealFeatures
 from stillroom.artefacts.originals import Original
@@ -32,6 +33,7 @@ INDIFFERENT = {
     "artefacts/store.py",
     "artefacts/snapshot.py",
     "artefacts/starts.py",  # in a key by the digest of what it brings
+    "artefacts/difficulty.py",  # likewise
     "artefacts/originals.py",  # likewise, where it is not the stage itself
     "artefacts/experts.py",  # likewise
     "artefacts/training.py",  # of these two
@@ -86,7 +88,17 @@ def covered(stage: type[Stage]) -> set[str]:
     return found
 
 
-STAGES = [Distil, Score, Original, Expert, RealFeatures, Statistics, ReleasedStatistics, Relabel]
+STAGES = [
+    Difficulty,
+    Distil,
+    Score,
+    Original,
+    Expert,
+    RealFeatures,
+    Statistics,
+    ReleasedStatistics,
+    Relabel,
+]
 
 
 @pytest.mark.parametrize("stage", STAGES)

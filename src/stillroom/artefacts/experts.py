@@ -7,6 +7,7 @@ MTT: Cazenavette et al. 2022, arXiv:2203.11932; specification of trajectory matc
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,9 +17,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from stillroom.artefacts.difficulty import Difficulty, by_difficulty, difficulty_of
 from stillroom.artefacts.opened import nets_for, open_bench
 from stillroom.artefacts.schooling import Schooling
 from stillroom.artefacts.stage import COMMON, Stage
+from stillroom.artefacts.store import Store
 from stillroom.artefacts.training import Work
 from stillroom.errors import StillroomError
 from stillroom.files import read_json
@@ -69,6 +72,7 @@ class Expert(Stage):
     kind: ClassVar[str] = "expert"
     sources: ClassVar[tuple[str, ...]] = (
         *COMMON,
+        "artefacts/difficulty.py",
         "artefacts/experts.py",
         "artefacts/schooling.py",
         "artefacts/training.py",
@@ -105,7 +109,17 @@ class Expert(Stage):
             "index": self.index,
             "numerics": self.numerics,
             "epochs": self.epochs,
+            **({"difficulty": self.difficulty.key()} if self.difficulty else {}),
         }
+
+    @property
+    def difficulty(self) -> Difficulty | None:
+        """What orders its data, where they are ordered."""
+        return difficulty_of(self.schooling.order, self.bench, self.arch, self.store)
+
+    def needs(self) -> tuple[Stage, ...]:
+        """How difficult images are, where that orders them."""
+        return () if self.difficulty is None else (self.difficulty,)
 
     def about(self) -> str:
         """What it is, for a listing."""
@@ -133,6 +147,8 @@ class Expert(Stage):
         rt = dataclasses.replace(rt, numerics=self.numerics)  # whatever it is made for
         followed = dataclasses.replace(self, schooling=self.trained, whole=True)
         work = Work(followed, out, rt.sized(self.flops(rt)))
+        if self.difficulty is not None:
+            work.data = dataclasses.replace(work.data, seen=self._seen(work.data.labels.cpu()))
         rows = _rows(out / TRAJECTORY, (len(self.epochs), len(flat(work.now()))))
 
         def trail(epoch: int, weights: dict[str, Tensor]) -> None:
@@ -145,6 +161,16 @@ class Expert(Stage):
         work.restore()
         work.run()
         work.tell()
+
+    def _seen(self, labels: Tensor) -> Callable[[int], Tensor]:
+        """Which rows int64 an epoch sees, by `Order.seen` of every class."""
+        stage = self.difficulty
+        assert stage is not None
+        scores = stage.load(Store(self.store).folder(stage.key()))
+        ranked, order = by_difficulty(scores, labels), self.schooling.order
+        return lambda epoch: torch.cat(
+            [rows[torch.tensor(order.seen(epoch, len(rows)))] for rows in ranked]
+        )
 
     def flops(self, rt: Runtime) -> float:
         """Operations of its training and of its test: a static count."""

@@ -86,6 +86,13 @@ class Original(Stage):
     store: Path = field(compare=False)
     weights: str = ""
 
+    def __post_init__(self) -> None:
+        if self.schooling.order.scores != "none":
+            raise StillroomError(
+                f"order.scores={self.schooling.order.scores}: ordered data are of experts; an "
+                "original model sees all images in every epoch"
+            )
+
     @property
     def name(self) -> str:
         """The network, and whose weights it has if they were given."""

@@ -14,16 +14,63 @@ from pydantic import (
     model_validator,
 )
 
-from stillroom.config import DSA, Grown
+from stillroom.config import DSA, Grown, Model
 from stillroom.errors import StillroomError, suggest
 
 MAX_EPOCHS = 10**5
 
 
+class Order(Model):
+    """Which images of every class an epoch sees, by how difficult they are (PAD, of experts).
+
+    Source: Li et al. 2024, arXiv:2408.03360; specification of trajectory matching, 3.6.
+    """
+
+    scores: Literal["none", "grand", "el2n"] = Field(
+        "none", description="what difficulty is; none: every epoch sees all images"
+    )
+    models: int = Field(10, ge=1, le=1000, strict=True, description="networks that are asked")
+    epochs: int = Field(10, ge=1, le=MAX_EPOCHS, strict=True, description="how long they train")
+    first: float = Field(
+        0.75, gt=0, le=1, description="share of a class, the easiest, that the first epoch sees"
+    )
+    grow: int = Field(20, ge=0, strict=True, description="epochs in which it climbs to all")
+    after: tuple[int, ...] = Field(
+        (40, 60), description="from each of these epochs on so many of the easiest are left out"
+    )
+    without: tuple[float, ...] = Field((0.1, 0.2), description="these shares of a class")
+
+    @model_validator(mode="after")
+    def _read(self) -> Order:
+        if self.scores == "none" and self != Order.model_construct():
+            raise ValueError("these belong to scores, grand or el2n, without which nothing has any")
+        if len(self.after) != len(self.without):
+            raise ValueError(
+                f"after names {len(self.after)} epochs and without {len(self.without)} shares"
+            )
+        if list(self.after) != sorted(set(self.after)) or min((*self.after, self.grow)) < self.grow:
+            raise ValueError(f"after must climb from {self.grow}, the end of grow, on")
+        if not all(0 <= share < 1 for share in self.without):
+            raise ValueError("without must lie from 0 to below 1")
+        return self
+
+    def seen(self, epoch: int, size: int) -> range:
+        """Places, the easiest being 0, of the images of a class of `size` that an epoch sees.
+
+        Epochs count from 0. Up to `grow` the easiest, more and more of them; then all; after the
+        epochs `after`, all but the easiest.
+        """
+        if epoch <= self.grow:
+            climbed = epoch / self.grow if self.grow else 1.0
+            return range(max(1, int(size * min(1.0, self.first + (1 - self.first) * climbed))))
+        gone = [share for last, share in zip(self.after, self.without, strict=True) if epoch > last]
+        return range(int(size * gone[-1]) if gone else 0, size)
+
+
 class Schooling(Grown):
     """How an original model is trained; the fields are those of the trainer."""
 
-    later: ClassVar[tuple[str, ...]] = ("warmup", "stop", "rho", "alpha", "adaptive")
+    later: ClassVar[tuple[str, ...]] = ("warmup", "stop", "rho", "alpha", "adaptive", "order")
 
     epochs: int = Field(30, ge=1, le=MAX_EPOCHS, strict=True, description="passes over the data")
     batch: int = Field(256, ge=1, strict=True, description="images a step")
@@ -41,6 +88,7 @@ class Schooling(Grown):
     )
     alpha: float = Field(0.0, ge=0, description="GSAM's share of the part across; 0: SAM")
     adaptive: bool = Field(True, description="GSAM looks farther where weights are large")
+    order: Order = Field(Order.model_construct(), description="images by difficulty, of experts")
     augment: str = Field("none", description="augmentation")
     raw_pixels: bool = Field(
         False, description="pixels in [0, 1] as they are, not in network space"
@@ -123,6 +171,11 @@ SCHOOLINGS = {
     "ftd": Schooling.model_construct(**{**_MTT, "rho": 0.01, "alpha": 1.0}),
     "ftd-small": Schooling.model_construct(**_MTT, **_GSAM),
     "datm": Schooling.model_construct(**{**_MTT, "epochs": 100}, **_GSAM),
+    # differs from the released code: it reads difficulties that others computed (GraNd) and counts
+    # 5,000 images a class whatever the data.
+    "pad": Schooling.model_construct(
+        **{**_MTT, "epochs": 100}, **_GSAM, order=Order.model_construct(scores="grand")
+    ),
     "edc": Schooling.model_construct(**{**_EDC, "epochs": 10}),
     "edc-released": Schooling.model_construct(**{**_EDC, "epochs": 5, "stop": 1}),
     "edc-cifar100": Schooling.model_construct(**_EDC),
@@ -196,6 +249,8 @@ def changed(base: Schooling, values: dict[str, Any]) -> Schooling:
     }
     if values.get("schedule", "steps") != "steps":
         scaled["milestones"] = ()
+    if isinstance(values.get("order"), dict):
+        values = {**values, "order": {**base.order.model_dump(), **values["order"]}}
     try:
         return Schooling(**{**base.model_dump(), **scaled, **values})
     except ValidationError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -83,6 +83,11 @@ class Stage(ABC):
     @abstractmethod
     def load(self, folder: Path) -> Any:
         """Read the published artefact."""
+
+
+def with_needs(stages: Iterable[Stage]) -> list[Stage]:
+    """The stages, and whatever they need, at any depth; what several need is named as often."""
+    return [s for one in stages for s in (one, *with_needs(one.needs()))]
 
 
 @functools.cache

@@ -19,7 +19,8 @@ from stillroom.errors import StillroomError
 SEPARATOR = "__"
 SCHOOLED = (
     "default, clom, edc, edc-cifar100, edc-tiny (the last three also as ...-released), "
-    "edc-imagenet10, sre2l-cifar100, sre2l-tiny, torchvision, or NAME+epochs=N"
+    "edc-imagenet10, sre2l-cifar100, sre2l-tiny, torchvision, or, as of experts, mtt, ftd, "
+    "ftd-small, datm; NAME+epochs=N is NAME with another number"
 )
 M = TypeVar("M", bound=BaseModel)
 

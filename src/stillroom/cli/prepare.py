@@ -139,7 +139,7 @@ def _released(values: dict[str, Any]) -> Path | None:
 def _experts(**values: Any) -> None:
     from stillroom.cli.show import key_values, say
     from stillroom.progress import Shown
-    from stillroom.run.prepare import cost_of_experts, experts, obtain_experts
+    from stillroom.run.prepare import cost_of_experts, costs_of_stages, experts, obtain_experts
     from stillroom.tables import percent, size
 
     machine, shown = flags.settle(Machine, values, "machine"), Shown(values["quiet"])
@@ -147,15 +147,18 @@ def _experts(**values: Any) -> None:
         schooling, bench, store = _of_data(values, machine)
         archs, num = values["arch"] or ["auto"], values["num"]
         stages = experts(bench, archs, num, schooling, values["upto"], store)
-        cost, rt = cost_of_experts(stages, machine, shown, store)
+        rt = cost_of_experts(stages, machine, shown, store)[1]
+        costs = costs_of_stages(stages, bench, machine, shown, store)
         if values["plan"]:
             disk = sum(stage.nbytes(rt) for stage in stages)
             pairs = [("schooling", str(stages[0].schooling.model_dump()))]
-            pairs += [("experts", cost.in_words()), ("disk", f"about {size(disk)}")]
+            pairs += [("to make", cost.in_words()) for cost in costs]
+            pairs += [("disk", f"about {size(disk)}")]
             key_values(f"experts of {bench.name} (estimates; nothing was run)", pairs)
             return
-        if cost.left:
-            shown.say(cost.in_words())
+        for cost in costs:
+            if cost.left:
+                shown.say(cost.in_words())
         found = obtain_experts(stages, machine, store, rt)
     for arch, some in found.items():
         told = ", ".join(percent(one.accuracy) for one in some[:10])

@@ -62,6 +62,8 @@ _DATM = {
     "init": "known",
     "gate": 1.0,
 }
+# The order as a mapping, so that one field of it can be changed.
+_ORDERED = {**dict(SCHOOLINGS["pad"]), "order": dict(SCHOOLINGS["pad"].order)}
 PRESETS: dict[str, Preset] = {
     "dm": Preset(
         "distribution_matching",
@@ -148,6 +150,12 @@ PRESETS: dict[str, Preset] = {
         "trajectory_matching",
         "trajectory matching (DATM): learned labels, later stretches for larger sets",
         _DATM,
+        _LABELLED,
+    ),
+    "pad": Preset(
+        "trajectory_matching",
+        "trajectory matching (PAD): as datm, experts see easy images first, first layers left out",
+        {**_DATM, "schooling": _ORDERED, "parameters": {"drop": "shallow", "share": 0.5}},
         _LABELLED,
     ),
     "edf": Preset(

@@ -157,7 +157,10 @@ class TrajectoryMatching(Method):
     def name(self) -> str:
         """The preset that it is nearest to."""
         if self.labels == "learned":
-            return "datm" if self.areas.beta is None and self.parameters.drop == "none" else "edf"
+            if self.areas.beta is not None or self.parameters.drop == "easy":
+                return "edf"
+            ordered = self.schooling.order.scores != "none"
+            return "pad" if ordered or self.parameters.drop == "shallow" else "datm"
         if self.engine == "tesla":
             return "tesla"
         return "mtt" if self.ema is None else "ftd"

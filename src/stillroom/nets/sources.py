@@ -48,21 +48,26 @@ class Images:
 
     take(rows int64 [B] on CPU) -> float [B,ch,H,W] in network space; labels int64 [N] or
     float [N,C], on the same device as the images. of_class int64 [N]: the class that each image
-    was made for, where labels are float and somebody knows.
+    was made for, where labels are float and somebody knows. seen(epoch) -> rows int64 that an epoch
+    sees; None: all.
     """
 
     take: Callable[[Tensor], Tensor]
     labels: Tensor
     size: int
     of_class: Tensor | None = None
+    seen: Callable[[int], Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def rows(self, batch: int, seed: int, epoch: int) -> Iterator[Tensor]:
         """Rows int64 [B] of every batch of an epoch, in an order drawn for it."""
-        order = torch.randperm(len(self), generator=rng(seed, "shuffle", epoch))
-        for begin in range(0, len(self), batch):
+        some = None if self.seen is None else self.seen(epoch)
+        count = len(self if some is None else some)
+        order = torch.randperm(count, generator=rng(seed, "shuffle", epoch))
+        order = order if some is None else some[order]
+        for begin in range(0, count, batch):
             yield order[begin : begin + batch]
 
     def classes(self, rows: Tensor) -> Tensor | None:

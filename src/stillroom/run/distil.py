@@ -13,7 +13,6 @@ from stillroom.artefacts.opened import nets_for
 from stillroom.artefacts.originals import Original, OriginalModel, network_of
 from stillroom.artefacts.stage import Stage
 from stillroom.artefacts.starts import keep_start
-from stillroom.artefacts.statistics import Statistics
 from stillroom.artefacts.store import Store, obtain, obtain_all
 from stillroom.data.benchmarks import Benchmark
 from stillroom.distilled import Distilled, load
@@ -23,7 +22,7 @@ from stillroom.methods.distil import Distil
 from stillroom.nets.zoo import Arch, default_arch, resolve
 from stillroom.recipe import Recipe
 from stillroom.run import machine as machines
-from stillroom.run.estimate import Estimate, distil_estimate
+from stillroom.run.estimate import Estimate, distil_estimate, passes_of
 from stillroom.run.given import check_given, settle
 from stillroom.run.options import Machine
 from stillroom.run.publish import owner_key, publish, refuse_foreign
@@ -88,8 +87,7 @@ def plan(
     probe = dataclasses.replace(bare, session=Session())
     shown = [network_of(name, arch) for name in recipe.method.networks()]
     estimate = distil_estimate(recipe, bench, [nets_for(one, bench, probe) for one in shown])
-    passes = [s for s in wanted.values() if isinstance(s, Statistics)]
-    held = [s.memory(probe) for s in passes if not store.complete(s.key())]
+    held = [s.memory(probe) for s in passes_of(wanted.values()) if not store.complete(s.key())]
     estimate = dataclasses.replace(estimate, memory=max([estimate.memory, *held]))
     rt = machines.runtime(machine, recipe.numerics, estimate.flops, session)
     estimate.refuse_if_too_large(rt.device)

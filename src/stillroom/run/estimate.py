@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from stillroom.artefacts.difficulty import Difficulty
+from stillroom.artefacts.stage import Stage, with_needs
+from stillroom.artefacts.statistics import Statistics
 from stillroom.data.benchmarks import Benchmark
 from stillroom.errors import StillroomError
 from stillroom.evaluation.protocol import Protocol
@@ -17,6 +20,7 @@ from stillroom.runtime import Runtime, available_memory
 from stillroom.tables import about, plural, size
 
 TOGETHER = 256  # real images of one forward without a graph, at most
+Pass = Statistics | Difficulty  # over the real images
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,12 @@ class Estimate:
                 f"this run needs about {self.memory / 2**30:.1f} GiB of memory on {device} and "
                 f"{supply / 2**30:.1f} GiB are free; lower --ipc, --batch-real or --size"
             )
+
+
+def passes_of(wanted: Iterable[Stage]) -> list[Pass]:
+    """The passes over the real images that stages consist of or need, each once."""
+    found = [one for one in with_needs(wanted) if isinstance(one, Pass)]
+    return list({one.key(): one for one in found}.values())
 
 
 @dataclass(frozen=True)

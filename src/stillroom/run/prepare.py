@@ -14,7 +14,7 @@ from stillroom.artefacts.originals import Original, OriginalModel, pool_of
 from stillroom.artefacts.released import ReleasedStatistics
 from stillroom.artefacts.released_names import Repair
 from stillroom.artefacts.schooling import Schooling
-from stillroom.artefacts.stage import Stage
+from stillroom.artefacts.stage import Stage, with_needs
 from stillroom.artefacts.statistics import FILE, Observed, Statistics
 from stillroom.artefacts.store import Store, obtain_all
 from stillroom.data.augment import parse
@@ -23,7 +23,7 @@ from stillroom.errors import StillroomError
 from stillroom.recipe import as_students
 from stillroom.run import machine as machines
 from stillroom.run.distil import choose_arch
-from stillroom.run.estimate import Cost, seconds
+from stillroom.run.estimate import Cost, Pass, passes_of, seconds
 from stillroom.run.given import bring, check_given, of_tree
 from stillroom.run.options import Machine
 from stillroom.runtime import Runtime
@@ -82,7 +82,7 @@ def _cost_of_trained(
     session: Session,
     store: Store,
 ) -> tuple[Cost, Runtime]:
-    stages = list({s.key(): s for s in wanted if isinstance(s, kind)}.values())
+    stages = list({s.key(): s for s in with_needs(wanted) if isinstance(s, kind)}.values())
     left = [stage for stage in stages if not store.complete(stage.key())]
     bare = machines.runtime(machine, "float32", 0, session)
     probe = dataclasses.replace(bare, session=Session())
@@ -103,14 +103,14 @@ def costs_of_stages(
         cost_of_experts(wanted, machine, session, store)[0],
     ]
     found = [cost for cost in found if cost.total]
-    passes = [stage for stage in wanted if isinstance(stage, Statistics)]
+    passes = passes_of(wanted)
     return [*found, cost_of_passes(passes, machine, session, store)] if passes else found
 
 
 def cost_of_passes(
-    passes: Sequence[Statistics], machine: Machine, session: Session, store: Store
+    passes: Sequence[Pass], machine: Machine, session: Session, store: Store
 ) -> Cost:
-    """Count the passes over the real images whose statistics are not in the store."""
+    """Count the passes over the real images whose results are not in the store."""
     left = [stage for stage in passes if not store.complete(stage.key())]
     rt = dataclasses.replace(machines.runtime(machine, "float32", 0, session), compile=False)
     probe = dataclasses.replace(rt, session=Session())
