@@ -54,6 +54,9 @@ class Recipe(Model):
     regularisers: tuple[Regulariser, ...] = Field((), description="terms added to the method's")
     watch: Watch | None = Field(None, description="assessments that are logged while it runs")
     evaluate: tuple[EvaluateSpec, ...] = Field((), description="evaluations to run afterwards")
+    zca: bool = Field(
+        False, strict=True, description="of whitened images: run by its own name, as with --zca"
+    )
 
     @field_validator("method", mode="before")
     @classmethod

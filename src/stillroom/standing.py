@@ -15,6 +15,7 @@ from stillroom.types import Record
 TOLERANCE = {1: 0.025}  # of a mean, by images a class; the specification's, section 10
 USUAL_TOLERANCE = 0.015
 SPREAD = 0.015  # the largest deviation of students that a reproduction may have; likewise
+LEARNED = ("images", "rate", "labels")  # of the outer loop: what is learned, and how
 TESTS = ("reproduced", "not reproduced", "students too far apart")  # verdicts on equal terms
 
 
@@ -68,17 +69,17 @@ def departure(recipe: Any, data: Mapping[str, Any], paper: Record, step: int | N
     preset = (published or names)[0]
     row, _ = from_preset(preset, paper.benchmark, paper.ipc, {}, paper.benchmark)
     outer = recipe.get("outer")
-    images = outer.get("images") if isinstance(outer, dict) else None
+    learned = {n: outer.get(n) for n in LEARNED} if isinstance(outer, dict) else None
     constants = NAMED[paper.benchmark].constants if paper.benchmark in NAMED else None
     same = (
         recipe.get("method") == row.method.model_dump(mode="json")
-        and (not step or images == row.outer.images.model_dump(mode="json"))
+        and (not step or learned == {n: row.outer.model_dump(mode="json").get(n) for n in LEARNED})
         and recipe.get("arch") in (paper.arch, "none")
         and not recipe.get("regularisers")
         and not recipe.get("start")
-        and not data.get("zca")
+        and bool(data.get("zca")) == row.zca
         and not data.get("val")
-        and data.get("normalise") == (constants or "fitted")
+        and (row.zca or data.get("normalise") == (constants or "fitted"))
     )
     if not same:
         return "other settings"

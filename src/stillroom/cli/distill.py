@@ -156,6 +156,9 @@ def _recipe(**values: Any) -> None:
         steps = _keep(values["keep"], checked.method.steps(checked.outer))
         checked = validate(merged(value, {"outer": {"keep": steps}}), where)
     started = _started(values, values["data"] or checked.benchmark)
+    if checked.zca:
+        whitened = started.options.model_copy(update={"zca": True})
+        started = started.model_copy(update={"options": whitened})
     _run(lambda bench: (checked, where), started)
 
 

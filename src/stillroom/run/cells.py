@@ -36,7 +36,7 @@ class Cell:
     is measured too. `augment` is what students of a baseline see, under a protocol that leaves that
     to the set; in a name it stands behind the protocol where it is not DSA's. `method` are other
     values of the method than the recipe's. `teachers` are the networks whose labels students get,
-    under a protocol of teachers, trained as `taught` says.
+    under a protocol of teachers, trained as `taught` says. `zca`: images are whitened.
     """
 
     preset: str
@@ -53,6 +53,7 @@ class Cell:
     method: Mapping[str, Any] = field(default_factory=dict)
     teachers: tuple[str, ...] = ()
     taught: str = "default"
+    zca: bool = False
 
     @property
     def label(self) -> str:

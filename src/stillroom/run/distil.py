@@ -65,6 +65,8 @@ def plan(
     """
     arch = choose_arch(net if net is not None else recipe.arch, bench.size)
     check_ipc(recipe, bench)
+    if recipe.zca and bench.preprocess.zca is None:
+        session.say("the published settings are of whitened images, which these are not: --zca")
     bare = machines.runtime(machine, recipe.numerics, 0, session)
     recipe = settle(recipe, bench, arch, store, bare)
     start, start_key = _start(init_from, bench, recipe, store)
