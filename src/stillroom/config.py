@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model
 DSA = "dsa:color_crop_cutout_flip_scale_rotate"
 """The augmentation of DSA, DM and their successors (Zhao and Bilen 2021, arXiv:2102.08259)."""
 
+DSA_WIDE = "dsa:color_widecrop_cutout_flip_scale_rotate"
+"""The same with crops that shift twice as far: EDF's code (Wang et al. 2025, arXiv:2410.17193)."""
+
 DSA_UNMIRRORED = "dsa:color_crop_cutout_scale_rotate"
 """The same for images that mean something else in the mirror: digits."""
 

@@ -216,7 +216,7 @@ class Packaged(Model):
 def packaged() -> list[Packaged]:
     """All recipes inside the package, sorted by name."""
     root = Path(str(resources.files("stillroom") / "recipes"))
-    found = sorted(root.glob("*/*.yaml"))
+    found = sorted(root.glob("*/**/*.yaml"))
     return [Packaged(name=f.relative_to(root).with_suffix("").as_posix(), path=f) for f in found]
 
 

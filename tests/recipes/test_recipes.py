@@ -129,7 +129,10 @@ def test_another_start_drops_what_belongs_to_the_rows_start() -> None:
 TOLD = re.compile(r"reported ([\d.]+)(?: \+- ([\d.]+))? %")
 
 
-@pytest.mark.parametrize("preset", ["sre2l", "cda", "gvbsm", "rded", "edc-paper"])
+TRAJECTORY = ("mtt", "ftd", "tesla", "datm", "pad", "edf")
+
+
+@pytest.mark.parametrize("preset", ["sre2l", "cda", "gvbsm", "rded", "edc-paper", *TRAJECTORY])
 def test_numbers_in_the_heads_are_those_beside_measured_ones(preset: str) -> None:
     """`recipes/reported.jsonl`, by method, data, size and student."""
     known = {(r.row, r.benchmark, r.ipc, r.arch): r for r in reported()}

@@ -14,6 +14,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import torch
@@ -28,7 +29,7 @@ Params = dict[str, Tensor]
 BRIGHTNESS = 1.0  # full width of the shift: +-0.5
 SATURATION = 2.0  # factor in [0, 2]
 CONTRAST = 0.5  # factor in [0.5, 1.5]
-CROP = 0.125  # largest shift, as a fraction of the side
+CROP, WIDE = 0.125, 0.25  # largest shift, as a fraction of the side; of widecrop
 CUTOUT = 0.5  # side of the zeroed square, as a fraction of the side
 SCALE = 1.2  # zoom in [1/1.2, 1.2], each axis its own
 ROTATE = 15.0  # degrees, either way
@@ -92,10 +93,10 @@ _PLAIN = ("flip", "crop", "crop_flip")
 def parse(text: str) -> Strategy:
     """Read a strategy: `none`, `flip`, `crop`, `crop_flip`, `dsa:<words>` or `dsa-m:<words>`.
 
-    Words are joined by underscores: color, crop, cutout, flip, scale, rotate (and brightness,
-    saturation, contrast, the parts of color). `dsa:` draws one word a batch, `dsa-m:` and the
-    plain forms apply every word in the written order. `crop` is a shift of up to 4/32 of the side
-    with zero fill: the usual padded random crop, except that the fill is the mean colour.
+    Words are joined by underscores: color, crop, cutout, flip, scale, rotate, the parts of color
+    (brightness, saturation, contrast) and widecrop, EDF's, which shifts twice as far. `dsa:` draws
+    one word a batch, `dsa-m:` and the plain forms apply every word in order. `crop` is a shift of
+    up to 4/32 of the side with zero fill: a padded random crop, filled with the mean colour.
 
     Raises: StillroomError for an unknown form or word, or a word given twice.
     """
@@ -243,8 +244,8 @@ def _joined(draws: Sequence[Draw], counts: Sequence[int]) -> Draw:
 Columns = tuple[Tensor, ...]
 
 
-def _crop_values(u: Columns, height: int, width: int) -> Columns:
-    most = [math.floor(CROP * side + 0.5) for side in (height, width)]
+def _crop_values(u: Columns, height: int, width: int, share: float = CROP) -> Columns:
+    most = [math.floor(share * side + 0.5) for side in (height, width)]
     return tuple(_whole(x, 2 * k + 1) - k for x, k in zip(u, most, strict=True))
 
 
@@ -386,6 +387,7 @@ _OPS: dict[str, _Op] = {
         _color,
     ),
     "crop": _Op(("shift_h", "shift_w"), _crop_values, _crop, exact=True),
+    "widecrop": _Op(("shift_h", "shift_w"), partial(_crop_values, share=WIDE), _crop, exact=True),
     "cutout": _Op(("center_h", "center_w"), _cutout_values, _cutout, exact=True),
     "flip": _Op(("flip",), lambda u, *_: (u[0] < 0.5,), _flip, exact=True),
     "scale": _Op(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from stillroom.config import DSA
+from stillroom.config import DSA, DSA_WIDE
 from stillroom.evaluation.protocol import Protocol
 
 _VICO: dict[str, Any] = {
@@ -76,6 +76,21 @@ MATCHING: tuple[Protocol, ...] = (
             "why": "How DATM and PAD are judged: as mtt, with batches of 128 and soft "
             "labels where the set learned them. The papers quote the best of the checkpoints "
             "of a distillation, chosen on the test images; here a checkpoint is what it is.",
+        }
+    ),
+    Protocol.model_validate(
+        {
+            **_VICO,
+            "name": "edf",
+            "epochs": 1000,
+            "batch": 128,
+            "lr": "set",
+            "rates": (0.01,),
+            "augment": DSA_WIDE,
+            "labels": "any",
+            "papers": ("wang2025edf",),
+            "why": "How EDF is judged: as datm, with crops that shift twice as far, as its code "
+            "has them. The paper quotes the best of the checkpoints, chosen on the test images.",
         }
     ),
     Protocol.model_validate(

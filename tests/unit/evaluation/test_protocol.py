@@ -21,6 +21,7 @@ FROZEN = {
     "vico-plain@1": "8eccdde0446e",
     "mtt@1": "7a46801437b0",
     "datm@1": "b1e6ae80ff07",
+    "edf@1": "e7b0f5b4d256",
     "clom@1": "bd4e15adf031",
     "clom-released@1": "57fb837575c4",
     "clom-plain@1": "370f81bd8546",
