@@ -35,6 +35,7 @@ LEVELS = {
     "evaluation": 7,
     "recipe": 8,
     "standing": 9,
+    "interchange": 9,
     "run": 10,
     "report": 10,
     "api": 11,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from stillroom.interchange.edf_config import convert
 from stillroom.methods.trajectory_matching import TrajectoryMatching
 from stillroom.recipe import find_row, read_yaml, validate
 from stillroom.reported import reported
@@ -215,3 +216,61 @@ def stretch(text: str) -> tuple[int, int, int, int]:
         return numbers[0], 1, numbers[1], 0
     first, begin, last, grow = numbers
     return first, begin, last, grow
+
+
+NAMES = {"imagenette": "imagenette", "imagewoof": "imagewoof", "imagemeow": "imagemeow",
+         "imageyellow": "imageyellow", "imagefruit": "imagefruit", "imagesquawk": "imagesquawk",
+         **{f"comp-dd/{c}-{s}": f"{c}s_{s}" for c in ("bird", "car", "dog")
+            for s in ("easy", "hard")}}  # fmt: skip
+
+
+def released(spec: str, bench: str, ipc: int) -> dict:
+    """The configuration file as it was published, by the words and the table of 5.4."""
+    table = rows_after(spec[spec.index(f"IPC{ipc} –") :], "| | nette | woof |")
+    at = SUBSETS.index(bench)
+    told = {row[0].partition(" ")[0]: row[1:][at] for row in table[1:]}
+    climb = {1: (5, 10), 10: (10, 20), 50: (20, 40)}[ipc]
+    found = {
+        "dataset": "ImageNet", "subset": NAMES[bench], "model": "ConvNetD5", "res": 128,
+        "ipc": ipc, "expert_epochs": 2, "lr_teacher": 0.01, "Iteration": 10000, "num_eval": 1,
+        "eval_it": 500, "skip_first_eva": False, "Momentum_y": 0.9, "batch_train": 128,
+        "pix_init": "samples_predicted_correctly", "Sequential_Generation": True,
+        "min_start_epoch": 0, "lr_lr": "1e-5", "zca": False, "model_name": "ResNet18",
+        "target_layer_deep": "layer4", "beta": 1.0, "act_threshold": -1, "device": [0, 1, 2, 3],
+        "buffer_path": "../buffer_storage/in1k", "ema_decay": 0.9995,
+        "lr_y": float(told.get("lr_y", 5)), "threshold": float(told["threshold"]),
+        "current_max_start_epoch": climb[0], "max_start_epoch": climb[1],
+        "expansion_end_epoch": int(told.get("E_x", 1000)),
+        "syn_steps": int(told.get("T", 40)), "batch_syn": int(told.get("batch_syn", 1000)),
+        "lr_img": float(told.get("lr_img", {1: 10000, 10: 1000}.get(ipc, 0))),
+        "interval": int(told.get("interval", {1: 50, 10: 100}.get(ipc, 0))),
+        "loss_threshold": float(told.get("α", {1: 0, 10: 0.25}.get(ipc, 0))),
+    }  # fmt: skip
+    special = {
+        ("imagewoof", 10): {"beta": 2.0, "lr_lr": "1e-6"},
+        ("imagewoof", 50): {"beta": 2.0},
+        ("imagesquawk", 1): {"beta": "1.0s"},
+        ("imagesquawk", 50): {"lr_teacher": 0.005},
+    }
+    found |= special.get((bench, ipc), {})
+    if bench == "imagefruit" and ipc < 50:  # "all say ipc: 50 and 20 to 40 ranges"
+        found |= {"ipc": 50, "current_max_start_epoch": 20, "max_start_epoch": 40,
+                  "interval": 100, "loss_threshold": 0.375}  # fmt: skip
+    return found
+
+
+@pytest.mark.parametrize("ipc", [1, 10, 50])
+@pytest.mark.parametrize("bench", SUBSETS)
+def test_released_configurations_convert_to_these(spec: str, bench: str, ipc: int) -> None:
+    value, notes = convert(released(spec, bench, ipc), f"IPC{ipc}.yaml")
+    made, ours = validate(value, "converted"), recipe("edf", bench, ipc)
+    assert made.method == ours.method
+    for name in ("images", "labels", "rate", "steps"):
+        assert getattr(made.outer, name) == getattr(ours.outer, name)
+    assert made.outer.keep == tuple(range(500, 10001, 500))
+    assert (made.arch, made.zca, made.benchmark, made.ipc) == ("convnet5", False, bench, ipc)
+    assert (made.evaluate[0].protocol, made.evaluate[0].seeds) == ("edf@1", 1)
+    said = "; ".join(notes)
+    assert "ema_decay: left out" in said
+    assert ("a copy of the file for 50" in said) == (bench == "imagefruit" and ipc < 50)
+    assert ("1.0s is a misprint, read as 1.0" in said) == ((bench, ipc) == ("imagesquawk", 1))

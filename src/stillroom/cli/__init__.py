@@ -29,6 +29,7 @@ VERBS = {  # imported when they are called, so that --help stays quick
     "reproduce": ("reproduce:reproduce", "Make one number of the ledger again: pass or fail."),
     "report": ("report:report", "Write one self-contained page about sets."),
     "inspect": ("house:inspect", "Show what a set is."),
+    "import": ("imports:import_", "Make a set of tensors in files."),
     "export": ("house:export", "Write a set in another form."),
     "cite": ("house:cite", "Print the BibTeX of what made a set."),
     "recipes": ("house:recipes", "List or show the recipes inside the package."),
@@ -121,7 +122,7 @@ def _meant(arguments: list[str], told: str) -> str:
         return f"Unknown option: {flag[1]}. Did you mean {inner[flag[1]]}?; see --help"
     if verb == "evaluate" and told.startswith("Unused Tokens"):
         return "evaluate judges one SET; others to compare it with go behind --against"
-    others = {"show": "inspect", "import": "distill --init-from", "eval": "evaluate"}
+    others = {"show": "inspect", "eval": "evaluate"}
     if verb in others:
         return f"{verb!r} is no command; did you mean {others[verb]!r}?; see --help"
     return ""

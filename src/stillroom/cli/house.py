@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -136,6 +137,37 @@ def recipes_show(name: Annotated[str, Parameter(name="NAME")], /) -> None:
     if name not in found:
         raise StillroomError(f"recipe {name!r} is unknown{suggest(name, found)}; see recipes list")
     say(found[name].read_text(encoding="utf-8").rstrip())
+
+
+@recipes.command(name="convert")
+def recipes_convert(
+    of: Annotated[Literal["edf"], Parameter(name="KIND", help="whose configuration")],
+    file: Annotated[Path, Parameter(name="FILE", help="the YAML file")],
+    /,
+    *,
+    out: Annotated[Path | None, Parameter(help="the recipe's file [default: print it]")] = None,
+) -> None:
+    """Turn a configuration of another program into a recipe (EDF's are DATM's and PAD's too)."""
+    from stillroom.cli.show import say
+    from stillroom.files import write_atomic
+    from stillroom.interchange.edf_config import convert
+    from stillroom.progress import Shown
+    from stillroom.recipe import as_yaml, read_yaml
+
+    path = user_path(file, "FILE")
+    value, notes = convert(read_yaml(path), path.name)
+    told = out is not None
+    for note in notes:
+        Shown(quiet=not told).say(note)
+    text = as_yaml(value, [f"converted from {path.name}", *notes])
+    if out is None:
+        say(text.rstrip())
+        return
+    written = user_path(out, "out")
+    if written.exists():
+        raise StillroomError(f"--out {written} exists already; name a new file")
+    write_atomic(written, text)
+    say(f"written: {written}; run it with: stillroom distill {shlex.quote(str(written))}")
 
 
 @store.command(name="list")

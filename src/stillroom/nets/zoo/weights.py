@@ -77,7 +77,7 @@ def load_weights(net: nn.Module, path: str | Path) -> None:
     data = read_limited(
         path, limit, f"which is more than a {type(net).__name__} of this shape could need; not read"
     )
-    state = _fitting(path, targets, _state_dict(path, _read(path, data, limit)))
+    state = _fitting(path, targets, _state_dict(path, read_checkpoint(path, data, limit)))
     with torch.no_grad():
         for key, target in targets.items():  # these share their memory with the network
             target.copy_(state[key]) if key in state else target.zero_()
@@ -158,8 +158,12 @@ def _unavailable(url: str, why: str) -> StillroomError:
     )
 
 
-def _read(path: Path, data: bytes, limit: int) -> Any:
-    """The content of a checkpoint, whatever it is."""
+def read_checkpoint(path: Path, data: bytes, limit: int) -> Any:
+    """What a foreign file holds: tensors in whatever containers, nothing that runs.
+
+    data: its bytes; `limit`, how many they may inflate to.
+    Raises: StillroomError if it is damaged or holds more than that.
+    """
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load(data)

@@ -1,0 +1,1 @@
+"""What other programs write, turned into what stillroom reads."""

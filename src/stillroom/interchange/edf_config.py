@@ -1,0 +1,347 @@
+"""Configuration files of EDF, and of DATM and PAD before it, as recipes.
+
+Specification of trajectory matching, 4 and 5.4: the keys, their defaults there, which of them
+nothing reads, and what is wrong in the files that were published.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from stillroom.config import DSA, DSA_WIDE
+from stillroom.data.named import NAMED
+from stillroom.errors import StillroomError, suggest
+from stillroom.recipe import validate
+
+# What a key is where a file leaves it out, in the code that reads these files.
+DEFAULTS: dict[str, Any] = {
+    "dataset": "CIFAR10",
+    "subset": "imagenette",
+    "model": "ConvNet",
+    "res": 32,
+    "ipc": 1,
+    "eval_mode": "S",
+    "num_eval": 5,
+    "eval_it": 100,
+    "epoch_eval_train": 1000,
+    "Iteration": 5000,
+    "lr_img": 1000,
+    "lr_teacher": 0.01,
+    "lr_lr": 1e-5,
+    "lr_y": 2.0,
+    "Momentum_y": 0.9,
+    "batch_syn": 256,
+    "batch_train": 256,
+    "pix_init": "samples_predicted_correctly",
+    "dsa": True,
+    "dsa_strategy": DSA.partition(":")[2],
+    "no_aug": False,
+    "expert_epochs": 2,
+    "syn_steps": 80,
+    "max_start_epoch": 25,
+    "min_start_epoch": 0,
+    "Sequential_Generation": True,
+    "expansion_end_epoch": 3000,
+    "current_max_start_epoch": 20,
+    "threshold": 1.0,
+    "zca": True,
+    "max_files": None,
+    "max_experts": None,
+    "interval": 50,
+    "act_threshold": -1.0,
+    "model_name": "",
+    "target_layer_deep": "",
+}
+# These have no default there, or one that cannot run.
+OWN = ("beta", "loss_threshold", "depth_ratio", "loss_ratio")
+DEAD = {
+    "ema_decay": "nothing reads it",
+    "lr_init": "nothing reads it",
+    "record_loss": "nothing reads it",
+    "init_frozen": "nothing reads it",
+    "target_layer_shallow": "nothing reads it",
+    "loss_threshold_low": "nothing reads it",
+    "loss_threshold_high": "nothing reads it",
+    "batch_real": "of a check of real images that decides nothing",
+    "project": "of the tracker of experiments",
+    "force_save": "every kept step is saved whole",
+    "load_all": "experts are read row by row",
+    "parall_eva": "see --workers",
+    "skip_first_eva": "what a run starts from is no step of it",
+    "device": "see --device",
+    "data_path": "see --data-root",
+    "buffer_path": "experts lie in the store, see --store",
+    "activation_model_path": "the network that looks is trained, or brought, see docs/methods/mtt",
+    "canvas_size": "of textures",
+    "canvas_samples": "of textures",
+}
+REFUSED = {
+    "texture": (False, "textures have no counterpart"),
+    "Initialize_Label_With_Another_Model": (False, "labels start from the experts"),
+    "Initialize_Label_Model": ("", "labels start from the experts"),
+    "Initialize_Label_Model_Dir": ("", "labels start from the experts"),
+    "Label_Model_Timestamp": (-1, "labels start from the last weights of the experts"),
+}
+DATA = {"CIFAR10": "cifar10", "CIFAR100": "cifar100", "Tiny": "tiny-imagenet"}
+NETS = {"ConvNet": "convnet3", "AlexNet": "alexnet", "VGG11": "vgg11", "ResNet18": "resnet18"}
+POOLS = {"S": ["auto"], "M": ["convnet3", "alexnet", "vgg11", "resnet18"]}
+# imagefruit's files for 1 and 10 images a class are copies of that for 50.
+FRUIT: dict[int, dict[str, Any]] = {
+    1: {"current_max_start_epoch": 5, "max_start_epoch": 10, "interval": 50, "loss_threshold": 0},
+    10: {"current_max_start_epoch": 10, "max_start_epoch": 20, "loss_threshold": 0.25},
+}
+_NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)([A-Za-z]*)")
+
+
+class Reader:
+    """The keys of one file; `notes` says what was repaired or left out."""
+
+    def __init__(self, given: dict[str, Any], source: str) -> None:
+        self.given, self.source = given, source
+        self.notes: list[str] = []
+
+    def __contains__(self, key: str) -> bool:
+        return self.given.get(key) is not None
+
+    def text(self, key: str) -> str:
+        """A word."""
+        return str(self.given.get(key, DEFAULTS.get(key)))
+
+    def flag(self, key: str) -> bool:
+        """True or false; as text too, which the code there took for true whatever it said."""
+        value = self.given.get(key, DEFAULTS.get(key))
+        if isinstance(value, bool):
+            return value
+        if str(value).lower() in ("true", "false"):
+            return str(value).lower() == "true"
+        raise StillroomError(f"{self.source}: {key}={str(value)[:40]!r} is neither true nor false")
+
+    def number(self, key: str) -> float:
+        """A number; `1e-5` is text to YAML, and `1.0s` a misprint."""
+        value = self.given.get(key, DEFAULTS.get(key))
+        found = _NUMBER.fullmatch(str(value))
+        if found is None or isinstance(value, bool):
+            raise StillroomError(f"{self.source}: {key}={str(value)[:40]!r} is not a number")
+        if found[2]:
+            self.notes.append(f"{key}: {value} is a misprint, read as {found[1]}")
+        return float(found[1])
+
+    def whole(self, key: str) -> int:
+        """A whole number."""
+        value = self.number(key)
+        if value != int(value):
+            raise StillroomError(f"{self.source}: {key}={value:g} is not a whole number")
+        return int(value)
+
+
+def convert(given: dict[str, Any], source: str) -> tuple[dict[str, Any], list[str]]:
+    """The recipe of a configuration, which validates, and what was repaired or left out, in words.
+
+    source: the file's name, which tells the images a class where the file is a copy of another.
+    Raises: StillroomError naming the key that has no counterpart or a wrong value.
+    """
+    read = Reader(dict(given), source)
+    _repair_fruit(read)
+    _account(read)
+    family = _family(read)
+    bench = _benchmark(read)
+    ipc = read.whole("ipc")
+    if bench not in NAMED or ipc < 1:
+        raise StillroomError(f"{source}: dataset and ipc name nothing that could be distilled")
+    value = {
+        "name": Path(source).stem,
+        "benchmark": bench,
+        "ipc": ipc,
+        "arch": _network(read, "model"),
+        "zca": read.flag("zca"),
+        "method": _method(read, family, ipc * NAMED[bench].classes),
+        "outer": _outer(read),
+        "evaluate": [_evaluation(read, family)],
+    }
+    side = read.whole("res") if bench not in DATA.values() else NAMED[bench].size
+    if side != NAMED[bench].size:
+        read.notes.append(f"res: run it with --size {side}")
+    validate(value, source)
+    return value, read.notes
+
+
+def _repair_fruit(read: Reader) -> None:
+    told = re.search(r"ipc[_-]?(\d+)", Path(read.source).stem, re.IGNORECASE)
+    ipc = int(told[1]) if told else 0
+    if read.text("subset") != "imagefruit" or ipc not in FRUIT or read.whole("ipc") != 50:
+        return
+    changes = {"ipc": ipc, **FRUIT[ipc]}
+    words = ", ".join(f"{k}: {v}" for k, v in changes.items())
+    read.notes.append(f"a copy of the file for 50 images a class; as the other subsets: {words}")
+    read.given.update(changes)
+
+
+def _account(read: Reader) -> None:
+    """Name what is left out; refuse what has no counterpart."""
+    known = (*DEFAULTS, *OWN, *DEAD, *REFUSED)
+    for key, value in read.given.items():
+        if key in DEAD:
+            read.notes.append(f"{key}: left out, {DEAD[key]}")
+        elif key in REFUSED and value not in (REFUSED[key][0], None, str(REFUSED[key][0])):
+            raise StillroomError(f"{read.source}: {key}={str(value)[:40]!r}: {REFUSED[key][1]}")
+        elif key not in known:
+            near = suggest(str(key), known)
+            read.notes.append(f"{str(key)[:60]}: left out, unknown{near}")
+
+
+def _family(read: Reader) -> str:
+    if "depth_ratio" in read or "loss_ratio" in read:
+        return "pad"
+    looks = ("beta", "interval", "loss_threshold", "act_threshold")
+    return "edf" if any(key in read for key in looks) else "datm"
+
+
+def _benchmark(read: Reader) -> str:
+    dataset, subset = read.text("dataset"), read.text("subset")
+    if dataset in DATA:
+        return DATA[dataset]
+    if dataset != "ImageNet":
+        known = (*DATA, "ImageNet")
+        raise StillroomError(
+            f"{read.source}: dataset={dataset[:40]!r} is none of {', '.join(known)}"
+            f"{suggest(dataset, known)}"
+        )
+    kind, _, side = subset.partition("_")
+    for name in (subset, subset.replace("_", "-"), f"comp-dd/{kind.removesuffix('s')}-{side}"):
+        if name in NAMED:
+            return name
+    raise StillroomError(
+        f"{read.source}: subset={subset[:40]!r} is unknown{suggest(subset, NAMED)}"
+    )
+
+
+def _network(read: Reader, key: str) -> str:
+    name = read.text(key)
+    deep = re.fullmatch(r"ConvNetD(\d)", name)
+    if deep:
+        return f"convnet{deep[1]}"
+    if name not in NETS:
+        known = (*NETS, *(f"ConvNetD{d}" for d in range(1, 7)))
+        raise StillroomError(f"{read.source}: {key}={name[:40]!r} is unknown{suggest(name, known)}")
+    return NETS[name]
+
+
+def _method(read: Reader, family: str, images: int) -> dict[str, Any]:
+    starts = {"samples_predicted_correctly": "known", "real": "real", "noise": "noise"}
+    start = read.text("pix_init")
+    if start not in starts:
+        raise StillroomError(
+            f"{read.source}: pix_init={start[:40]!r} is unknown{suggest(start, starts)}"
+        )
+    augment = "none"
+    if read.flag("dsa") and not read.flag("no_aug"):
+        augment = f"dsa:{read.text('dsa_strategy')}"
+        augment = DSA_WIDE if family == "edf" and augment == DSA else augment
+    whole = read.given.get("batch_syn", DEFAULTS["batch_syn"]) in (None, "None")
+    found = {
+        "kind": "trajectory_matching",
+        "experts": _experts(read),
+        "schooling": "pad" if family == "pad" else "datm",
+        "window": _window(read),
+        "inner": read.whole("syn_steps"),
+        "batch": images if whole else min(images, read.whole("batch_syn")),
+        "rate": read.number("lr_teacher"),
+        "labels": "learned",
+        "gate": read.number("threshold"),
+        "augment": augment,
+        "init": starts[start],
+        "parameters": _parameters(read, family),
+    }
+    areas = _areas(read) if family == "edf" else None
+    return found if areas is None else {**found, "areas": areas}
+
+
+def _experts(read: Reader) -> int:
+    """Files of ten, ten of them unless the configuration says fewer."""
+    files, each = (
+        10 if read.given.get(key) in (None, "None") else min(10, read.whole(key))
+        for key in ("max_files", "max_experts")
+    )
+    return files * each
+
+
+def _window(read: Reader) -> dict[str, int]:
+    last = read.whole("max_start_epoch")
+    found = {
+        "first": read.whole("min_start_epoch"),
+        "last": last,
+        "epochs": read.whole("expert_epochs"),
+    }
+    if read.flag("Sequential_Generation"):
+        begin = min(last, read.whole("current_max_start_epoch"))
+        found |= {"begin": begin, "grow": read.whole("expansion_end_epoch")}
+    return found
+
+
+def _parameters(read: Reader, family: str) -> dict[str, Any]:
+    if family == "pad":
+        key, drop = ("depth_ratio", "shallow") if "depth_ratio" in read else ("loss_ratio", "easy")
+        if drop == "shallow":
+            read.notes.append("depth_ratio: first layers are left out; its last code reads it not")
+        share = read.number(key)
+    else:
+        key, drop, share = "loss_threshold", "easy", 0.0
+        if key in read:
+            share = read.number(key)
+        elif family == "edf":
+            read.notes.append(f"{key}: not there, where its code leaves out everything; 0 here")
+    return {"drop": drop, "share": share} if share else {"drop": "none", "share": 0.0}
+
+
+def _areas(read: Reader) -> dict[str, Any] | None:
+    if "beta" not in read:
+        read.notes.append("beta: not there, where its code stops at the first look; no look here")
+        return None
+    found: dict[str, Any] = {"beta": read.number("beta"), "every": read.whole("interval")}
+    bound = read.number("act_threshold")
+    if bound > 0:
+        found["threshold"] = bound
+    name, layer = read.text("model_name"), read.text("target_layer_deep")
+    if name and name.lower().startswith("resnet18"):
+        large = read.text("dataset") == "ImageNet"
+        found["net"] = "imagenet/resnet18" if large else "resnet18-bn"
+        if layer.startswith("layer"):
+            found["layer"] = layer
+        elif layer:
+            read.notes.append(f"target_layer_deep: {layer} is no layer of it, its last map here")
+    elif name:
+        found["net"] = _network(read, "model_name")
+        if layer:
+            read.notes.append(f"target_layer_deep: {layer}, the network's last map here")
+    return found
+
+
+def _outer(read: Reader) -> dict[str, Any]:
+    steps, every = read.whole("Iteration"), read.whole("eval_it")
+    return {
+        "steps": steps,
+        "images": {"kind": "sgd", "lr": read.number("lr_img"), "momentum": 0.5},
+        "labels": {"kind": "sgd", "lr": read.number("lr_y"), "momentum": read.number("Momentum_y")},
+        "rate": {"kind": "sgd", "lr": read.number("lr_lr"), "momentum": 0.5},
+        "keep": list(range(every, steps + 1, every)) if 0 < every <= steps else [],
+    }
+
+
+def _evaluation(read: Reader, family: str) -> dict[str, Any]:
+    mode, epochs, batch = (
+        read.text("eval_mode"),
+        read.whole("epoch_eval_train"),
+        read.whole("batch_train"),
+    )
+    if mode not in POOLS:
+        read.notes.append(f"eval_mode: {mode}, the network of the distillation here; see --arch")
+    protocol = "edf@1" if family == "edf" else "datm@1"
+    protocol += f"+epochs={epochs}" if epochs != 1000 else ""
+    protocol += f"+batch={batch}" if batch != 128 else ""
+    return {
+        "protocol": protocol,
+        "archs": POOLS.get(mode, ["auto"]),
+        "seeds": read.whole("num_eval"),
+    }
