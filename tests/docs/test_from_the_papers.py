@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from stillroom.artefacts.schooling import find_schooling
 from stillroom.cli import run
 from stillroom.distilled import load
 from stillroom.evaluation.published import find_protocol
 from stillroom.files import read_json, sha256
+from stillroom.interchange import edf_config
 from stillroom.methods import METHODS, PRESETS
+from stillroom.recipe import load_recipe, validate
 from stillroom.records import LEDGER, read_records
 
 PAGES = sorted((Path(__file__).resolve().parents[2] / "docs" / "from-the-papers").glob("*.md"))
@@ -24,6 +27,9 @@ SMALL = {
     "cifar10": "digits",
     "cifar100": "digits",
     "imagenet-1k": "digits",
+    "imagenette": "digits",
+    "comp-dd/bird-easy": "digits",
+    "convnet5": "convnet1-w4",
     "convnet3": "convnet1-w4",
     "alexnet": "mlp",
     "vgg11": "convnet1-w8",
@@ -39,7 +45,8 @@ SMALL = {
     "imagenet/shufflenet_v2_x0_5": "convnet1-w5-bn",
     "imagenet/alexnet": "mlp",
 }
-OF_PAGE = {"clom": "dc", "edc": "edc"}  # the method whose sets are judged
+OF_PAGE = {"clom": "dc", "edc": "edc", "edf": "edf"}  # the method whose sets are judged
+FEW = ["--experts", "1", "--inner", "2", "--init", "real"]  # of trajectory matching
 SHORT = "+epochs=3"  # behind the name of a schooling
 COMMANDS = [
     (page.stem, found)
@@ -54,11 +61,16 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("papers")
     for method in OF_PAGE.values():
         line = ["distill", method, "--data", "digits", "--ipc", "1", "--steps", "1"]
-        line += ["--schooling.epochs", "3"] if method == "edc" else []
+        line += ["--schooling.epochs", "3"] if method in ("edc", "edf") else []
+        line += FEW if method == "edf" else []
         out = ["--out", f"{folder}/{method}"]
         assert run([*line, "--arch", "convnet1-w4", *out, *common(folder)]) == 0
     line = ["distill", "rded", "--data", "digits", "--ipc", "1", "--schooling.epochs", "3"]
     assert run([*line, "--arch", "convnet1-w4", "--out", f"{folder}/rded", *common(folder)]) == 0
+    (folder / "IPC1.yaml").write_text("{ipc: 1, beta: 1.0, loss_threshold: 0.25, Iteration: 9}")
+    data = {"images": torch.zeros(10, 1, 8, 8), "labels": torch.eye(10), "lr": torch.tensor(0.1)}
+    for name, value in data.items():
+        torch.save(value, folder / f"{name}_best.pt")
     return folder
 
 
@@ -71,6 +83,9 @@ def shortened(command: str, root: Path) -> list[str]:
     words = [SMALL.get(word, word) for word in shlex.split(command)[1:]]
     words = [word.replace("out/", f"{root}/").replace("full:cifar10", "full:digits")
              for word in words]  # fmt: skip
+    words = [f"{root}/{word}" if re.fullmatch(r"\w+\.(yaml|pt)", word) else word for word in words]
+    if "every:500" in words:
+        words[words.index("every:500")] = "every:1"
     for flag in ("--num", "--model-num", "--ipc", "--steps", "--seeds"):
         if flag in words:
             words[words.index(flag) + 1] = "1"
@@ -85,12 +100,13 @@ def shortened(command: str, root: Path) -> list[str]:
         trained = METHODS[PRESETS[words[1]].kind].model_fields.get("schooling")
         words += ["--schooling.epochs", "3"] if trained else []
         words += [] if "--steps" in words or words[1] == "rded" else ["--steps", "1"]
+        words += FEW if PRESETS[words[1]].kind == "trajectory_matching" else []
         words += ["--arch", "convnet1-w4-bn" if words[1] in ("rded", "sre2l") else "convnet1-w4"]
         words += ["--out", f"{root}/{sha256(command)[:8]}"]
     if words[0] == "evaluate":
         words[words.index("--protocol") + 1] += "+epochs=2"
         words += ["--records", f"{root}/{sha256(command)[:8]}.jsonl"]
-    return [*words, *common(root)]
+    return [*words, *(common(root) if words[0] != "recipes" else [])]
 
 
 def values_of(words: list[str], flag: str) -> list[str]:
@@ -108,6 +124,12 @@ def originals(root: Path) -> list[dict[str, Any]]:
 
 def check_prepared(words: list[str], root: Path) -> None:
     schooling = schooling_of(words, "--recipe")
+    if words[1] == "experts":
+        paths = (root / "store").glob("expert-*/stage.json")
+        made = [read_json(path)["identity"] for path in paths]
+        assert values_of(words, "--arch") == [m["arch"] for m in made if len(m["epochs"]) == 4]
+        assert [m["schooling"]["epochs"] for m in made if len(m["epochs"]) == 4] == [3]
+        return
     for arch in values_of(words, "--arch"):
         made = [m for m in originals(root) if m["arch"] == arch]
         assert schooling in [m["schooling"] for m in made]
@@ -190,9 +212,25 @@ def yaml_like(value: Any) -> str:
 
 NOT_OF_METHODS = {
     "--data", "--ipc", "--steps", "--arch", "--out", "--store", "--threads", "--quiet",
-    "--schooling.epochs", "--alphas", "--models-pool", "--model-num", "--originals",
+    "--schooling.epochs", "--keep", "--alphas", "--models-pool", "--model-num", "--originals",
 }  # fmt: skip
+
+
+def check_imported(words: list[str], root: Path) -> None:
+    (folder,), (augment,) = values_of(words, "--out"), values_of(words, "--augment")
+    made = load(Path(folder))
+    assert (made.label_kind, made.augment, made.lr) == ("probs", augment, pytest.approx(0.1))
+
+
+def check_converted(words: list[str], root: Path) -> None:
+    (out,) = values_of(words, "--out")
+    made = validate(*load_recipe(out))
+    assert (made.method.areas.beta, made.method.parameters.share, made.outer.steps) == (1, 0.25, 9)
+
+
 CHECKS = {
+    "import": check_imported,
+    "recipes": check_converted,
     "prepare": check_prepared,
     "distill": check_distilled,
     "evaluate": check_judged,
@@ -235,7 +273,27 @@ THEIRS_EDC = (
 )
 
 
-@pytest.mark.parametrize(("stem", "options"), [("clom", THEIRS), ("edc", THEIRS_EDC)])
+# And of EDF's buffer script (PAD's too), its evaluation, and the keys of its configurations.
+THEIRS_EDF = (
+    "dataset subset model res num_experts lr_teacher batch_train batch_real dsa dsa_strategy "
+    "data_path buffer_path train_epochs zca decay mom l2 save_interval rho_max rho_min alpha "
+    "adaptive sort_method init_ratio add_end_epoch rm_epoch_first rm_epoch_second "
+    "rm_easy_ratio_first rm_easy_ratio_second lr_dir data_dir label_dir eval_mode no_aug "
+    "epoch_eval_train parall_eva"
+)
+
+
+def test_every_key_of_a_configuration_is_mapped() -> None:
+    (page,) = [path for path in PAGES if path.stem == "edf"]
+    rows = [line.split("|") for line in page.read_text("utf-8").splitlines() if line[:1] == "|"]
+    theirs = " ".join(row[1] for row in rows)
+    keys = (*edf_config.DEFAULTS, *edf_config.OWN, *edf_config.DEAD, *edf_config.REFUSED)
+    assert not [key for key in keys if f"`{key}`" not in theirs]
+
+
+@pytest.mark.parametrize(
+    ("stem", "options"), [("clom", THEIRS), ("edc", THEIRS_EDC), ("edf", THEIRS_EDF)]
+)
 def test_every_option_is_mapped(stem: str, options: str) -> None:
     (page,) = [path for path in PAGES if path.stem == stem]
     rows = [line.split("|") for line in page.read_text("utf-8").splitlines() if line[:1] == "|"]
