@@ -21,7 +21,7 @@ from stillroom.evaluation.statistics import Paired
 from stillroom.files import user_path
 from stillroom.nets.ensemble import Backend
 from stillroom.recipe import from_preset, settled
-from stillroom.records import LEDGER, add_records
+from stillroom.records import LEDGER
 from stillroom.run import assess as assessing
 from stillroom.run import fits
 from stillroom.run import judge as judges
@@ -207,9 +207,8 @@ def assess(
     nets = [fits.student_of(made, bench) if name == "auto" else name for name in named]
     stages = assessing.held_out(made, bench, nets, num, find_schooling(originals), store)
     with _session(progress, settings) as session:
-        _, records = assessing.measured(path, bench, stages, store, settings, session)
-    add_records(path / LEDGER, records)
-    return records
+        ledger = path / LEDGER
+        return assessing.assess(path, bench, stages, store, settings, session, ledger)[1]
 
 
 def _bench_of(

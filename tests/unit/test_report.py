@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import csv
 import html
@@ -18,8 +19,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save
 from scipy import stats
 
@@ -37,7 +40,7 @@ from stillroom.report.figures import _apart, _binned, short
 from stillroom.report.gather import gather
 from stillroom.report.grids import Cell, Column, Grid, Row, accuracy_grid, reported_grid
 from stillroom.report.loading import plain_code, training_code
-from stillroom.report.pictures import _columns, gallery
+from stillroom.report.pictures import _columns, gallery, seen
 from stillroom.report.provenance import flat
 from stillroom.report.sentences import headline, limits, of_networks
 from stillroom.reported import reported
@@ -745,6 +748,78 @@ def test_neighbours_that_are_no_safetensors_are_one_line(tmp_path: Path, blob: b
     folder = make(tmp_path / "dm")
     write_atomic(folder / "exhibits" / "neighbours.safetensors", blob)
     with pytest.raises(StillroomError, match=r"neighbours\.safetensors: not a whole"):
+        gather([folder])
+
+
+def mapped(folder: Path, told: dict[str, Any] | None = None, **changes: Any) -> Path:
+    """Maps that see the left half of every image."""
+    count, _, height, width = load(folder).images.shape
+    maps = torch.zeros(count, height, width, dtype=torch.uint8)
+    maps[:, :, : width // 2] = 255
+    kept = {"rows": torch.arange(count), "maps": maps, **changes}
+    kept = {k: v.contiguous() for k, v in kept.items() if v is not None}
+    of = {"arch": "convnet3", "layer": "features.2", "set": set_digest(folder), **(told or {})}
+    write_atomic(
+        folder / "exhibits" / "maps.safetensors", save(kept, metadata={"stillroom": canonical(of)})
+    )
+    return folder
+
+
+def test_where_a_network_sees_the_class(tmp_path: Path) -> None:
+    folder = mapped(make(tmp_path / "dm", ipc=40, storage="uint8"))
+    text = page(folder, out=tmp_path / "page.html")
+    assert "Where convnet3, trained on the real images, sees the class of an image" in text
+    assert "50 % of it on average" in text.replace("\xa0", " ")
+    assert "30 of 80 images are left out" in text
+    assert text.count("dark where a network does not see the class") == 50
+    mapped(folder, {"set": "of another"})
+    assert "sees the class" not in page(folder, out=tmp_path / "page.html")
+
+
+def test_what_is_not_seen_is_dark(tmp_path: Path) -> None:
+    """The tile below, pixel by pixel: left as it is, right at 15 % of its light."""
+    (shown,) = gather([mapped(make(tmp_path / "dm", storage="uint8"))])
+    assert shown.maps is not None
+    (sprite, share), *_ = seen(shown.data, shown.maps)
+    sheet = Image.open(io.BytesIO(base64.b64decode(sprite.uri.partition(",")[2]))).convert("RGB")
+    pixels = torch.from_numpy(np.array(sheet)).long()
+    side = shown.data.images.shape[-1]
+    above, below = pixels[:side], pixels[-side:]
+    half = side // 2
+    assert share == "50%"
+    assert torch.equal(above[:, :half], below[:, :half])
+    assert torch.equal((above[:, half:] * 0.15).round().long(), below[:, half:])
+    assert int(above.max()) > 0
+
+
+BAD_MAPS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({}, {"rows": None}),
+    ({}, {"rows": torch.tensor([0, 2])}),
+    ({}, {"rows": torch.tensor([0])}),
+    ({}, {"maps": torch.zeros(2, 4, 4)}),
+    ({}, {"maps": torch.zeros(2, 9, 4, dtype=torch.uint8)}),
+    ({}, {"more": torch.zeros(2)} | {"maps": None}),
+    ({"layer": None}, {}),
+    ({"arch": "x" * 301}, {}),
+]
+
+
+@pytest.mark.parametrize(("told", "change"), BAD_MAPS, ids=str)
+def test_damaged_maps_are_one_line(
+    tmp_path: Path, told: dict[str, Any], change: dict[str, Any]
+) -> None:
+    folder = mapped(make(tmp_path / "dm"), told, **change)
+    with pytest.raises(StillroomError, match=r"maps\.safetensors: "):
+        gather([folder])
+
+
+def test_maps_without_a_word_about_them_are_one_line(tmp_path: Path) -> None:
+    folder = make(tmp_path / "dm")
+    write_atomic(folder / "exhibits" / "maps.safetensors", save({"rows": torch.arange(2)}))
+    with pytest.raises(StillroomError, match="does not say which network and set it is of"):
+        gather([folder])
+    write_atomic(folder / "exhibits" / "maps.safetensors", b"\x80\x04pickle")
+    with pytest.raises(StillroomError, match="not a whole safetensors file"):
         gather([folder])
 
 

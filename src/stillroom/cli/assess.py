@@ -49,7 +49,7 @@ def _assess(**values: Any) -> None:
             pairs = [("networks", archs), ("originals", cost.in_words())]
             key_values(f"assessing {folder} (estimates; nothing was run)", pairs)
             return
-        found = run(folder, bench, stages, store, machine, shown, folder / LEDGER)
+        found, _ = run(folder, bench, stages, store, machine, shown, folder / LEDGER)
     for m in found:
         on = "" if m.arch == "none" else f" on {m.arch}"
         own = " (its own network)" if m.arch == made.arch != "none" else ""

@@ -46,7 +46,18 @@ def activation_maps(
 
 
 def deepest(nets: Ensemble) -> str:
-    """The module that is called last among those whose output is a map of more than one pixel."""
+    """The module that is called last among those whose output is a map of more than one pixel.
+
+    Raises: StillroomError if there is none.
+    """
+    found = deepest_map(nets)
+    if found is None:
+        raise StillroomError(f"arch={nets.nets.arch.name} has no layer that is a map; name another")
+    return found
+
+
+def deepest_map(nets: Ensemble) -> str | None:
+    """The same; None if there is none."""
     found: list[str] = []
 
     def look(name: str) -> Callable[[nn.Module, Any, Any], None]:
@@ -63,9 +74,7 @@ def deepest(nets: Ensemble) -> str:
     finally:
         for one in hooks:
             one.remove()
-    if not found:
-        raise StillroomError(f"arch={nets.nets.arch.name} has no layer that is a map; name another")
-    return found[-1]
+    return found[-1] if found else None
 
 
 def normalised(raw: Tensor) -> Tensor:

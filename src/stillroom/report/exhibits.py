@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -97,6 +98,22 @@ class Neighbours:
     fits: bool
 
 
+@dataclass(frozen=True)
+class Maps:
+    """Where a trained network sees the class of some images.
+
+    rows int64 [P], of the set; maps uint8 [P,H,W]; `active`: the mean share of an image whose map
+    is at least half of its largest value, over all `total`.
+    """
+
+    rows: Tensor
+    maps: Tensor
+    arch: str
+    layer: str
+    active: float
+    total: int
+
+
 def read_exhibits(
     folder: Path, keys: frozenset[str], classes: Sequence[str]
 ) -> tuple[Exhibit, ...]:
@@ -156,19 +173,68 @@ def read_neighbours(path: Path, data: Distilled) -> Neighbours | None:
     return Neighbours(picked, real, apart, median, near, len(rows), fits)
 
 
+def read_maps(path: Path, data: Distilled, key: str) -> Maps | None:
+    """The maps of a set of this digest, as many of every class; None: no file, or another set's.
+
+    Raises: StillroomError naming the damaged file.
+    """
+    if not path.is_file():
+        return None
+    if path.stat().st_size > MAX_SET_BYTES:
+        raise StillroomError(f"{path}: larger than 8 GiB; not read")
+    try:
+        with safe_open(path, framework="pt") as archive:
+            told = _told(path, archive.metadata())
+            _check_parts(path, archive, data, {"maps": ("U8", list(data.images.shape[2:]))})
+            rows = archive.get_tensor("rows")
+            if not bool(((rows >= 0) & (rows < len(data))).all()):
+                raise StillroomError(f"{path}: rows out of range; remove the file")
+            if told["set"] != key:
+                return None
+            active = archive.get_tensor("maps").ge(128).double().mean()
+            chosen = _evenly(data.of_class[rows].tolist(), [0.0] * len(rows))
+            maps = archive.get_slice("maps")
+            some = torch.cat([maps[i : i + 1] for i in chosen])
+    except (SafetensorError, OSError) as error:
+        why = str(error)[:120]
+        raise StillroomError(f"{path}: not a whole safetensors file ({why})") from None
+    return Maps(rows[chosen], some, told["arch"], told["layer"], float(active), len(rows))
+
+
+def _told(path: Path, metadata: dict[str, str] | None) -> dict[str, str]:
+    """Network, layer and set of maps, all of them short texts."""
+    try:
+        told = json.loads((metadata or {}).get("stillroom", ""))
+        found = {name: told[name] for name in ("arch", "layer", "set")}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        found = {"": None}
+    if not all(isinstance(text, str) and len(text) <= 300 for text in found.values()):
+        raise StillroomError(
+            f"{path}: does not say which network and set it is of; remove it, `stillroom assess` "
+            "writes it again"
+        )
+    return found
+
+
 def _check_shapes(path: Path, archive: Any, data: Distilled) -> None:
-    """Judge the header, before anything of the tensors is read."""
-    names, image = set(archive.keys()), list(data.images.shape[1:])
-    slices = {
-        name: archive.get_slice(name) for name in ("rows", "distance", "images") if name in names
-    }
+    """Judge the header of nearest real images, before anything of the tensors is read."""
+    image = list(data.images.shape[1:])
+    _check_parts(path, archive, data, {"distance": ("F32", []), "images": ("U8", image)})
+
+
+def _check_parts(
+    path: Path, archive: Any, data: Distilled, parts: dict[str, tuple[str, list[int]]]
+) -> None:
+    """Judge a header: rows int64 [M] of a set, and of each as many of every part."""
+    names = {"rows", *parts} & set(archive.keys())
+    slices = {name: archive.get_slice(name) for name in names}
     found = {name: (part.get_dtype(), list(part.get_shape())) for name, part in slices.items()}
     m = next(iter(found.get("rows", ("", [0]))[1]), 0)
-    wanted = {"rows": ("I64", [m]), "distance": ("F32", [m]), "images": ("U8", [m, *image])}
+    wanted = {"rows": ("I64", [m])} | {n: (kind, [m, *one]) for n, (kind, one) in parts.items()}
     if found != wanted or not 1 <= m <= len(data):
+        told = ", ".join(f"{n} {kind} {['M', *one[1:]]}" for n, (kind, one) in wanted.items())
         raise StillroomError(
-            f"{path}: must hold rows int64 [M], distance float32 [M] and images uint8 [M, "
-            f"{', '.join(map(str, image))}] with M in 1..{len(data)}; remove it or make it again"
+            f"{path}: must hold {told} with M in 1..{len(data)}; remove it or make it again"
         )
 
 

@@ -18,7 +18,14 @@ from stillroom.evaluation.score import FULL
 from stillroom.files import read_json, read_limited, user_path
 from stillroom.methods.regularisers import Watched
 from stillroom.records import LEDGER, is_finite, read_records
-from stillroom.report.exhibits import Exhibit, Neighbours, read_exhibits, read_neighbours
+from stillroom.report.exhibits import (
+    Exhibit,
+    Maps,
+    Neighbours,
+    read_exhibits,
+    read_maps,
+    read_neighbours,
+)
 from stillroom.reported import find
 from stillroom.standing import departure, verdict
 from stillroom.tables import Conditions, Line, lines
@@ -51,6 +58,7 @@ class Shown:
     run: dict[str, Any]
     exhibits: tuple[Exhibit, ...]
     neighbours: Neighbours | None
+    maps: Maps | None
     reported: tuple[Record, ...]
 
     @property
@@ -296,11 +304,12 @@ def _read(folder: Path, common: Sequence[Record] | None) -> Shown:
     if rows > MAX_ROWS:
         raise StillroomError(f"{ledger}: holds {rows} rows; a page shows at most {MAX_ROWS}")
     valid = [r for r in records if r.step is None or r.draw is not None or r.set_key in keys]
+    key = set_digest(folder)
     return Shown(
         name=folder.resolve().name or "set",
         data=data,
         sizes=sizes(folder),
-        key=set_digest(folder),
+        key=key,
         keys=keys,
         records=tuple(valid),
         stale=len(records) - len(valid),
@@ -308,6 +317,7 @@ def _read(folder: Path, common: Sequence[Record] | None) -> Shown:
         run=_run(folder / "run.json"),
         exhibits=read_exhibits(folder / "exhibits", keys, data.classes),
         neighbours=read_neighbours(folder / "exhibits" / "neighbours.safetensors", data),
+        maps=read_maps(folder / "exhibits" / "maps.safetensors", data, key),
         reported=find(benchmark, data.ipc) if (benchmark := _benchmark(data)) else (),
     )
 

@@ -87,6 +87,7 @@ def _view(shown: Shown, prefix: str, real_images: bool) -> dict[str, Any]:
         "gallery": pictures.gallery(shown.data),
         "made": sentences.made(shown),
         "nearest": _nearest(shown, real_images),
+        "seen": _seen(shown),
         "grid": grids.accuracy_grid(shown) if shown.lines else None,
         "tables": _tables(shown),
         "classes": _classes(shown),
@@ -253,6 +254,16 @@ def _nearest(shown: Shown, real_images: bool) -> dict[str, Any] | None:
     left = found.total - len(pairs) if real_images else 0
     cut = f" {left} of {found.total} pairs are left out." if left else ""
     return {"pairs": pairs, "sentence": sentences.of_neighbours(found, real_images) + cut}
+
+
+def _seen(shown: Shown) -> dict[str, Any] | None:
+    found = shown.maps
+    if found is None:
+        return None
+    pairs = pictures.seen(shown.data, found)
+    left = found.total - len(pairs)
+    cut = f" {left} of {found.total} images are left out." if left else ""
+    return {"pairs": pairs, "sentence": sentences.of_maps(found) + cut}
 
 
 def _comparison(sets: Sequence[Shown]) -> dict[str, Any]:

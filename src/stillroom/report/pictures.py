@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from stillroom.distilled import Distilled
-from stillroom.report.exhibits import Neighbours
+from stillroom.report.exhibits import Maps, Neighbours
 
 MAX_CLASSES = 20
 MAX_PER_CLASS = 20
@@ -75,14 +75,27 @@ def gallery(data: Distilled) -> Gallery:
 
 def pairs(data: Distilled, found: Neighbours) -> list[tuple[Sprite, str]]:
     """A distilled image over the real one that is nearest to it, with the distance."""
-    made = _pixels(data, found.rows)
+    apart = [f"{float(gap):.2f}" for gap in found.distance]
+    return list(zip(_over(data, found.rows, found.images), apart, strict=True))
+
+
+def seen(data: Distilled, found: Maps) -> list[tuple[Sprite, str]]:
+    """An image over itself, darkened where the network does not see its class; its active share."""
+    light = 0.15 + 0.85 * found.maps.double() / 255
+    below = (_pixels(data, found.rows) * light.unsqueeze(1)).round().to(torch.uint8)
+    shares = found.maps.ge(128).double().mean((1, 2))
+    return list(zip(_over(data, found.rows, below), [f"{s:.0%}" for s in shares], strict=True))
+
+
+def _over(data: Distilled, rows: Tensor, below: Tensor) -> list[Sprite]:
+    """Images of a set, each over another picture uint8 [P,ch,H,W]."""
+    made = _pixels(data, rows)
     target = _side(max(made.shape[-2:]), 2 * len(made))
-    shown = []
-    for row, a, b, apart in zip(found.rows, made, found.images, found.distance, strict=True):
-        tiles = [_tile(a, target), _tile(b, target)]
-        name = data.classes[int(data.of_class[row])]
-        shown.append((_sprite(name, 2, tiles, 1, 56), f"{float(apart):.2f}"))
-    return shown
+    names = [data.classes[c] for c in data.of_class[rows].tolist()]
+    return [
+        _sprite(name, 2, [_tile(a, target), _tile(b, target)], 1, 56)
+        for name, a, b in zip(names, made, below, strict=True)
+    ]
 
 
 def _notes(data: Distilled, present: list[int], shown: int, side: int, target: int) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from stillroom.data.named import NAMED
 from stillroom.evaluation.score import FULL
-from stillroom.report.exhibits import NEAR, Exhibit, Neighbours
+from stillroom.report.exhibits import NEAR, Exhibit, Maps, Neighbours
 from stillroom.report.gather import Shown, unsized
 from stillroom.tables import CORESETS, Line, duration, percent, plural, size, span
 
@@ -267,6 +267,15 @@ def of_neighbours(found: Neighbours, shown: bool) -> str:
         f"of pixels from 0 to 1); {near} are near copies (distance below {NEAR:g})."
     )
     return text if shown else f"{text} The real images are left out of this page."
+
+
+def of_maps(found: Maps) -> str:
+    """Which network looked, and how much of an image it looks at."""
+    return (
+        f"Where {found.arch}, trained on the real images, sees the class of an image (Grad-CAM, "
+        f"layer {found.layer}): {100 * found.active:.0f} % of it on average, counted from half of "
+        "the largest value on."
+    )
 
 
 def limits(shown: Shown) -> list[tuple[str, str]]:

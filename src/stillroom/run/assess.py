@@ -29,12 +29,14 @@ from stillroom.methods.original_loss import VERDICTS
 from stillroom.methods.regularisers import WATCH
 from stillroom.nets.ensemble import Ensemble
 from stillroom.nets.zoo import Arch, split_weights
-from stillroom.records import add_records
+from stillroom.records import LEDGER, add_records
 from stillroom.run import machine as machines
 from stillroom.run.asked import first_in_words, pool_in_words
+from stillroom.run.exhibits import write_maps
 from stillroom.run.fits import check_fits, check_read_alike
 from stillroom.run.options import Machine
 from stillroom.run.prepare import cost_of_originals, obtain_originals, originals
+from stillroom.run.publish import EXHIBITS
 from stillroom.runtime import Runtime
 from stillroom.session import Session
 from stillroom.tables import plural
@@ -132,15 +134,39 @@ def assess(
     machine: Machine,
     session: Session,
     ledger: Path | None = None,
-) -> list[Measured]:
+) -> tuple[list[Measured], list[Record]]:
     """Every measure of a set; the pool of `stages` is trained now where it is not in the store.
 
-    The numbers are added to `ledger` as records, if one is given.
+    The numbers are added to `ledger` as records, if one is given; if it is the set's own, where one
+    of the models sees the classes of images goes into the set's `exhibits/`.
     """
     found, records = measured(folder, bench, stages, store, machine, session)
     if ledger is not None:
         add_records(ledger, records)
-    return found
+    if ledger == folder / LEDGER:
+        _draw(folder, bench, stages, store, machine, session)
+    return found, records
+
+
+def _draw(
+    folder: Path,
+    bench: Benchmark,
+    stages: Sequence[Original],
+    store: Store,
+    machine: Machine,
+    session: Session,
+) -> None:
+    """Write the maps of the first model of a network that has any."""
+    first = {stage.name: stage for stage in reversed(stages)}
+    chosen = [stage for stage in stages if stage is first[stage.name]]
+    _, rt = cost_of_originals(chosen, bench, machine, session, store)
+    rt = dataclasses.replace(rt, compile=False)
+    made, key = load(folder), set_digest(folder)
+    for (model,) in obtain_originals(chosen, machine, store, rt).values():
+        with rt.activate():
+            if write_maps(folder / EXHIBITS, made, key, model, bench, rt):
+                return
+    session.say(f"no activation maps: no layer of {', '.join(first)} is a map")
 
 
 def measured(

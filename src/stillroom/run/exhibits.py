@@ -2,6 +2,7 @@
 
 `students-<digest>.json`, one a row, network and protocol: the accuracies of every check, and which
 class was taken for which. `neighbours.safetensors`: the real image nearest to each distilled one.
+`maps.safetensors`: where a trained network sees the class of each.
 """
 
 from __future__ import annotations
@@ -14,14 +15,18 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from stillroom.artefacts.originals import OriginalModel, opened
 from stillroom.data.benchmarks import Benchmark
 from stillroom.distilled import Distilled
 from stillroom.errors import StillroomError
 from stillroom.files import MAX_CONFUSED, canonical, read_json, sha256, write_atomic, write_json
+from stillroom.nets.maps import activation_maps, deepest_map
+from stillroom.runtime import Runtime
 from stillroom.session import Session
 from stillroom.types import Record
 
 NEIGHBOURS = "neighbours.safetensors"
+MAPS = "maps.safetensors"
 BLOCK_BYTES = 2**27  # of real images as float32, that are compared at once
 MAX_SHOWN = 100  # distilled images with a neighbour, evenly over the classes
 
@@ -77,7 +82,7 @@ def write_neighbours(folder: Path, data: Distilled, bench: Benchmark, session: S
     Tensors: rows int64 [M] of the set, images uint8 [M,ch,H,W], distance float32 [M], the root of
     that mean.
     """
-    rows = torch.linspace(0, len(data) - 1, min(MAX_SHOWN, len(data))).round().long()
+    rows = _some(data)
     mine = data.pixels()[rows].flatten(1)
     best = torch.full((len(rows),), torch.inf)
     nearest = torch.zeros(len(rows), dtype=torch.int64)
@@ -95,6 +100,33 @@ def write_neighbours(folder: Path, data: Distilled, bench: Benchmark, session: S
     # Exact for the few that are shown: the expanded square above loses digits near zero.
     gap = (mine - images.flatten(1).float() / 255).square().mean(1).sqrt()
     write_atomic(folder / NEIGHBOURS, save({"rows": rows, "images": images, "distance": gap}))
+
+
+def write_maps(
+    folder: Path, data: Distilled, key: str, model: OriginalModel, bench: Benchmark, rt: Runtime
+) -> bool:
+    """Write where a trained network sees the class of each image: Grad-CAM in its deepest map.
+
+    Tensors: rows int64 [M] of the set, maps uint8 [M,H,W], 255 where it sees most; beside them the
+    network, the layer, and `key`, the set's digest. Returns whether the network has such a layer.
+    """
+    nets = opened(model, bench, rt)
+    if (layer := deepest_map(nets)) is None:
+        return False
+    rows = _some(data)
+    images = model.space(bench).apply(data.preprocess.invert(data.images[rows]))
+    images, of_class = images.to(rt.device, rt.dtype), data.of_class[rows].to(rt.device)
+    maps = activation_maps(nets, layer, images, of_class)
+    tensors = {"rows": rows, "maps": (maps * 255).round().to(torch.uint8).cpu().contiguous()}
+    told = canonical({"arch": model.name, "layer": layer, "set": key})
+    # More than one metadata key makes safetensors' bytes differ from save to save.
+    write_atomic(folder / MAPS, save(tensors, metadata={"stillroom": told}))
+    return True
+
+
+def _some(data: Distilled) -> Tensor:
+    """The rows int64 [M] that are shown beside something: all, or as many, evenly."""
+    return torch.linspace(0, len(data) - 1, min(MAX_SHOWN, len(data))).round().long()
 
 
 def _confusion(labels: Tensor, predicted: Tensor, classes: int) -> Tensor:

@@ -124,7 +124,8 @@ def _is_own(name: str, pictures: set[str]) -> bool:
         return file in SET_FILES + OTHER_FILES
     if parent == EXHIBITS:
         return (
-            re.fullmatch(r"students-[0-9a-f]{12}\.json|neighbours\.safetensors", file) is not None
+            re.fullmatch(r"students-[0-9a-f]{12}\.json|(neighbours|maps)\.safetensors", file)
+            is not None
         )
     if parent.startswith("steps/") and is_count(parent.removeprefix("steps/")):
         return file in SET_FILES

@@ -8,15 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import stillroom
 from stillroom.artefacts.features import RealFeatures, real_rows
+from stillroom.artefacts.originals import opened
 from stillroom.artefacts.schooling import Schooling, find_schooling
 from stillroom.artefacts.store import Store
 from stillroom.data.benchmarks import Benchmark
 from stillroom.distilled import load
 from stillroom.errors import StillroomError
 from stillroom.nets.ensemble import Nets
+from stillroom.nets.maps import activation_maps, deepest
 from stillroom.nets.zoo import resolve
 from stillroom.recipe import from_preset
 from stillroom.records import read_records
@@ -41,7 +44,7 @@ def measured(bench: Benchmark, store: Path, folder: Path, preset: str, **more):
         bench, ["convnet1-w4", "mlp"], 2, Schooling(epochs=20, batch=8), Store(store)
     )
     ledger = folder / "records.jsonl"
-    found = assess(folder, bench, stages, Store(store), MACHINE, Session(), ledger)
+    found, _ = assess(folder, bench, stages, Store(store), MACHINE, Session(), ledger)
     return {(m.name, m.arch): m.value for m in found}
 
 
@@ -173,6 +176,48 @@ def test_what_was_asked_is_in_the_records_and_on_the_page(
     assert len(asked) == len(set(asked))
 
 
+def test_where_the_first_network_that_has_a_map_sees_classes(
+    bench: Benchmark, store: Path, tmp_path: Path
+) -> None:
+    folder, held = tmp_path / "random", Store(store)
+    measured(bench, store, folder, "random")
+    maps = folder / "exhibits/maps.safetensors"
+    found = load_file(maps)
+    (stage,) = originals(bench, ["convnet1-w4"], 1, Schooling(epochs=20, batch=8), held)
+    rt = Runtime(device=torch.device("cpu"), threads=1)
+    nets = opened(stage.load(store / stage.key()), bench, rt)
+    data = load(folder)
+    wanted = activation_maps(nets, deepest(nets), data.images, data.of_class)
+    assert found["rows"].tolist() == list(range(len(data)))
+    assert int((found["maps"].long() - (wanted * 255).round().long()).abs().max()) <= 1
+    (shown,) = gather([folder])
+    assert shown.maps is not None
+    assert (shown.maps.arch, shown.maps.layer) == ("convnet1-w4", deepest(nets))
+    before = maps.read_bytes()
+    flat = originals(bench, ["mlp"], 1, Schooling(epochs=20, batch=8), held)
+    both = [*flat, stage]
+    session = Said()
+    for stages in (flat, both):
+        maps.unlink(missing_ok=True)
+        assess(folder, bench, stages, held, MACHINE, session, folder / "records.jsonl")
+    assert maps.read_bytes() == before
+    assert session.lines == ["no activation maps: no layer of mlp is a map"]
+    maps.unlink()
+    assess(folder, bench, both, held, MACHINE, session, tmp_path / "elsewhere.jsonl")
+    assert not maps.exists()  # a ledger that is not the set's own leaves the set alone
+
+
+class Said(Session):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
 def test_of_what_was_asked_twice_the_newest_is_shown(tmp_path: Path) -> None:
     """An older ledger keeps apart what was measured along with other networks."""
     from types import SimpleNamespace
@@ -246,7 +291,7 @@ def test_networks_with_batchnorm_see_all_classes_at_once(
     distil(plan(recipe, bench, MACHINE, Session(), store=Store(store), out=tmp_path / "s"), MACHINE)
     schooling = Schooling(epochs=2, batch=8)
     stages = originals(bench, ["convnet1-w4-bn"], 1, schooling, Store(store))
-    found = assess(tmp_path / "s", bench, stages, Store(store), MACHINE, Session())
+    found, _ = assess(tmp_path / "s", bench, stages, Store(store), MACHINE, Session())
     values = {m.name: m.value for m in found}
     assert "gradient-matching-loss" not in values
     rt = Runtime(device=torch.device("cpu"))
