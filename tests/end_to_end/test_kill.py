@@ -272,16 +272,24 @@ def matched_straight(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory)
     return root
 
 
-def original_epochs(store: Path) -> int:
-    """Epochs of originals that need not be trained again."""
-    whole = 60 * len(seen(store, "original-*/0000/weights.safetensors"))
-    for path in seen(store, "original-*.part/0000/snapshot.*"):
+def trained_epochs(store: Path, kind: str, result: str) -> int:
+    """Epochs of networks of 60 that need not be trained again."""
+    whole = 60 * len(seen(store, f"{kind}-*/0000/{result}"))
+    for path in seen(store, f"{kind}-*.part/0000/snapshot.*"):
         try:
             with safe_open(path, framework="numpy") as archive:
                 whole += int(json.loads(archive.metadata()["stillroom"])["epochs"])
         except OSError:  # published since it was listed
             return 0
     return whole
+
+
+def original_epochs(store: Path) -> int:
+    return trained_epochs(store, "original", "weights.safetensors")
+
+
+def expert_epochs(store: Path) -> int:
+    return trained_epochs(store, "expert", "trajectory.npy")
 
 
 @pytest.mark.parametrize(
@@ -308,6 +316,52 @@ def test_killed_matching_gives_the_same_bytes(
     assert contents(tmp_path / "killed" / "set") == contents(matched_straight / "set")
     for path in sorted((matched_straight / "store").glob("original-*/0000/weights.safetensors")):
         again = tmp_path / "killed" / path.relative_to(matched_straight)
+        assert again.read_bytes() == path.read_bytes()
+    assert leftovers(tmp_path / "killed") == []
+
+
+def followed(out: Path) -> list[str]:
+    """EDF: flat experts of ordered data, learned labels, what fits left out, active pixels."""
+    line = ["distill", "edf", "--data", "digits", "--ipc", "1", "--steps", "40", "--threads", "1"]
+    line += ["--arch", "convnet1-w4", "--experts", "2", "--inner", "6", "--batch", "4"]
+    line += ["--schooling.epochs", "60", "--schooling.lr", "0.05", "--window.last", "5"]
+    line += ["--schooling.order.scores", "el2n", "--schooling.order.models", "1"]
+    line += ["--schooling.order.epochs", "2", "--areas.schooling.epochs", "2"]
+    return [*line, "--areas.every", "3", "--gate", "3", "--out", str(out)]
+
+
+@pytest.fixture(scope="module")
+def followed_straight(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("followed")
+    nursery.do(followed(root / "set"), root / "store")
+    return root
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("done", "total", "unit"),
+    [
+        pytest.param(expert_epochs, 120, 0.04, id="in the training of experts"),
+        pytest.param(saved_steps, 40, 0.1, id="in the distillation"),
+    ],
+)
+def test_killed_trajectory_matching_gives_the_same_bytes(
+    done: Callable[[Path], int],
+    total: int,
+    unit: float,
+    nursery: Nursery,
+    followed_straight: Path,
+    tmp_path: Path,
+) -> None:
+    def start(folder: Path) -> Work:
+        return Work(followed(folder / "set"), folder / "store", done, total, unit)
+
+    kill_all(nursery, tmp_path / "killed", start, key=1, kills=3)
+    assert contents(tmp_path / "killed" / "set") == contents(followed_straight / "set")
+    arrays = sorted((followed_straight / "store").glob("expert-*/0000/trajectory.npy"))
+    assert len(arrays) == 2
+    for path in arrays:
+        again = tmp_path / "killed" / path.relative_to(followed_straight)
         assert again.read_bytes() == path.read_bytes()
     assert leftovers(tmp_path / "killed") == []
 
