@@ -165,6 +165,14 @@ def _remade(line: Line, first: Line) -> bool:
 QUARTERS = (250, 500, 1000)
 HOUR = (1000, 2000, 4000, 6000)  # as many as an hour of two CPU cores allows in bf16
 HELD_OUT = ("convnet2", "lenet")  # networks that no cell distils with
+OBSERVERS = ("convnet3-bn", "convnet3", "convnet3-w32-bn")  # of the four stages on a CPU
+LABELLED: dict[str, Any] = {
+    "protocol": "edc-cifar10@1+epochs=300",
+    "teachers": OBSERVERS,
+    "taught": SCHOOLING,
+}
+_RECOVERED = {"observers": OBSERVERS, "schooling": SCHOOLING}
+_BY_ONE = {"observers": OBSERVERS[:1], "schooling": SCHOOLING}
 CELLS: dict[str, Cell] = {
     cell.name: cell
     for cell in (
@@ -201,6 +209,14 @@ CELLS: dict[str, Cell] = {
         Cell("dsa", "cifar10", 10, "quick@1", steps=(27,), clom=5000, assess=HELD_OUT),
         Cell("dc", "cifar10", 10, "quick@1", steps=(27,), assess=HELD_OUT),
         Cell("dc", "cifar10", 10, "quick@1", steps=(27,), clom=1000, assess=HELD_OUT),
+        # The decoupled methods, all with labels of the same teachers.
+        Cell("random", "cifar10", 10, **LABELLED, students=5),
+        Cell("k-means", "cifar10", 10, **LABELLED),
+        Cell("rded", "cifar10", 10, **LABELLED, method=_BY_ONE),
+        Cell("sre2l", "cifar10", 10, **LABELLED, method=_BY_ONE),
+        Cell("gvbsm", "cifar10", 10, **LABELLED, method=_RECOVERED, steps=(1000,)),
+        Cell("edc-paper", "cifar10", 10, **LABELLED, method=_RECOVERED),
+        Cell("edc", "cifar10", 10, **LABELLED, method=_RECOVERED, steps=(1000,)),
         Cell("full", "cifar10", 0, protocol="vico@1+epochs=10", students=1),
     )
 }
