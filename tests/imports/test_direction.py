@@ -37,6 +37,7 @@ LEVELS = {
     "standing": 9,
     "interchange": 9,
     "run": 10,
+    "challenge": 11,
     "report": 10,
     "api": 11,
     "cli": 12,

@@ -95,6 +95,17 @@ MATCHING: tuple[Protocol, ...] = (
     ),
     Protocol.model_validate(
         {
+            **_VICO,
+            "name": "eccv24",
+            "epochs": 1000,
+            "augment": DSA,
+            "seeds": 3,
+            "why": "How the ECCV 2024 challenge judges ten images a class: as vico, three students "
+            "of the three-layer ConvNet, for images of 64 pixels too (say --arch convnet3).",
+        }
+    ),
+    Protocol.model_validate(
+        {
             **_CLOM,
             "name": "clom",
             "schedule": "steps",
