@@ -9,6 +9,7 @@ import pytest
 
 from stillroom.records import read_records
 from stillroom.run.cells import distilling
+from stillroom.run.studies import clom_study
 from stillroom.tables import Line, lines, percent, size
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,7 +28,9 @@ TOLD = [
 
 
 def ledger() -> dict[tuple[str, ...], Line]:
+    """Rows by what pages call them; of a baseline that some students saw bare, the usual one."""
     found = lines(read_records(ROOT / "results" / "records.jsonl"))
+    found.sort(key=lambda x: x.conditions.augment != "none")
     return {
         (x.conditions.benchmark, str(x.conditions.ipc), x.row, x.protocol, x.numerics): x
         for x in found
@@ -126,6 +129,22 @@ def test_half_an_hour_of_two_cores_is_what_the_ledger_says() -> None:
         found[name, steps] = line.summary
     assert found["dm", "90"].separate_from(found["dsa", "80"])
     assert found["dm", "90"].mean > found["dsa", "80"].mean
+
+
+def test_what_clom_does_is_the_study_of_the_ledger() -> None:
+    """Rows of the page are those of REPRODUCTION.md's section, and so are both correlations."""
+    study = clom_study(read_records(ROOT / "results" / "records.jsonl"))
+    made = [line.strip("| ").split(" | ") for line in study.splitlines() if line[:3] == "| d"]
+    text = (ROOT / "docs/methods/clom.md").read_text(encoding="utf-8")
+    told = [line.strip("| ").split(" | ") for line in text.splitlines() if "+clom@" in line]
+    assert told == [[row[0], *row[3:]] for row in made if "quick@1" in row]
+    assert len(told) == 3
+    assert all(row[2].split(", ") in (["4", "4"], ["5", "4"]) for row in made)
+    flat = " ".join(text.split())
+    found = re.findall(r"r = ([\d.]+) \(95 % interval ([-\d.]+) to ([-\d.]+)", study)
+    (own, low, high), (all_, from_, to) = found
+    assert f"by r = {own}, with an interval from {low} to {high};" in flat
+    assert f"it is {all_} ({from_} to {to})" in flat
 
 
 def test_numbers_of_gradient_matching_are_lines_of_the_ledger() -> None:

@@ -202,7 +202,7 @@ CELLS: dict[str, Cell] = {
         # Half an hour and more on two cores without bf16.
         Cell("dm", "cifar10", 10, "quick@1", steps=(90, 270, 540)),
         Cell("dsa", "cifar10", 10, "quick@1", steps=(10, 40, 80)),
-        # CLOM over each method, about 12 minutes each on two idle cores.
+        # CLOM over each method, a few minutes each: about four on two cores with AVX-512.
         Cell("dm", "cifar10", 10, "quick@1", steps=(180,), assess=HELD_OUT),
         Cell("dm", "cifar10", 10, "quick@1", steps=(160,), clom=2000, assess=HELD_OUT),
         Cell("dsa", "cifar10", 10, "quick@1", steps=(27,), assess=HELD_OUT),

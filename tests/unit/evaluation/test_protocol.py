@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from stillroom.cite import PAPERS
-from stillroom.config import DSA
+from stillroom.config import DSA, DSA_WIDE
 from stillroom.errors import StillroomError
 from stillroom.evaluation.protocol import QUIRKS, Protocol, View
 from stillroom.evaluation.published import PROTOCOLS, find_protocol
@@ -278,6 +278,8 @@ def test_the_table_of_the_page_is_that_of_the_protocols() -> None:
         p = PROTOCOLS[name]
         assert epochs.replace(",", "") == str(p.passes), name
         assert rate == f"{p.lr}" or not isinstance(p.lr, float), name
-        shown = {"set": "the set's", DSA: "DSA"}.get(p.augment, p.augment)
+        shown = {"set": "the set's", DSA: "DSA", DSA_WIDE: "DSA, wide crops"}.get(
+            p.augment, p.augment
+        )
         assert augment == (shown if p.view is None else "views"), name
         assert (labels, selection, seeds) == (p.labels, p.select, str(p.seeds)), name
