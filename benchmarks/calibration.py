@@ -76,7 +76,8 @@ def calibration(records: Sequence[Record]) -> list[Candidate]:
     found: dict[tuple[str, Case], dict[str, Line]] = {}
     for line in lines(records):
         case = (line.conditions.benchmark, line.conditions.ipc)
-        if line.numerics == "float32" and line.row in CASES.get(case, ()):
+        bare = line.conditions.augment == "none"  # as students of dc see baselines
+        if line.numerics == "float32" and not bare and line.row in CASES.get(case, ()):
             found.setdefault((line.conditions.protocol_hash, case), {})[line.row] = line
     made = []
     for name in (*(f"quick@1+epochs={n}" for n in EPOCHS), TRUTH):
