@@ -91,7 +91,7 @@ def one(images: int, steps: int, engine: str, theta: str) -> dict[str, Any]:
         found = gradient(images, steps, engine, theta, torch.float32)
         seconds.append(time.perf_counter() - began)
     memory = held() - before
-    exact = gradient(images, steps, "exact", "device", torch.float64)
+    exact = gradient(images, steps, "unrolled", "device", torch.float64)
     error = float((found.double() - exact).norm() / exact.norm())
     return {
         "engine": engine,

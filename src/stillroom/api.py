@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,7 @@ def distill(
     chosen = {name: value for name, value in outer.items() if value is not None}
     given["outer"] = {**given.get("outer", {}), **chosen}
     recipe, row = from_preset(method, bench.name, ipc, given, bench.known)
+    _check_whitening(given, recipe.zca, bench, row)
     with _session(progress, settings) as session:
         planned = plan(
             recipe,
@@ -93,6 +95,18 @@ def distill(
             force=force,
         )
         return distil(planned, settings)
+
+
+def _check_whitening(given: dict[str, Any], wanted: bool, bench: Benchmark, row: Any) -> None:
+    """Refuse it as an option; warn where a published row is of whitened images and these are not.
+
+    Raises: StillroomError.
+    """
+    if "zca" in given:
+        raise StillroomError('options["zca"]: whitening is of the data; data_options={"zca": True}')
+    if wanted and bench.preprocess.zca is None:
+        told = 'is of whitened images, which these are not: data_options={"zca": True}'
+        warnings.warn(f"{row} {told}", stacklevel=3)
 
 
 @contextlib.contextmanager

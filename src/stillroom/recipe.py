@@ -12,8 +12,8 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, field_validator
 
-from stillroom.artefacts.schooling import Schooling
-from stillroom.config import DSA, Model
+from stillroom.artefacts.schooling import Schooling, changed, find_schooling
+from stillroom.config import DSA, DSA_WIDE, Model
 from stillroom.errors import StillroomError, suggest
 from stillroom.files import read_limited
 from stillroom.methods import METHODS, PRESETS
@@ -208,11 +208,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def as_yaml(value: dict[str, Any], head: Sequence[str]) -> str:
-    """The text of a recipe file: comments, then the fields of a recipe in their order."""
+    """The text of a recipe file: comments, then the fields of a recipe in their order.
+
+    What stands in a comment may be foreign: it stays one short line of printable letters.
+    """
     import yaml
 
+    lines = ["".join(c for c in " ".join(line.split()) if c.isprintable())[:300] for line in head]
     body = yaml.safe_dump(value, sort_keys=False, default_flow_style=None, width=100)
-    return "".join(f"# {line}\n" for line in head) + body
+    return "".join(f"# {line}\n" for line in lines) + body
 
 
 class Packaged(Model):
@@ -272,6 +276,7 @@ def from_preset(
         base = merged(base, {k: v for k, v in read_yaml(row.path).items() if k != "benchmark"})
         base["evaluate"] = ()  # a row's evaluations run when it is run by its own name
     method, asked = base["method"], given.get("method", {})
+    _spell_out(method, asked)
     if asked.get("init", method.get("init")) != method.get("init"):
         for name in METHODS[chosen.kind].of_init:
             method.pop(name, None)
@@ -286,13 +291,23 @@ def _suit(base: dict[str, Any], known: str) -> None:
     if named is None:
         return
     augment = METHODS[method["kind"]].model_fields.get("augment")
-    if augment is not None and method.get("augment", augment.default) == DSA:
-        method["augment"] = named.augment
-        own = METHODS[method["kind"]].model_fields.get("schooling")
-        followed = method.get("schooling", own.default if own else None)
+    own = method.get("augment", augment.default if augment else None)
+    if own in (DSA, DSA_WIDE):
+        wide = named.augment.replace("_crop_", "_widecrop_")
+        method["augment"] = wide if own == DSA_WIDE else named.augment
+        taught = METHODS[method["kind"]].model_fields.get("schooling")
+        followed = method.get("schooling", taught.default if taught else None)
         if not isinstance(followed, str | None) and dict(followed).get("augment") == DSA:
             method["schooling"] = {**dict(followed), "augment": named.augment}
     base["arch"] = named.arch
+
+
+def _spell_out(method: dict[str, Any], asked: dict[str, Any]) -> None:
+    """Write a schooling out that a row gives by name, where some fields of it are to change."""
+    named, changes = method.get("schooling"), asked.get("schooling")
+    if isinstance(named, str) and isinstance(changes, dict):
+        whole = changed(find_schooling(named), changes)
+        method["schooling"] = {**dict(whole), "order": dict(whole.order)}
 
 
 def as_students(schooling: Schooling, known: str | None) -> Schooling:

@@ -327,6 +327,7 @@ def followed(out: Path) -> list[str]:
     line += ["--schooling.epochs", "60", "--schooling.lr", "0.05", "--window.last", "5"]
     line += ["--schooling.order.scores", "el2n", "--schooling.order.models", "1"]
     line += ["--schooling.order.epochs", "2", "--areas.schooling.epochs", "2"]
+    line += ["--schooling.order.after", "30", "45"]
     return [*line, "--areas.every", "3", "--gate", "3", "--out", str(out)]
 
 

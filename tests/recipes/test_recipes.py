@@ -145,6 +145,8 @@ def test_numbers_in_the_heads_are_those_beside_measured_ones(preset: str) -> Non
         assert (told is None) == (paper is None), row.name
         if told is not None and paper is not None:
             found += 1
+            if preset in TRAJECTORY:
+                assert paper.protocol in {s.protocol for s in made.evaluate}, row.name
             assert float(told[1]) == pytest.approx(100 * paper.value)
             std = paper.versions.get("std")
             assert (told[2] is None and std is None) or float(told[2]) == pytest.approx(

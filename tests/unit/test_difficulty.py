@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,12 @@ from stillroom.data.benchmarks import Benchmark
 from stillroom.errors import StillroomError
 from stillroom.nets.sources import Images
 from stillroom.nets.zoo import resolve
+from stillroom.recipe import from_preset
 from stillroom.rng import rng
+from stillroom.run.options import Machine
+from stillroom.run.prepare import costs_of_stages
 from stillroom.runtime import Runtime
-from stillroom.session import Interrupted
+from stillroom.session import Interrupted, Session
 from toy import StopAt
 
 ARCH = "convnet1-w4"
@@ -158,6 +162,7 @@ def test_original_models_have_no_order(bench: Benchmark, store: Path) -> None:
         ({"scores": "grand", "after": (60, 40)}, "must climb"),
         ({"scores": "grand", "after": (10, 40)}, "must climb from 20"),
         ({"scores": "grand", "without": (0.1, 1.0)}, "from 0 to below 1"),
+        ({"scores": "grand", "grow": 0}, "first belongs to grow"),
     ],
 )
 def test_refusals(given: dict, told: str) -> None:
@@ -168,13 +173,45 @@ def test_refusals(given: dict, told: str) -> None:
 def test_one_field_of_a_named_order_can_change() -> None:
     found = changed(SCHOOLINGS["pad"], {"order": {"models": 2}})
     assert (found.order.scores, found.order.models) == ("grand", 2)
+    shorter = changed(SCHOOLINGS["pad"], {"epochs": 10})
+    assert (shorter.order.grow, shorter.order.after) == (2, (4, 6))
+    with pytest.raises(StillroomError, match="order changes what is seen up to epoch 60 of 50"):
+        changed(SCHOOLINGS["pad"], {"epochs": 50, "order": {"after": (40, 60)}})
+
+
+@pytest.mark.parametrize(("preset", "epochs"), [("datm", 60), ("mtt", 60), ("pad", 50)])
+def test_one_flag_changes_one_field_of_a_rows_schooling(preset: str, epochs: int) -> None:
+    """Rows name their schooling; a flag beside it must not replace all of it."""
+    row, name = from_preset(preset, "cifar10", 10, {}, "cifar10")
+    assert name == f"{preset}/cifar10-ipc10"
+    given = {"method": {"schooling": {"epochs": epochs}}}
+    made, _ = from_preset(preset, "cifar10", 10, given, "cifar10")
+    assert made.method.schooling == changed(row.method.schooling, {"epochs": epochs})
+    if preset == "pad":
+        given = {"method": {"schooling": {"order": {"models": 2}}}}
+        made, _ = from_preset(preset, "cifar10", 10, given, "cifar10")
+        assert made.method.schooling.order.models == 2
+        assert made.method.schooling.order.scores == "grand"
+
+
+def test_scorers_are_stopped_early_in_a_usual_run() -> None:
+    stage = difficulty_of(Order(scores="el2n", epochs=4), {"digest": "d"}, resolve(ARCH), Path())
+    assert stage is not None
+    for model in stage.models:
+        assert (model.schooling.epochs, model.schooling.stop) == (30, 4)
+
+
+def test_what_is_there_needs_nothing_more(bench: Benchmark, store: Path) -> None:
+    """An expert that is made is not planned with scorers that are gone."""
+    one, held = expert(bench, store), Store(store)
+    obtain(held, one, Serial(), runtime())
+    for path in [*store.glob("original-*"), *store.glob("difficulty-*")]:
+        shutil.rmtree(path)
+    costs = costs_of_stages([one], bench, Machine(), Session(), held)
+    assert [(c.what, c.total, c.left) for c in costs] == [("expert", 1, 0)]
 
 
 def test_networks_are_counted_before(bench: Benchmark, store: Path) -> None:
-    from stillroom.run.options import Machine
-    from stillroom.run.prepare import costs_of_stages
-    from stillroom.session import Session
-
     costs = costs_of_stages([expert(bench, store)], bench, Machine(), Session(), Store(store))
     assert [(c.what, c.total, c.left) for c in costs] == [
         ("original model", 2, 2),

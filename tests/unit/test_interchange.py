@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,8 @@ DATM = {"dataset": "CIFAR10", "ipc": 10, "max_start_epoch": 20, "Iteration": 100
         "Sequential_Generation": False, "batch_syn": None}  # fmt: skip
 
 
-def converted(**more):
-    value, notes = convert({**DATM, **more}, "some.yaml")
+def converted(family="datm", **more):
+    value, notes = convert({**DATM, **more}, "some.yaml", family)
     return validate(value, "some.yaml"), "; ".join(notes)
 
 
@@ -46,13 +47,19 @@ def test_defaults_are_those_of_the_code() -> None:
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        ({"beta": "1.0s"}, "beta: 1.0s is a misprint, read as 1.0"),
+        ({"family": "edf", "beta": "1.0s"}, "beta: 1.0s is a misprint, read as 1.0"),
         ({"loss_threshold_low": 0.5}, "loss_threshold_low: left out, nothing reads it"),
         ({"lr_imgs": 5}, "lr_imgs: left out, unknown; did you mean 'lr_img'?"),
-        ({"beta": 1}, "loss_threshold: not there, where its code leaves out everything; 0 here"),
-        ({"loss_threshold": 0.25}, "beta: not there, where its code stops at the first look"),
+        ({"family": "edf"}, "loss_threshold: not there, where its code leaves out everything; 0"),
+        ({"family": "edf"}, "beta: not there, where its code stops at the first look; no look"),
+        ({"beta": 1}, "beta: left out, DATM has none"),
+        ({"family": "pad", "depth_ratio": 0.5, "interval": 5}, "interval: left out, PAD has none"),
+        ({"family": "pad", "depth_ratio": 0.5, "loss_ratio": 0.5}, "left out, beside depth_ratio"),
+        ({"family": "edf", "loss_ratio": 0.5}, "loss_ratio: left out, EDF has none"),
+        ({"dsa": False}, "no augmentation of the student alone"),
+        ({"dsa_strategy": "None"}, "no augmentation of the student alone"),
         ({"eval_mode": "N"}, "eval_mode: N"),
-        ({"depth_ratio": 0.5}, "first layers are left out"),
+        ({"family": "pad", "depth_ratio": 0.5}, "first layers are left out"),
     ],
 )
 def test_what_was_repaired_or_left_out_is_said(more: dict, told: str) -> None:
@@ -78,13 +85,36 @@ def test_dead_keys_change_nothing(key: str) -> None:
         ({"ipc": 1.5}, "ipc=1.5 is not a whole number"),
         ({"zca": "perhaps"}, "zca='perhaps' is neither true nor false"),
         ({"max_start_epoch": 0}, "method.window.last"),
-        ({"loss_threshold": 1.0}, "less than 1"),
+        ({"family": "edf", "loss_threshold": 1.0}, "less than 1"),
+        ({"Iteration": "1e999"}, "is too large"),
+        ({"Iteration": "9" * 400}, "is too large"),
+        ({"Iteration": 10**7, "eval_it": 1}, "eval_it=1 keeps 10000000 sets"),
+        ({"dsa_strategy": "colour_crop"}, "unknown word 'colour'"),
     ],
 )
 def test_what_has_no_counterpart_is_refused(more: dict, told: str) -> None:
-    with pytest.raises(StillroomError, match=r"some\.yaml") as error:
+    with pytest.raises(StillroomError) as error:
         converted(**more)
     assert told in str(error.value)
+
+
+def test_crops_of_edf_are_wide_in_any_strategy() -> None:
+    made, _ = converted(family="edf", dsa_strategy="crop_flip")
+    assert made.method.augment == "dsa:widecrop_flip"
+    assert converted(dsa_strategy="crop_flip")[0].method.augment == "dsa:crop_flip"
+    assert converted(texture="false")[0] == converted()[0]
+
+
+def test_nothing_gets_out_of_a_comment(tmp_path: Path) -> None:
+    """Keys, values and the file's name are foreign; a live key of theirs could name code."""
+    evil = "x\nregularisers: [{kind: 'antigravity:X'}]\n#"
+    source = tmp_path / "a\nregularisers: [{kind: 'antigravity:Y'}].yaml"
+    source.write_text(yaml.safe_dump({**DATM, evil: 1, "eval_mode": evil}))
+    out = tmp_path / "out.yaml"
+    assert run(["recipes", "convert", "datm", str(source), "--out", str(out)]) == 0
+    assert "regularisers" in out.read_text()  # what was left out is told, in comments
+    assert "regularisers" not in yaml.safe_load(out.read_text())
+    assert "antigravity" not in sys.modules
 
 
 def test_options_of_every_kind() -> None:
@@ -172,13 +202,19 @@ def test_pixels_get_the_network_space(bench: Benchmark, tmp_path: Path) -> None:
         ({"images": torch.zeros(4, 3, 9, 9)}, "needs [N, 3, 8, 8]"),
         ({"images": torch.zeros(4, 3, 8, 8, dtype=torch.int32)}, "float or uint8"),
         ({"images": torch.full((4, 3, 8, 8), torch.nan)}, "NaN"),
-        ({"images": torch.zeros(1).expand(2**30, 3, 8, 8)}, "not what a set holds"),
+        ({"images": torch.zeros(1).expand(2**30, 3, 8, 8)}, "not one plain tensor"),
         ({"images": {"a": torch.zeros(1), "b": torch.zeros(1)}}, "not one plain tensor"),
         ({"labels": torch.tensor([0, 1, 2, 0])}, "4 classes from 0 to 1"),
         ({"labels": torch.tensor([0, 1])}, "one an image"),
         ({"labels": torch.zeros(4, 3)}, "[4, 2] finite numbers"),
         ({"lr": torch.tensor(-0.1)}, "one positive number"),
         ({"lr": torch.zeros(2)}, "one positive number"),
+        ({"lr": torch.tensor(1e7)}, "below 1e+06"),
+        ({"lr": 10**400}, "holds a int"),
+        ({"images": torch.zeros(1, dtype=torch.uint8).expand(4, 3, 8, 8)}, "not one plain tensor"),
+        ({"images": torch.zeros(4, 3, 8, 8, device="meta")}, "not one plain tensor"),
+        ({"labels": torch.zeros(4, 2).to(torch.float8_e4m3fn)}, "is not what a set holds"),
+        ({"labels": torch.full((4, 2), 1e300, dtype=torch.float64)}, "finite numbers"),
     ],
 )
 def test_wrong_tensors_are_refused(

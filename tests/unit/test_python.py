@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import stillroom
+from stillroom.data.benchmarks import from_arrays
 from stillroom.errors import StillroomError
 from stillroom.records import read_records
 from toy import toy_images
@@ -103,3 +104,18 @@ def test_a_limit_of_time_is_a_keyboard_interrupt(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt, match="the same call goes on"):
         dm(tmp_path / "a", steps=100_000, machine=machine)
     assert not (tmp_path / "a").exists()
+
+
+def test_whitening_is_of_the_data(tmp_path: Path) -> None:
+    """No option of a run; and a published row of whitened images says so of others."""
+    with pytest.raises(StillroomError, match=r'data_options=\{"zca": True\}'):
+        stillroom.distill("random", toy_images(40), ipc=1, options={"zca": True})
+    gen = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (40, 3, 32, 32), generator=gen).to(torch.uint8)
+    bench = from_arrays(pixels, torch.arange(40) % 10, name="cifar10", store=tmp_path)
+    assert bench.known == "cifar10"
+    few = {"experts": 1, "inner": 1, "schooling": {"epochs": 3}}
+    made = {"ipc": 1, "steps": 1, "net": "convnet1-w4", "options": {"method": few}}
+    machine = {"store": tmp_path, "threads": 1}
+    with pytest.warns(UserWarning, match="mtt/cifar10-ipc1 is of whitened images"):
+        stillroom.distill("mtt", bench, machine=machine, **made)

@@ -132,6 +132,8 @@ def difficulty_of(
     """The scores that an order needs; None where it needs none."""
     if order.scores == "none":
         return None
-    taught: Schooling = changed(SCHOOLINGS["default"], {"epochs": order.epochs})
+    usual = SCHOOLINGS["default"]  # stopped early in its course, not a short one run to its end
+    long = {"epochs": max(usual.epochs, order.epochs), "stop": order.epochs}
+    taught: Schooling = changed(usual, long)
     models = (Original(taught, bench, arch, i, "float32", store) for i in range(order.models))
     return Difficulty(order.scores, tuple(models))

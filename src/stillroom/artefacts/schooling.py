@@ -50,6 +50,8 @@ class Order(Model):
             )
         if list(self.after) != sorted(set(self.after)) or min((*self.after, self.grow)) < self.grow:
             raise ValueError(f"after must climb from {self.grow}, the end of grow, on")
+        if self.first < 1 and not self.grow:
+            raise ValueError("first belongs to grow, the epochs in which it climbs to all")
         if not all(0 <= share < 1 for share in self.without):
             raise ValueError("without must lie from 0 to below 1")
         return self
@@ -111,6 +113,16 @@ class Schooling(Grown):
     def _read(self) -> Schooling:
         if (self.schedule == "steps") != bool(self.milestones):
             raise ValueError("milestones belong to schedule steps, which needs some")
+        return self
+
+    @model_validator(mode="after")
+    def _reached(self) -> Schooling:
+        last = max((*self.order.after, self.order.grow), default=0)
+        if self.order.scores != "none" and last >= self.epochs:
+            raise ValueError(
+                f"order changes what is seen up to epoch {last} of {self.epochs}; lower its grow "
+                "or after"
+            )
         return self
 
     @property
@@ -249,8 +261,10 @@ def changed(base: Schooling, values: dict[str, Any]) -> Schooling:
     }
     if values.get("schedule", "steps") != "steps":
         scaled["milestones"] = ()
+    order = _scaled_order(base.order, share, values.get("epochs", base.epochs))
     if isinstance(values.get("order"), dict):
-        values = {**values, "order": {**base.order.model_dump(), **values["order"]}}
+        order |= values["order"]
+    values = {**values, "order": order}
     try:
         return Schooling(**{**base.model_dump(), **scaled, **values})
     except ValidationError as error:
@@ -259,6 +273,19 @@ def changed(base: Schooling, values: dict[str, Any]) -> Schooling:
         got = f" (got {str(first['input'])[:40]!r})" if where else ""
         why = first["msg"].removeprefix("Value error, ")
         raise StillroomError(f"{where + ': ' if where else ''}{why}{got}") from None
+
+
+def _scaled_order(order: Order, share: float, epochs: Any) -> dict[str, Any]:
+    """The same order of other epochs; what so few have no room for goes."""
+    found = order.model_dump()
+    if order.scores == "none" or share == 1:
+        return found
+    grow = round(order.grow * share)
+    pairs = zip(order.after, order.without, strict=True)
+    left = {max(1, grow, round(last * share)): gone for last, gone in pairs}
+    left = {last: gone for last, gone in left.items() if last < epochs}
+    more = {"grow": grow, "after": tuple(left), "without": tuple(left.values())}
+    return {**found, **more, **({} if grow else {"first": 1.0})}
 
 
 def _named(value: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -85,9 +85,14 @@ class Stage(ABC):
         """Read the published artefact."""
 
 
-def with_needs(stages: Iterable[Stage]) -> list[Stage]:
-    """The stages, and whatever they need, at any depth; what several need is named as often."""
-    return [s for one in stages for s in (one, *with_needs(one.needs()))]
+def with_needs(stages: Iterable[Stage], made: Callable[[Stage], bool]) -> list[Stage]:
+    """The stages, and whatever those that are not made need, at any depth; shared needs again."""
+    return [s for one in stages for s in (one, *(with_needs(needs_of(one, made), made)))]
+
+
+def needs_of(stage: Stage, made: Callable[[Stage], bool]) -> Sequence[Stage]:
+    """What a stage needs to be made; nothing if it is."""
+    return () if made(stage) else stage.needs()
 
 
 @functools.cache

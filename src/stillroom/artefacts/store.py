@@ -77,6 +77,10 @@ class Store:
         """Whether the artefact is there, whole."""
         return (self.folder(key) / MANIFEST).is_file()
 
+    def holds(self, stage: Stage) -> bool:
+        """Whether the artefact of a stage is there, whole."""
+        return self.complete(stage.key())
+
     def entries(self) -> Iterator[Entry]:
         """Everything in the store, sorted by name."""
         for path in sorted(self.root.iterdir() if self.root.is_dir() else ()):

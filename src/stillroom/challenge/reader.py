@@ -84,6 +84,8 @@ def checked(found: Any, part: Part) -> Any:
     """
     import torch
 
+    from stillroom.interchange.tensors import plain
+
     if not isinstance(found, torch.Tensor):
         raise StillroomError(
             f"{part.file}: holds a {type(found).__name__}; save one plain tensor, "
@@ -94,7 +96,7 @@ def checked(found: Any, part: Part) -> Any:
             f"{part.file}: shape {list(found.shape)}, not {list(part.shape)}: ten images of each "
             f"of {part.classes} classes, class after class"
         )
-    if found.layout != torch.strided or found.is_quantized or not found.is_floating_point():
+    if not plain(found) or not found.is_floating_point():
         raise StillroomError(
             f"{part.file}: {found.dtype} images; normalised floats are needed (see `pack`)"
         )

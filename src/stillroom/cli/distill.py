@@ -373,7 +373,7 @@ def _show_plan(planned: Any, machine: Machine) -> None:
 PRECEDING = {
     "original model": "originals",
     "expert": "experts",
-    "real-image pass": "statistics",
+    "real-image pass": "real-image passes",
 }
 
 

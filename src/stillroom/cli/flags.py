@@ -19,9 +19,9 @@ from stillroom.errors import StillroomError
 SEPARATOR = "__"
 SCHOOLED = (
     "default, clom, edc, edc-cifar100, edc-tiny (the last three also as ...-released), "
-    "edc-imagenet10, sre2l-cifar100, sre2l-tiny, torchvision, or, as of experts, mtt, ftd, "
-    "ftd-small, datm; NAME+epochs=N is NAME with another number"
+    "edc-imagenet10, sre2l-cifar100, sre2l-tiny, torchvision, or NAME+epochs=N"
 )
+FOLLOWED = "mtt, ftd, ftd-small, datm, pad, or NAME+epochs=N"  # experts
 M = TypeVar("M", bound=BaseModel)
 
 

@@ -141,13 +141,13 @@ def recipes_show(name: Annotated[str, Parameter(name="NAME")], /) -> None:
 
 @recipes.command(name="convert")
 def recipes_convert(
-    of: Annotated[Literal["edf"], Parameter(name="KIND", help="whose configuration")],
+    of: Annotated[Literal["edf", "datm", "pad"], Parameter(name="KIND", help="whose it is")],
     file: Annotated[Path, Parameter(name="FILE", help="the YAML file")],
     /,
     *,
     out: Annotated[Path | None, Parameter(help="the recipe's file [default: print it]")] = None,
 ) -> None:
-    """Turn a configuration of another program into a recipe (EDF's are DATM's and PAD's too)."""
+    """Turn a configuration of another program into a recipe."""
     from stillroom.cli.show import say
     from stillroom.files import write_atomic
     from stillroom.interchange.edf_config import convert
@@ -155,7 +155,7 @@ def recipes_convert(
     from stillroom.recipe import as_yaml, read_yaml
 
     path = user_path(file, "FILE")
-    value, notes = convert(read_yaml(path), path.name)
+    value, notes = convert(read_yaml(path), path.name, of)
     told = out is not None
     for note in notes:
         Shown(quiet=not told).say(note)

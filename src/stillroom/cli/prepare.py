@@ -238,7 +238,11 @@ def _command(
         flags.keyword("num", flags.flag(int, "models of each network"), 1),
         flags.keyword(
             "recipe",
-            flags.flag(str, f"what the flags below change: {flags.SCHOOLED}"),
+            flags.flag(
+                str,
+                "what the flags below change: "
+                + (flags.FOLLOWED if name == "experts" else flags.SCHOOLED),
+            ),
             recipe,
         ),
         *more,

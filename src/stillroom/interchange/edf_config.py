@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from stillroom.config import DSA, DSA_WIDE
+from stillroom.config import DSA
 from stillroom.data.named import NAMED
 from stillroom.errors import StillroomError, suggest
 from stillroom.recipe import validate
@@ -56,6 +56,9 @@ DEFAULTS: dict[str, Any] = {
 }
 # These have no default there, or one that cannot run.
 OWN = ("beta", "loss_threshold", "depth_ratio", "loss_ratio")
+OF_EDF = ("beta", "interval", "act_threshold", "loss_threshold", "model_name", "target_layer_deep")
+OF_PAD = ("depth_ratio", "loss_ratio")
+Family = Literal["edf", "datm", "pad"]
 DEAD = {
     "ema_decay": "nothing reads it",
     "lr_init": "nothing reads it",
@@ -92,6 +95,8 @@ FRUIT: dict[int, dict[str, Any]] = {
     1: {"current_max_start_epoch": 5, "max_start_epoch": 10, "interval": 50, "loss_threshold": 0},
     10: {"current_max_start_epoch": 10, "max_start_epoch": 20, "loss_threshold": 0.25},
 }
+MOST = 1e7  # of any number; steps too
+MOST_KEPT = 10**4  # sets of one run
 _NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)([A-Za-z]*)")
 
 
@@ -126,6 +131,8 @@ class Reader:
             raise StillroomError(f"{self.source}: {key}={str(value)[:40]!r} is not a number")
         if found[2]:
             self.notes.append(f"{key}: {value} is a misprint, read as {found[1]}")
+        if not abs(float(found[1])) <= MOST:
+            raise StillroomError(f"{self.source}: {key}={str(value)[:40]!r} is too large")
         return float(found[1])
 
     def whole(self, key: str) -> int:
@@ -136,16 +143,19 @@ class Reader:
         return int(value)
 
 
-def convert(given: dict[str, Any], source: str) -> tuple[dict[str, Any], list[str]]:
+def convert(
+    given: dict[str, Any], source: str, family: Family = "edf"
+) -> tuple[dict[str, Any], list[str]]:
     """The recipe of a configuration, which validates, and what was repaired or left out, in words.
 
-    source: the file's name, which tells the images a class where the file is a copy of another.
+    family: whose program reads the file; keys of the others are left out. source: the file's name,
+    which tells the images a class where the file is a copy of another.
     Raises: StillroomError naming the key that has no counterpart or a wrong value.
     """
     read = Reader(dict(given), source)
     _repair_fruit(read)
     _account(read)
-    family = _family(read)
+    _unread(read, family)
     bench = _benchmark(read)
     ipc = read.whole("ipc")
     if bench not in NAMED or ipc < 1:
@@ -184,18 +194,21 @@ def _account(read: Reader) -> None:
     for key, value in read.given.items():
         if key in DEAD:
             read.notes.append(f"{key}: left out, {DEAD[key]}")
-        elif key in REFUSED and value not in (REFUSED[key][0], None, str(REFUSED[key][0])):
+        elif key in REFUSED and str(value).lower() not in ("none", str(REFUSED[key][0]).lower()):
             raise StillroomError(f"{read.source}: {key}={str(value)[:40]!r}: {REFUSED[key][1]}")
         elif key not in known:
             near = suggest(str(key), known)
             read.notes.append(f"{str(key)[:60]}: left out, unknown{near}")
 
 
-def _family(read: Reader) -> str:
-    if "depth_ratio" in read or "loss_ratio" in read:
-        return "pad"
-    looks = ("beta", "interval", "loss_threshold", "act_threshold")
-    return "edf" if any(key in read for key in looks) else "datm"
+def _unread(read: Reader, family: Family) -> None:
+    """Name keys that another program of the three reads, and this one does not."""
+    theirs: dict[Family, tuple[str, ...]] = {"edf": OF_PAD, "pad": OF_EDF, "datm": OF_EDF + OF_PAD}
+    for key in theirs[family]:
+        if key in read and key not in DEAD:
+            read.notes.append(f"{key}: left out, {family.upper()} has none")
+    if family == "pad" and "depth_ratio" in read and "loss_ratio" in read:
+        read.notes.append("loss_ratio: left out, beside depth_ratio")
 
 
 def _benchmark(read: Reader) -> str:
@@ -228,17 +241,14 @@ def _network(read: Reader, key: str) -> str:
     return NETS[name]
 
 
-def _method(read: Reader, family: str, images: int) -> dict[str, Any]:
+def _method(read: Reader, family: Family, images: int) -> dict[str, Any]:
     starts = {"samples_predicted_correctly": "known", "real": "real", "noise": "noise"}
     start = read.text("pix_init")
     if start not in starts:
         raise StillroomError(
             f"{read.source}: pix_init={start[:40]!r} is unknown{suggest(start, starts)}"
         )
-    augment = "none"
-    if read.flag("dsa") and not read.flag("no_aug"):
-        augment = f"dsa:{read.text('dsa_strategy')}"
-        augment = DSA_WIDE if family == "edf" and augment == DSA else augment
+    augment = _augment(read, family)
     whole = read.given.get("batch_syn", DEFAULTS["batch_syn"]) in (None, "None")
     found = {
         "kind": "trajectory_matching",
@@ -256,6 +266,19 @@ def _method(read: Reader, family: str, images: int) -> dict[str, Any]:
     }
     areas = _areas(read) if family == "edf" else None
     return found if areas is None else {**found, "areas": areas}
+
+
+def _augment(read: Reader, family: Family) -> str:
+    strategy = read.text("dsa_strategy")
+    if not read.flag("dsa") or read.flag("no_aug") or strategy.lower() == "none":
+        read.notes.append("no augmentation of the student alone: experts and students of the set")
+        read.notes[-1] += " see that of their schooling and protocol; see --schooling.augment"
+        return "none"
+    if family == "edf":  # whose crops are wide, whatever else is in the strategy
+        strategy = "_".join("widecrop" if w == "crop" else w for w in strategy.split("_"))
+    from stillroom.data.augment import parse  # imports torch
+
+    return parse(f"dsa:{strategy}").text
 
 
 def _experts(read: Reader) -> int:
@@ -280,18 +303,16 @@ def _window(read: Reader) -> dict[str, int]:
     return found
 
 
-def _parameters(read: Reader, family: str) -> dict[str, Any]:
-    if family == "pad":
-        key, drop = ("depth_ratio", "shallow") if "depth_ratio" in read else ("loss_ratio", "easy")
-        if drop == "shallow":
-            read.notes.append("depth_ratio: first layers are left out; its last code reads it not")
+def _parameters(read: Reader, family: Family) -> dict[str, Any]:
+    key = {"edf": "loss_threshold", "datm": "", "pad": "loss_ratio"}[family]
+    drop, share = "easy", 0.0
+    if family == "pad" and "depth_ratio" in read:
+        key, drop = "depth_ratio", "shallow"
+        read.notes.append("depth_ratio: first layers are left out; its last code reads it not")
+    if key in read:
         share = read.number(key)
-    else:
-        key, drop, share = "loss_threshold", "easy", 0.0
-        if key in read:
-            share = read.number(key)
-        elif family == "edf":
-            read.notes.append(f"{key}: not there, where its code leaves out everything; 0 here")
+    elif family == "edf":
+        read.notes.append(f"{key}: not there, where its code leaves out everything; 0 here")
     return {"drop": drop, "share": share} if share else {"drop": "none", "share": 0.0}
 
 
@@ -320,6 +341,8 @@ def _areas(read: Reader) -> dict[str, Any] | None:
 
 def _outer(read: Reader) -> dict[str, Any]:
     steps, every = read.whole("Iteration"), read.whole("eval_it")
+    if every > 0 and steps // every > MOST_KEPT:
+        raise StillroomError(f"{read.source}: eval_it={every} keeps {steps // every} sets")
     return {
         "steps": steps,
         "images": {"kind": "sgd", "lr": read.number("lr_img"), "momentum": 0.5},
@@ -329,7 +352,7 @@ def _outer(read: Reader) -> dict[str, Any]:
     }
 
 
-def _evaluation(read: Reader, family: str) -> dict[str, Any]:
+def _evaluation(read: Reader, family: Family) -> dict[str, Any]:
     mode, epochs, batch = (
         read.text("eval_mode"),
         read.whole("epoch_eval_train"),

@@ -21,6 +21,11 @@ from stillroom.nets.zoo.weights import read_checkpoint
 from stillroom.types import LabelKind
 
 MAX_BYTES = 2 * 2**30  # of one file
+MOST_RATE = 1e6  # as of every set
+DTYPES = (
+    *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
+    *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+)
 SUM_TO_ONE = 1e-3  # how far a row of probabilities may be from 1
 
 
@@ -77,13 +82,21 @@ def _tensor(path: Path) -> Tensor:
     found: Any = read_checkpoint(path, read_limited(path, limit, "not read"), limit)
     if isinstance(found, dict | list | tuple) and len(found) == 1:
         found = next(iter(found.values() if isinstance(found, dict) else found))
-    if isinstance(found, int | float) and not isinstance(found, bool):
+    if isinstance(found, int | float) and not isinstance(found, bool) and abs(found) < MOST_RATE:
         found = torch.tensor(float(found))
-    if not isinstance(found, Tensor) or found.layout != torch.strided or found.is_quantized:
+    if not isinstance(found, Tensor) or not plain(found):
         raise StillroomError(f"{path}: holds a {type(found).__name__}, not one plain tensor")
-    if found.is_complex() or found.numel() * found.element_size() > limit:
+    if 4 * found.numel() > limit or found.dtype not in DTYPES:
         raise StillroomError(f"{path}: {found.dtype} {list(found.shape)} is not what a set holds")
     return found.detach()
+
+
+def plain(found: Tensor) -> bool:
+    """Whether a tensor holds as many numbers as it says, here and one after another."""
+    usual = found.layout == torch.strided and found.device.type == "cpu" and not found.is_nested
+    if not usual or found.is_quantized:
+        return False
+    return found.untyped_storage().nbytes() >= found.numel() * found.element_size()
 
 
 def _images(path: Path, x: Tensor, bench: Benchmark, space: str) -> Tensor:
@@ -126,11 +139,11 @@ def _labels(path: Path, y: Tensor, count: int, classes: int, kind: str) -> tuple
                 f"{int(y.max()) if len(y) else '-'}"
             )
         return y, "hard"
+    y = y.float()
     if y.shape != (count, classes) or not bool(torch.isfinite(y).all()):
         raise StillroomError(
             f"{path}: {list(y.shape)} labels; [{count}, {classes}] finite numbers are needed"
         )
-    y = y.float()
     sums = bool((y >= 0).all()) and bool(((y.sum(1) - 1).abs() < SUM_TO_ONE).all())
     if kind == "hard":
         raise StillroomError(f"{path}: soft labels, not classes; say --kind logits or probs")
@@ -151,6 +164,8 @@ def _classes(y: Tensor) -> Tensor:
 
 def _rate(path: Path, value: Tensor) -> float:
     rate = float(value.double()) if value.numel() == 1 else math.nan
-    if not (math.isfinite(rate) and rate > 0):
-        raise StillroomError(f"{path}: a learned rate is one positive number, not {rate:g}")
+    if not 0 < rate < MOST_RATE:
+        raise StillroomError(
+            f"{path}: a learned rate is one positive number below {MOST_RATE:g}, not {rate:g}"
+        )
     return rate

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stillroom.artefacts.schooling import SCHOOLINGS
-from stillroom.config import DSA
+from stillroom.config import DSA, DSA_WIDE
 from stillroom.methods.base import Method
 from stillroom.methods.distribution_matching import DistributionMatching
 from stillroom.methods.gradient_matching import GradientMatching
@@ -161,7 +161,12 @@ PRESETS: dict[str, Preset] = {
     "edf": Preset(
         "trajectory_matching",
         "trajectory matching (EDF): as datm, without what fits anyway, more where classes are seen",
-        {**_DATM, "parameters": {"drop": "easy", "share": 0.25}, "areas": {"beta": 1.0}},
+        {
+            **_DATM,
+            "parameters": {"drop": "easy", "share": 0.25},
+            "areas": {"beta": 1.0},
+            "augment": DSA_WIDE,
+        },
         _LABELLED,
     ),
     "random": _selection("random", "real images drawn at random, balanced"),

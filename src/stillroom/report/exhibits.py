@@ -21,6 +21,7 @@ from stillroom.files import MAX_CONFUSED, read_json
 from stillroom.tables import Line
 
 MAX_PAIRS = 50
+MAX_ROWS = 10_000  # that something is kept of; those who write keep 100
 MAX_EXHIBITS = 1000  # one a row, step, network and protocol
 MAX_EXHIBIT_BYTES = 16 * 2**20
 NEAR = 0.02  # a distance below which an image is nearly a copy of a real one
@@ -185,12 +186,12 @@ def read_maps(path: Path, data: Distilled, key: str) -> Maps | None:
     try:
         with safe_open(path, framework="pt") as archive:
             told = _told(path, archive.metadata())
+            if told["set"] != key:
+                return None
             _check_parts(path, archive, data, {"maps": ("U8", list(data.images.shape[2:]))})
             rows = archive.get_tensor("rows")
             if not bool(((rows >= 0) & (rows < len(data))).all()):
                 raise StillroomError(f"{path}: rows out of range; remove the file")
-            if told["set"] != key:
-                return None
             active = archive.get_tensor("maps").ge(128).double().mean()
             chosen = _evenly(data.of_class[rows].tolist(), [0.0] * len(rows))
             maps = archive.get_slice("maps")
@@ -231,10 +232,11 @@ def _check_parts(
     found = {name: (part.get_dtype(), list(part.get_shape())) for name, part in slices.items()}
     m = next(iter(found.get("rows", ("", [0]))[1]), 0)
     wanted = {"rows": ("I64", [m])} | {n: (kind, [m, *one]) for n, (kind, one) in parts.items()}
-    if found != wanted or not 1 <= m <= len(data):
+    if found != wanted or not 1 <= m <= min(len(data), MAX_ROWS):
         told = ", ".join(f"{n} {kind} {['M', *one[1:]]}" for n, (kind, one) in wanted.items())
         raise StillroomError(
-            f"{path}: must hold {told} with M in 1..{len(data)}; remove it or make it again"
+            f"{path}: must hold {told} with M in 1..{min(len(data), MAX_ROWS)}; remove it or make "
+            "it again"
         )
 
 

@@ -271,8 +271,9 @@ def of_neighbours(found: Neighbours, shown: bool) -> str:
 
 def of_maps(found: Maps) -> str:
     """Which network looked, and how much of an image it looks at."""
+    whose = "with given weights" if "=" in found.arch else "trained on the real images"
     return (
-        f"Where {found.arch}, trained on the real images, sees the class of an image (Grad-CAM, "
+        f"Where {found.arch}, {whose}, sees the class of an image (Grad-CAM, "
         f"layer {found.layer}): {100 * found.active:.0f} % of it on average, counted from half of "
         "the largest value on."
     )

@@ -67,7 +67,8 @@ class Cell:
         name = f"{self.label}/{self.benchmark}{ipc}" + (f"@{self.steps[-1]}" if self.steps else "")
         family = self.protocol.partition("@")[0]
         seen = "" if self.augment == DSA else f"-{self.augment}"
-        return name if family == "vico" else f"{name}:{family}{seen}"
+        white = "-zca" if self.zca else ""
+        return name if family == "vico" and not white else f"{name}:{family}{seen}{white}"
 
     @property
     def rows(self) -> tuple[str, ...]:

@@ -89,7 +89,8 @@ def plan(
     probe = dataclasses.replace(bare, session=Session())
     shown = [network_of(name, arch) for name in recipe.method.networks()]
     estimate = distil_estimate(recipe, bench, [nets_for(one, bench, probe) for one in shown])
-    held = [s.memory(probe) for s in passes_of(wanted.values()) if not store.complete(s.key())]
+    passes = passes_of(wanted.values(), store)
+    held = [s.memory(probe) for s in passes if not store.complete(s.key())]
     estimate = dataclasses.replace(estimate, memory=max([estimate.memory, *held]))
     rt = machines.runtime(machine, recipe.numerics, estimate.flops, session)
     estimate.refuse_if_too_large(rt.device)

@@ -10,6 +10,7 @@ import torch
 from stillroom.artefacts.difficulty import Difficulty
 from stillroom.artefacts.stage import Stage, with_needs
 from stillroom.artefacts.statistics import Statistics
+from stillroom.artefacts.store import Store
 from stillroom.data.benchmarks import Benchmark
 from stillroom.errors import StillroomError
 from stillroom.evaluation.protocol import Protocol
@@ -46,9 +47,9 @@ class Estimate:
             )
 
 
-def passes_of(wanted: Iterable[Stage]) -> list[Pass]:
-    """The passes over the real images that stages consist of or need, each once."""
-    found = [one for one in with_needs(wanted) if isinstance(one, Pass)]
+def passes_of(wanted: Iterable[Stage], store: Store) -> list[Pass]:
+    """The passes over the real images that stages consist of or still need, each once."""
+    found = [one for one in with_needs(wanted, store.holds) if isinstance(one, Pass)]
     return list({one.key(): one for one in found}.values())
 
 

@@ -82,7 +82,9 @@ def _cost_of_trained(
     session: Session,
     store: Store,
 ) -> tuple[Cost, Runtime]:
-    stages = list({s.key(): s for s in with_needs(wanted) if isinstance(s, kind)}.values())
+    stages = list(
+        {s.key(): s for s in with_needs(wanted, store.holds) if isinstance(s, kind)}.values()
+    )
     left = [stage for stage in stages if not store.complete(stage.key())]
     bare = machines.runtime(machine, "float32", 0, session)
     probe = dataclasses.replace(bare, session=Session())
@@ -103,7 +105,7 @@ def costs_of_stages(
         cost_of_experts(wanted, machine, session, store)[0],
     ]
     found = [cost for cost in found if cost.total]
-    passes = passes_of(wanted)
+    passes = passes_of(wanted, store)
     return [*found, cost_of_passes(passes, machine, session, store)] if passes else found
 
 

@@ -33,7 +33,7 @@ from stillroom.run.judge import (
 )
 from stillroom.run.ledger import recorded
 from stillroom.run.options import Machine
-from stillroom.run.prepare import cost_of_originals
+from stillroom.run.prepare import cost_of_originals, costs_of_stages
 from stillroom.run.rows import Maker, Row, row_of
 from stillroom.run.teachers import Faculty
 from stillroom.runtime import Numerics
@@ -121,8 +121,8 @@ def plan_of(
         held = " (in the store already)" if store.complete(planned.stage.key()) else ""
         found.append(("distillation", f"{planned.estimate.steps} steps, {taken}{held}"))
         if wanted := planned.stage.wants():
-            cost, _ = cost_of_originals(list(wanted.values()), bench, machine, session, store)
-            found.append(("originals", cost.in_words()))
+            costs = costs_of_stages(list(wanted.values()), bench, machine, session, store)
+            found += [("before it", cost.in_words()) for cost in costs]
         used = [[s.name, s.index] for s in wanted.values() if isinstance(s, Original)]
     if how.labelling is not None:
         cost, _ = cost_of_originals(how.labelling.teachers, bench, machine, session, store)
