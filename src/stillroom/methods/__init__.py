@@ -142,8 +142,8 @@ PRESETS: dict[str, Preset] = {
     ),
     "tesla": Preset(
         "trajectory_matching",
-        "trajectory matching (TESLA): approximate gradients, labels that experts assign",
-        {"engine": "tesla", "labels": "assigned"},
+        "trajectory matching (TESLA): approximate gradients; --labels assigned: what experts say",
+        {"engine": "tesla"},
         _TRAJECTORY,
     ),
     "datm": Preset(

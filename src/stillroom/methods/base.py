@@ -155,6 +155,10 @@ class Method(Model, ABC):
         """The images [N,ch,H,W] that a set of this state holds: those that are moved, usually."""
         return synth.images
 
+    def published_labels(self, synth: Synth) -> Tensor:
+        """The labels of such a set, int64 [N] or logits [N,C]: those of the state, usually."""
+        return synth.labels
+
     def chunks(self, classes: int, ipc: int) -> Sequence[range]:
         """Rows that are optimised together; by default all of them."""
         return [range(classes * ipc)]

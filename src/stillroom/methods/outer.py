@@ -253,7 +253,9 @@ class _Loop:
 
     def _frozen(self) -> Synth:
         self._guard_images()
-        found = {**_fields(self.synth), "images": self.method.published(self.synth)}
+        found = _fields(self.synth)
+        found["images"] = self.method.published(self.synth)
+        found["labels"] = self.method.published_labels(self.synth)
         return _synth({k: v.detach().clone() for k, v in found.items()})
 
 

@@ -227,6 +227,8 @@ class TrajectoryMatching(Method):
         expert = self._expert(ctx, self._drawn(ctx, it))
         start, target = self._stretch(ctx, expert, it)
         labels = self._labels(ctx, synth, target)
+        if self.labels == "assigned":
+            synth.memory["assigned"] = labels
         assert synth.lr is not None
         problem = Inner(
             nets=with_parameters(ctx, start),
@@ -274,6 +276,11 @@ class TrajectoryMatching(Method):
         """The moving average of the images, where there is one."""
         average = synth.memory.get("average")
         return synth.images if average is None or isinstance(average, float) else average
+
+    def published_labels(self, synth: Synth) -> Tensor:
+        """Where experts assign them, what the last one said: images follow those, not classes."""
+        said = synth.memory.get("assigned")
+        return synth.labels if said is None or isinstance(said, float) else said
 
     def _expert(self, ctx: Context, number: int) -> Trajectory:
         found: Trajectory = ctx.artefacts[f"expert/{number:04d}"]

@@ -1,0 +1,57 @@
+"""Trajectory matching: what sets of its settings hold, and which setting a name stands for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from stillroom.artefacts.experts import Expert
+from stillroom.artefacts.opened import nets_for
+from stillroom.artefacts.store import Store
+from stillroom.data.benchmarks import Benchmark
+from stillroom.methods import PRESETS
+from stillroom.nets.inner import views
+from stillroom.recipe import from_preset
+from stillroom.run.distil import distil, plan
+from stillroom.run.options import Machine
+from stillroom.runtime import Runtime
+from stillroom.session import Session
+
+MACHINE = Machine(threads=1)
+SHORT = {
+    "experts": 1,
+    "schooling": {"epochs": 1, "batch": 8, "momentum": 0.0, "schedule": "constant"},
+    "window": {"last": 1, "epochs": 1},
+    "inner": 2,
+}
+
+
+def test_assigned_labels_are_what_the_last_expert_said(bench: Benchmark, store: Path) -> None:
+    """Images that barely move: the labels are the logits of the target for them, not classes."""
+    method = {**SHORT, "labels": "assigned", "engine": "tesla"}
+    outer = {"steps": 2, "images": {"lr": 1e-12}}
+    given = {"arch": "convnet1-w4", "method": method, "outer": outer}
+    recipe, _ = from_preset("tesla", "toy", 2, given)
+    planned = plan(recipe, bench, MACHINE, Session(), store=Store(store))
+    made = distil(planned, MACHINE)
+    assert made.label_kind == "logits"
+    (stage,) = [s for s in planned.stage.wants().values() if isinstance(s, Expert)]
+    expert = stage.load(Store(store).folder(stage.key()))
+    rt = Runtime(device=torch.device("cpu"), threads=1)
+    nets = nets_for(stage.arch, bench, rt).make(1, 0, "any")
+    params = nets.member(0)[0]
+    for name, value in views(expert.after(1), params).items():
+        params[name].copy_(value)
+    with torch.no_grad():
+        wanted = nets.logits(made.images)[0]
+    torch.testing.assert_close(made.labels, wanted, rtol=1e-4, atol=1e-5)
+    assert made.of_class.tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("name", ["mtt", "ftd", "tesla", "datm", "pad", "edf"])
+def test_a_preset_is_called_by_its_name(name: str) -> None:
+    made, _ = from_preset(name, "nothing-published", 1, {})
+    assert made.method.name() == name
+    assert PRESETS[name].kind == "trajectory_matching"
