@@ -38,6 +38,7 @@ LEVELS = {
     "interchange": 9,
     "run": 10,
     "challenge": 11,
+    "comp_dd": 11,
     "report": 10,
     "api": 11,
     "cli": 12,
