@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from stillroom.records import read_records
+from stillroom.reported import reported
 from stillroom.run.cells import distilling
 from stillroom.run.studies import clom_study
 from stillroom.tables import Line, lines, percent, size
@@ -129,6 +130,37 @@ def test_half_an_hour_of_two_cores_is_what_the_ledger_says() -> None:
         found[name, steps] = line.summary
     assert found["dm", "90"].separate_from(found["dsa", "80"])
     assert found["dm", "90"].mean > found["dsa", "80"].mean
+
+
+TRAJECTORY = re.compile(r"^\| ([a-z-]+(?:@300)?) \| `(mtt@1|datm@1)` \| ([\d.]+ \([^|]+\)) \|$")
+PAPERS = re.compile(r"^\| (\w+) \| ([\d.]+ ± [\d.]+) \| ([\d.]+ ± [\d.]+) \| ([\d.]+ ± [\d.]+) \|$")
+
+
+def test_rows_of_trajectory_matching_are_lines_of_the_ledger() -> None:
+    rows, held = told_in("methods/mtt.md", TRAJECTORY), ledger()
+    assert len(rows) == 11
+    found = {}
+    for name, protocol, told in rows:
+        line = held["digits", "1", name, protocol, "float32"]
+        assert told == interval(line), name
+        found[name, protocol] = line.summary
+    for (name, protocol), own in found.items():
+        if name.endswith("@300"):
+            assert own.high >= found["dm@300", protocol].low
+            assert own.mean > found["class-mean", "mtt@1"].mean
+    for name in ("class-mean", "k-means", "random"):
+        other = held["digits", "1", name, "datm@1", "float32"]
+        assert interval(other) == interval(held["digits", "1", name, "mtt@1", "float32"])
+
+
+def test_papers_numbers_of_trajectory_matching_are_the_reported_ones() -> None:
+    known = {(r.row, r.benchmark, r.ipc, r.arch): r for r in reported()}
+    rows = told_in("methods/mtt.md", PAPERS)
+    assert len(rows) == 5
+    for name, *told in rows:
+        some = [known[name, "cifar10", ipc, "convnet3"] for ipc in (1, 10, 50)]
+        stds = [100 * float(r.versions["std"]) for r in some]
+        assert told == [f"{100 * r.value:.1f} ± {s:.1f}" for r, s in zip(some, stds, strict=True)]
 
 
 def test_what_clom_does_is_the_study_of_the_ledger() -> None:
