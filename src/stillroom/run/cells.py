@@ -11,6 +11,7 @@ from stillroom.errors import StillroomError
 from stillroom.evaluation.published import find_protocol
 from stillroom.evaluation.score import FULL
 from stillroom.evaluation.statistics import Summary
+from stillroom.methods import PRESETS
 from stillroom.recipe import from_preset
 from stillroom.reported import reported, row_of
 from stillroom.runtime import Numerics
@@ -95,7 +96,12 @@ class Cell:
         return given
 
     def reported(self) -> Record | None:
-        """The paper's number, under whichever protocol: `verdict` looks at that."""
+        """The paper's number, under whichever protocol: `verdict` looks at that.
+
+        Papers report baselines with hard labels: of one that teachers label there is none.
+        """
+        if self.teachers and PRESETS[self.preset].kind == "selection":
+            return None
         for r in reported():
             same = (r.row, r.benchmark, r.ipc, r.arch)
             if same == (row_of(self.label), self.benchmark, self.ipc, self.arch):

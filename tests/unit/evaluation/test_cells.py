@@ -217,3 +217,9 @@ def test_with_and_without_clom(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "| float32, made in 13 min, 2 s a student, data d |" in whole
     given = cells["dm+clom/cifar10-ipc10@9"].given()["regularisers"][0]
     assert (given["weights"], given["num"], given["schooling"]) == ([7.0], 3, "default+epochs=5")
+
+
+def test_papers_report_no_baseline_that_teachers_label() -> None:
+    assert CELLS["random/cifar10-ipc10"].reported() is not None
+    assert CELLS["random/cifar10-ipc10:edc-cifar10"].reported() is None
+    assert CELLS["gvbsm/cifar10-ipc10@1000:edc-cifar10"].reported() is not None
