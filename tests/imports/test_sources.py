@@ -16,6 +16,7 @@ from stillroom.artefacts.relabels import Relabel
 from stillroom.artefacts.released import ReleasedStatistics
 from stillroom.artefacts.stage import Stage
 from stillroom.artefacts.statistics import Statistics
+from stillroom.comp_dd.measure import Complexities
 from stillroom.evaluation.score import Score
 from stillroom.methods.distil import Distil
 
@@ -89,6 +90,7 @@ def covered(stage: type[Stage]) -> set[str]:
 
 
 STAGES = [
+    Complexities,
     Difficulty,
     Distil,
     Score,

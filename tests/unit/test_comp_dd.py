@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import itertools
 import warnings
@@ -13,9 +14,19 @@ import pytest
 import torch
 from PIL import Image
 
+from stillroom.artefacts.executor import Serial
+from stillroom.artefacts.originals import Original, opened
+from stillroom.artefacts.schooling import Schooling
+from stillroom.artefacts.store import Store, obtain
+from stillroom.cli import run
 from stillroom.comp_dd import CATEGORIES, SIDES, load_comp_dd, subset_name
+from stillroom.comp_dd.measure import Complexities
+from stillroom.data.benchmarks import Benchmark
 from stillroom.data.imagenet import SUBSETS, WNIDS
 from stillroom.errors import StillroomError
+from stillroom.nets.maps import activation_maps, deepest
+from stillroom.nets.zoo import resolve
+from stillroom.runtime import Runtime
 
 ALL = [subset_name(c, s) for c, s in itertools.product(CATEGORIES, SIDES)]
 
@@ -130,3 +141,43 @@ def test_real_images_of_every_subset(tmp_path: Path) -> None:
         left, top = (picture.width - side_) // 2, (picture.height - side_) // 2
         middle = np.asarray(picture.crop((left, top, left + side_, top + side_)), dtype=np.float64)
         assert np.abs(middle.mean((0, 1)) - shown.double().numpy()).max() < 2.5
+
+
+def test_complexity_of_classes(bench: Benchmark, store: Path) -> None:
+    """Of every image by its map; rows drawn by key, each class's own; the network's own layer."""
+    schooling = Schooling(epochs=5, batch=8)
+    model = Original(schooling, bench.describe(), resolve("convnet1-w4"), 0, "float32", store)
+    rt = Runtime(device=torch.device("cpu"), threads=1)
+    stage = Complexities(model, each=5)
+    rows, found = obtain(Store(store), stage, Serial(), rt)
+    labels = bench.train.labels[rows]
+    assert labels.tolist() == [0] * 5 + [1] * 5
+    nets = opened(model.load(Store(store).folder(model.key())), bench, rt)
+    for row, value in zip(rows.tolist(), found.tolist(), strict=True):
+        x = bench.preprocess.apply(bench.train.take(torch.tensor([row])))
+        own = activation_maps(nets, deepest(nets), x, bench.train.labels[[row]])[0]
+        assert value == pytest.approx(1 - float((own >= 0.5).double().mean()), abs=0.02)
+    others = [dataclasses.replace(stage, **more) for more in (
+        {"of": "predicted"}, {"cam": "smooth-grad-cam++"}, {"threshold": 0.9}, {"each": 4},
+        {"layer": "features.0"})]  # fmt: skip
+    assert len({s.key() for s in (stage, *others)}) == 6
+    loud = obtain(Store(store), others[2], Serial(), rt)[1]
+    assert bool((loud >= found).all())
+
+
+def test_the_command_ranks_the_digits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "digits.csv"
+    line = ["comp-dd", "complexity", "--data", "digits", "--arch", "convnet1-w8", "--each", "20"]
+    line += ["--originals", "default+epochs=2", "--threads", "1", "--quiet", "--out", str(out)]
+    assert run([*line, "--store", str(tmp_path / "store")]) == 0
+    assert "hard first" in capsys.readouterr().out
+    head, *rows = (text.split(",") for text in out.read_text().splitlines())
+    assert head == ["class", "complexity", "images"]
+    values = [float(row[1]) for row in rows]
+    assert sorted(row[0] for row in rows) == [str(d) for d in range(10)]
+    assert values == sorted(values, reverse=True)
+    assert all(0 < value < 1 for value in values)
+    assert {row[2] for row in rows} == {"20"}
+    assert run([*line, "--threshold", "0", "--store", str(tmp_path / "store")]) == 2
+    assert run(["comp-dd", "list"]) == 0
+    assert "comp-dd/music-hard" in capsys.readouterr().out

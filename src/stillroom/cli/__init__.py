@@ -29,6 +29,7 @@ VERBS = {  # imported when they are called, so that --help stays quick
     "reproduce": ("reproduce:reproduce", "Make one number of the ledger again: pass or fail."),
     "report": ("report:report", "Write one self-contained page about sets."),
     "challenge": ("challenge:app", "The ECCV 2024 evaluator, and what goes into it."),
+    "comp-dd": ("comp_dd:app", "The Comp-DD benchmark: its subsets, complexity of classes."),
     "inspect": ("house:inspect", "Show what a set is."),
     "import": ("imports:import_", "Make a set of tensors in files."),
     "export": ("house:export", "Write a set in another form."),

@@ -1,0 +1,103 @@
+"""`Complexities`: the stage that measures the complexity of a data set's images by a network."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from stillroom.artefacts.opened import open_bench
+from stillroom.artefacts.originals import Original, OriginalModel, opened
+from stillroom.artefacts.stage import COMMON, Stage
+from stillroom.artefacts.store import Store
+from stillroom.comp_dd.complexity import THRESHOLD, complexity
+from stillroom.data.benchmarks import Benchmark
+from stillroom.files import write_atomic
+from stillroom.nets.maps import Cam, activation_maps, deepest
+from stillroom.rng import rng
+from stillroom.runtime import Runtime
+
+FILE = "complexity.safetensors"
+TOGETHER = 64  # images of one look
+Of = Literal["label", "predicted"]
+
+
+@dataclass(frozen=True)
+class Complexities(Stage):
+    """Complexity of training images: at most `each` of every class, drawn by key.
+
+    `layer` "auto": the network's deepest map. `of`: the class that a map explains, the image's own
+    or, as the published script has it, the one that the network predicts.
+    """
+
+    kind: ClassVar[str] = "complexity"
+    sources: ClassVar[tuple[str, ...]] = (
+        *COMMON,
+        "comp_dd/complexity.py",
+        "comp_dd/measure.py",
+        "nets/maps.py",
+    )
+
+    model: Original
+    layer: str = "auto"
+    cam: Cam = "grad-cam"
+    of: Of = "label"
+    threshold: float = THRESHOLD
+    each: int = 200
+
+    def identity(self) -> dict[str, Any]:
+        """The model's key covers data, network and weights."""
+        own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "model"}
+        return {"model": self.model.key(), **own}
+
+    def about(self) -> str:
+        """What it is, for a listing."""
+        return f"complexity by {self.model.about()}"
+
+    def needs(self) -> tuple[Stage, ...]:
+        """The network."""
+        return (self.model,)
+
+    def rows(self, bench: Benchmark) -> Tensor:
+        """The images int64 [M], class after class."""
+        found = []
+        for c in range(len(bench.classes)):
+            mine = bench.train.rows_of(c)
+            order = torch.randperm(len(mine), generator=rng(0, "complexity", c))
+            found.append(mine[order[: self.each].sort().values])
+        return torch.cat(found)
+
+    def make(self, shard: int, out: Path, rt: Runtime) -> None:
+        """Look at every image."""
+        rt = dataclasses.replace(rt, compile=False)
+        bench = open_bench(self.model.bench, self.model.store, rt)
+        folder = Store(self.model.store).folder(self.model.key())
+        model: OriginalModel = self.model.load(folder)
+        nets = opened(model, bench, rt)
+        layer = deepest(nets) if self.layer == "auto" else self.layer
+        rows, found = self.rows(bench), []
+        parts = rows.split(TOGETHER)
+        rt.session.begin("complexity", len(parts), 0)
+        for done, some in enumerate(parts):
+            images = model.space(bench).apply(bench.train.take(some, rt.device)).to(rt.dtype)
+            of_class = bench.train.labels[some].to(rt.device)
+            if self.of == "predicted":
+                with torch.no_grad():
+                    of_class = nets.logits(images)[0].argmax(1)
+            maps = activation_maps(nets, layer, images, of_class, self.cam, key=done)
+            found.append(complexity(maps, self.threshold).cpu())
+            rt.session.update(done + 1)
+            rt.session.check()
+        rt.session.end()
+        tensors = {"rows": rows, "complexity": torch.cat(found).contiguous()}
+        write_atomic(out / FILE, save(tensors))
+
+    def load(self, folder: Path) -> tuple[Tensor, Tensor]:
+        """Rows int64 [M] of the training images, and their complexity float64 [M]."""
+        found = load_file(folder / "0000" / FILE)
+        return found["rows"], found["complexity"]
