@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from stillroom.artefacts.schooling import Schooling, changed, find_schooling
 from stillroom.config import DSA, DSA_WIDE, Model
@@ -76,6 +76,14 @@ class Recipe(Model):
         if not isinstance(value, (list, tuple)):
             raise ValueError("must be a list, such as [{kind: clom, weights: [1000]}]")
         return tuple(_regulariser(one) for one in value)
+
+    @model_validator(mode="after")
+    def _terms_have_steps(self) -> Recipe:
+        if (self.regularisers or self.watch) and not self.method.steps(self.outer):
+            raise ValueError(
+                f"regularisers and watch belong to steps, and {self.method.name()} runs none"
+            )
+        return self
 
     @property
     def stored_as(self) -> Literal["float32", "float16", "uint8", "jpeg"]:

@@ -10,8 +10,8 @@ import pytest
 from stillroom.records import read_records
 from stillroom.reported import reported
 from stillroom.run.cells import distilling
-from stillroom.run.studies import clom_study
-from stillroom.tables import Line, lines, percent, size
+from stillroom.run.studies import _of, clom_study
+from stillroom.tables import Line, compare, lines, percent, size
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = {
@@ -110,6 +110,7 @@ DC_TEXT = {  # number in the text under the table -> row, protocol
     "22.6 (22.2 to 23.1)": ("class-mean", "vico@1"),
     "14.8 (13.5 to 16.1": ("random", "vico-plain@1"),
     "23.2 (22.8 to 23.6)": ("class-mean", "vico-plain@1"),
+    "27.4 (25.6 to 29.2)": ("dc@100", "vico-plain@1"),
 }
 
 
@@ -173,10 +174,39 @@ def test_what_clom_does_is_the_study_of_the_ledger() -> None:
     assert len(told) == 3
     assert all(row[2].split(", ") in (["4", "4"], ["5", "4"]) for row in made)
     flat = " ".join(text.split())
-    found = re.findall(r"r = ([\d.]+) \(95 % interval ([-\d.]+) to ([-\d.]+)", study)
-    (own, low, high), (all_, from_, to) = found
-    assert f"by r = {own}, with an interval from {low} to {high};" in flat
-    assert f"it is {all_} ({from_} to {to})" in flat
+    pattern = r"r = ([\d.]+) \(95 % interval ([-\d.]+) to ([-\d.]+); (ranks [\d.]+)\)"
+    found = re.findall(pattern, study)
+    assert len(found) == 2
+    for r, low, high, ranks in found:
+        assert f"r = {r} ({low} to {high}; {ranks})" in flat
+
+
+def test_what_clom_costs_is_counted() -> None:
+    """Against plain runs as long as the term's originals and distilling together."""
+    records = read_records(ROOT / "results" / "records.jsonl")
+    text = " ".join((ROOT / "docs/methods/clom.md").read_text(encoding="utf-8").split())
+    held = ledger()
+    for added, plain, told in (
+        ("dm+clom@160", "dm@540", "by {} points ({} to {}) with `dm`"),
+        ("dsa+clom@27", "dsa@80", "by {} ({} to {}) with `dsa`"),
+    ):
+        lines_ = [held["cifar10", "10", row, "quick@1", "float32"] for row in (added, plain)]
+        gap = compare(*(_of(line, records) for line in lines_))
+        assert gap is not None
+        d = gap.difference
+        assert told.format(percent(d.mean), percent(d.low), percent(d.high)) in text
+        assert f"{interval(lines_[1])} for `{plain}`" in text
+    seen = {
+        (r.row, r.arch): percent(r.value)
+        for r in records
+        if r.metric == "original-model-accuracy" and r.benchmark == "cifar10"
+    }
+    before, after = (
+        [seen[row, net] for net in ("convnet2", "lenet")] for row in ("dc@27", "dc+clom@27")
+    )
+    assert f"of `dc`'s {before[0]} and {before[1]} % before" in text
+    assert f"{after[0]} and {after[1]} % after" in text
+    assert seen["dm+clom@160", "convnet2"] == seen["dsa+clom@27", "convnet2"] == "100.0"
 
 
 def test_numbers_of_gradient_matching_are_lines_of_the_ledger() -> None:
@@ -191,3 +221,12 @@ def test_numbers_of_gradient_matching_are_lines_of_the_ledger() -> None:
         s = held["cifar10", "1", name, protocol, "float32"].summary
         assert f"{percent(s.mean)} ({percent(s.low)} to {percent(s.high)})".startswith(told)
         assert told in text
+    for name, protocol in (
+        ("dsa@250", "vico@1"),
+        ("dc@250", "vico-plain@1"),
+        ("dc@100", "vico-plain@1"),
+    ):
+        own = held["cifar10", "1", name, protocol, "float32"].summary
+        for other in ("random", "class-mean"):
+            beside = held["cifar10", "1", other, protocol, "float32"].summary
+            assert own.low > beside.high, (name, other)

@@ -259,3 +259,21 @@ def test_storage_follows_the_method() -> None:
 
     assert stored(rule="random") == stored(rule="k-means") == "uint8"
     assert stored(rule="k-means", centroids=True) == stored(rule="class-mean") == "float32"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"regularisers": [{"kind": "clom", "weights": [100]}]},
+        {"watch": {"measures": ["original-model-accuracy"]}},
+    ],
+)
+def test_terms_of_a_run_without_steps_are_refused(more: dict) -> None:
+    """They would be trained for and never asked."""
+    chosen = {"benchmark": "digits", "ipc": 1, "method": {"kind": "selection", "rule": "random"}}
+    with pytest.raises(StillroomError, match="regularisers and watch belong to steps, and random"):
+        validate({**chosen, "outer": {"steps": 0}, **more}, "some")
+    matched = {**chosen, "method": {"kind": "distribution_matching"}, "outer": {"steps": 0}}
+    with pytest.raises(StillroomError, match="belong to steps"):
+        validate({**matched, **more}, "some")
+    validate({**matched, "outer": {"steps": 1}, **more}, "some")

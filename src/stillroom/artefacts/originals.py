@@ -170,7 +170,7 @@ def pool_of(
     Of a network whose weights are given, by their digest, there is one.
     Raises: StillroomError if more are asked for.
     """
-    found = []
+    found: list[Original] = []
     for name in names:
         one, weights = network_of(name, arch), split_weights(name)[1]
         if weights and not DIGEST.fullmatch(weights):
@@ -179,6 +179,8 @@ def pool_of(
             raise StillroomError(
                 f"{name} is one model and {num} of each network are asked for; ask for one"
             )
+        if any((one.name, weights) == (s.arch.name, s.weights) for s in found):
+            raise StillroomError(f"{one.name} is named twice among the networks; name it once")
         found += [Original(schooling, bench, one, i, "float32", store, weights) for i in range(num)]
     return found
 

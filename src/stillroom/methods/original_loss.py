@@ -24,9 +24,13 @@ VERDICTS = {
 
 
 def cross_entropy(ctx: Context, model: OriginalModel, images: Tensor, labels: Tensor) -> Tensor:
-    """Mean over images [N,ch,H,W] in network space; labels int64 [N] or logits [N,C]."""
+    """Mean over images [N,ch,H,W] in network space; labels int64 [N] or logits [N,C].
+
+    Gradient: to the images alone; labels that are learned do not follow the model.
+    """
     logits = _network(ctx, model).logits(shown_to(ctx, model, images))[0]
-    return F.cross_entropy(logits, labels.softmax(1) if labels.is_floating_point() else labels)
+    fixed = labels.detach()
+    return F.cross_entropy(logits, fixed.softmax(1) if fixed.is_floating_point() else fixed)
 
 
 def watched(ctx: Context, synth: Synth, names: Sequence[str]) -> dict[str, float]:

@@ -123,6 +123,8 @@ def without(
                 "name others"
             )
         found += free
+    if len({(s.name, s.index) for s in found}) < len(found):
+        raise StillroomError(f"{', '.join(archs)}: a network is named twice; name it once")
     return found
 
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch.func import functional_call
 
-from stillroom.artefacts.originals import OriginalModel
+from stillroom.artefacts.originals import OriginalModel, pool_of
 from stillroom.artefacts.schooling import Schooling
 from stillroom.artefacts.store import Store
 from stillroom.data.benchmarks import Benchmark
@@ -21,11 +21,12 @@ from stillroom.errors import StillroomError
 from stillroom.files import read_json
 from stillroom.methods.base import Synth
 from stillroom.methods.context import RunContext
-from stillroom.methods.original_loss import contrast
+from stillroom.methods.original_loss import contrast, cross_entropy
 from stillroom.methods.regularisers import Clom
 from stillroom.nets.ensemble import Nets
 from stillroom.nets.zoo import resolve
 from stillroom.recipe import from_preset, validate
+from stillroom.run.assess import without
 from stillroom.run.distil import distil, plan
 from stillroom.run.options import Machine
 from stillroom.runtime import Runtime
@@ -306,3 +307,24 @@ def test_a_term_that_is_off_wants_nothing(bench: Benchmark, store: Path) -> None
     assert sorted(found) == ["clom/0/1/0", "clom/0/1/1"]
     with pytest.raises(ValidationError, match="greater than or equal to 0"):
         Clom(weights=(-5.0,))
+
+
+def test_learned_labels_do_not_follow_the_model(bench: Benchmark) -> None:
+    """The term's gradient goes to the images alone (specification, 7.1)."""
+    ctx = context(bench, {"clom/0/0000": model(0)})
+    own = synth(bench)
+    labels = torch.zeros(4, 2, dtype=torch.float64, requires_grad=True)
+    value = cross_entropy(ctx, model(0), own.images, labels)
+    (slope,) = torch.autograd.grad(value, own.images, retain_graph=True)
+    assert float(slope.abs().max()) > 0
+    assert torch.autograd.grad(value, labels, allow_unused=True) == (None,)
+
+
+def test_a_network_counts_once(bench: Benchmark, store: Path) -> None:
+    names = ["convnet1-w4", "mlp", "convnet1-w4"]
+    with pytest.raises(StillroomError, match="convnet1-w4 is named twice"):
+        pool_of(names, 1, QUICK, bench.describe(), resolve("mlp"), store)
+    with pytest.raises(StillroomError, match="mlp is named twice"):  # by "auto", too
+        pool_of(["mlp", "auto"], 1, QUICK, bench.describe(), resolve("mlp"), store)
+    with pytest.raises(StillroomError, match="a network is named twice"):
+        without([], bench, ["mlp", "mlp"], 2, QUICK, Store(store))
