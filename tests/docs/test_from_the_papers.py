@@ -46,7 +46,10 @@ SMALL = {
     "imagenet/alexnet": "mlp",
 }
 OF_PAGE = {"clom": "dc", "edc": "edc", "edf": "edf"}  # the method whose sets are judged
-FEW = ["--experts", "1", "--inner", "2", "--init", "real"]  # of trajectory matching
+FEW = [  # of trajectory matching
+    *("--experts", "1", "--inner", "2", "--init", "real"),
+    *("--window.begin", "1", "--window.last", "2", "--window.grow", "0"),
+]
 SHORT = "+epochs=3"  # behind the name of a schooling
 COMMANDS = [
     (page.stem, found)
