@@ -311,11 +311,13 @@ def _suit(base: dict[str, Any], known: str) -> None:
 
 
 def _spell_out(method: dict[str, Any], asked: dict[str, Any]) -> None:
-    """Write a schooling out that a row gives by name, where some fields of it are to change."""
+    """Write a preset's or a row's schooling out with what is to change in it, the rest scaled."""
     named, changes = method.get("schooling"), asked.get("schooling")
-    if isinstance(named, str) and isinstance(changes, dict):
-        whole = changed(find_schooling(named), changes)
-        method["schooling"] = {**dict(whole), "order": dict(whole.order)}
+    if named is None or not isinstance(changes, dict):
+        return
+    base = find_schooling(named) if isinstance(named, str) else Schooling(**dict(named))
+    whole = changed(base, changes)
+    method["schooling"] = {**dict(whole), "order": dict(whole.order)}
 
 
 def as_students(schooling: Schooling, known: str | None) -> Schooling:

@@ -356,7 +356,7 @@ def test_the_plan_of_a_cell_counts_the_originals_that_assess_it(
     line = ["reproduce", toy.name, "--plan", "--store", str(tmp_path), "--threads", "1"]
     assert run(line) == 0
     told = " ".join(re.sub("[│|]", " ", capsys.readouterr().out).split())
-    assert " originals 3 original models to train, " in told
+    assert " before it 3 original models to train, " in told
     assert " held-out originals 6 original models to train, " in told
     assert not list(tmp_path.glob("original-*"))
 
@@ -451,3 +451,11 @@ def test_several_whole_numbers_after_one_flag(tmp_path: Path) -> None:
     assert flags.chosen(seen, "schooling")["milestones"] == (7,)
     with pytest.raises(cyclopts.CycloptsError, match="not a whole number"):
         app("--milestones 5 2.5", exit_on_error=False, print_error=False)
+
+
+def test_a_flag_behind_a_recipe_is_told_as_a_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["distill", "dm/digits-ipc1", "--steps", "5"]) == 2
+    assert (
+        "behind a recipe settings are key.sub=value, such as outer.steps=5"
+        in capsys.readouterr().err
+    )

@@ -194,6 +194,13 @@ def test_one_flag_changes_one_field_of_a_rows_schooling(preset: str, epochs: int
         assert made.method.schooling.order.scores == "grand"
 
 
+def test_a_presets_order_is_scaled_as_a_named_one_is() -> None:
+    """Whoever begins with PAD's schooling, by its name or by the preset's, gets the same."""
+    given = {"method": {"schooling": {"epochs": 10}}}
+    made, _ = from_preset("pad", "nothing-published", 1, given)
+    assert made.method.schooling == changed(SCHOOLINGS["pad"], {"epochs": 10})
+
+
 def test_scorers_are_stopped_early_in_a_usual_run() -> None:
     stage = difficulty_of(Order(scores="el2n", epochs=4), {"digest": "d"}, resolve(ARCH), Path())
     assert stage is not None

@@ -179,8 +179,6 @@ def pool_of(
             raise StillroomError(
                 f"{name} is one model and {num} of each network are asked for; ask for one"
             )
-        if any((one.name, weights) == (s.arch.name, s.weights) for s in found):
-            raise StillroomError(f"{one.name} is named twice among the networks; name it once")
         found += [Original(schooling, bench, one, i, "float32", store, weights) for i in range(num)]
     return found
 

@@ -120,8 +120,8 @@ class Schooling(Grown):
         last = max((*self.order.after, self.order.grow), default=0)
         if self.order.scores != "none" and last >= self.epochs:
             raise ValueError(
-                f"order changes what is seen up to epoch {last} of {self.epochs}; lower its grow "
-                "or after"
+                f"order changes what is seen up to epoch {last} of {self.epochs}; give order.grow, "
+                "order.after and order.without that fit"
             )
         return self
 

@@ -96,9 +96,14 @@ def checked(found: Any, part: Part) -> Any:
             f"{part.file}: shape {list(found.shape)}, not {list(part.shape)}: ten images of each "
             f"of {part.classes} classes, class after class"
         )
-    if not plain(found) or not found.is_floating_point():
+    if not found.is_floating_point():
         raise StillroomError(
             f"{part.file}: {found.dtype} images; normalised floats are needed (see `pack`)"
+        )
+    if not plain(found):
+        raise StillroomError(
+            f"{part.file}: a sparse, quantised or expanded tensor; save images.to_dense() or, of "
+            "an expanded one, images.clone()"
         )
     images = found.detach().float().contiguous()
     if not bool(torch.isfinite(images).all()):
@@ -139,7 +144,10 @@ def _bytes(submission: Path, part: Part) -> tuple[str, bytes]:
             if path.is_symlink():
                 raise StillroomError(f"{part.file}: is a symbolic link; put the file itself there")
             if path.exists():
-                why = f"where a tensor {list(part.shape)} has {part.limit // 2**20}; not read"
+                why = (
+                    f"more than a tensor {list(part.shape)} needs; not read (of a slice of a "
+                    "larger tensor save images.clone())"
+                )
                 return part.file, read_limited(path, part.limit, why)
         raise StillroomError(f"{part.file}: not there; a submission is a folder with {_both()}")
     if submission.is_symlink():

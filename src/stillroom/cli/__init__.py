@@ -120,6 +120,8 @@ def _meant(arguments: list[str], told: str) -> str:
         re.search(r"Unknown option: \W*(--[\w-]+)", told),
     )
     inner = {"--lr": "--images.lr", "--momentum": "--images.momentum", "--iterations": "--steps"}
+    if verb == "distill" and flag and len(arguments) > 1 and arguments[1] not in _presets():
+        return f"{told}; behind a recipe settings are key.sub=value, such as outer.steps=5"
     if verb == "distill" and flag and flag[1] in inner:
         return f"Unknown option: {flag[1]}. Did you mean {inner[flag[1]]}?; see --help"
     if verb == "evaluate" and told.startswith("Unused Tokens"):
@@ -128,6 +130,12 @@ def _meant(arguments: list[str], told: str) -> str:
     if verb in others:
         return f"{verb!r} is no command; did you mean {others[verb]!r}?; see --help"
     return ""
+
+
+def _presets() -> tuple[str, ...]:
+    from stillroom.methods import PRESETS
+
+    return tuple(PRESETS)
 
 
 def _interrupted(arguments: list[str]) -> int:

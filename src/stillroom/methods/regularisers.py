@@ -102,6 +102,8 @@ class Clom(Regulariser):
     def _fit(self) -> Clom:
         if not self.pool:
             raise ValueError("pool names no architecture")
+        if twice := next((n for i, n in enumerate(self.pool) if n in self.pool[:i]), None):
+            raise ValueError(f"{twice} is named twice in the pool")
         if self.distance == "ce" and self.batch_real is not None:
             raise ValueError("batch_real belongs to distance cos")
         if len(self.weights) not in (1, len(self.pool)):

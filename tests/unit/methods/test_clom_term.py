@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch.func import functional_call
 
-from stillroom.artefacts.originals import OriginalModel, pool_of
+from stillroom.artefacts.originals import OriginalModel
 from stillroom.artefacts.schooling import Schooling
 from stillroom.artefacts.store import Store
 from stillroom.data.benchmarks import Benchmark
@@ -321,10 +321,7 @@ def test_learned_labels_do_not_follow_the_model(bench: Benchmark) -> None:
 
 
 def test_a_network_counts_once(bench: Benchmark, store: Path) -> None:
-    names = ["convnet1-w4", "mlp", "convnet1-w4"]
-    with pytest.raises(StillroomError, match="convnet1-w4 is named twice"):
-        pool_of(names, 1, QUICK, bench.describe(), resolve("mlp"), store)
-    with pytest.raises(StillroomError, match="mlp is named twice"):  # by "auto", too
-        pool_of(["mlp", "auto"], 1, QUICK, bench.describe(), resolve("mlp"), store)
+    with pytest.raises(ValidationError, match="mlp is named twice in the pool"):
+        Clom(weights=(1.0,), pool=("mlp", "convnet1-w4", "mlp"))
     with pytest.raises(StillroomError, match="a network is named twice"):
         without([], bench, ["mlp", "mlp"], 2, QUICK, Store(store))
