@@ -64,6 +64,7 @@ def shortened(command: str, root: Path) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_the_page_as_it_stands(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     order = ("sample", "reference", "check", "evaluate", "pack")
     assert {c.split()[2] for c in COMMANDS} == {*order}
