@@ -313,11 +313,17 @@ def test_killed_matching_gives_the_same_bytes(
         return Work(matched(folder / "set"), folder / "store", done, total, unit)
 
     kill_all(nursery, tmp_path / "killed", start, key=1, kills=3)
-    assert contents(tmp_path / "killed" / "set") == contents(matched_straight / "set")
-    for path in sorted((matched_straight / "store").glob("original-*/0000/weights.safetensors")):
-        again = tmp_path / "killed" / path.relative_to(matched_straight)
-        assert again.read_bytes() == path.read_bytes()
-    assert leftovers(tmp_path / "killed") == []
+    same_as(matched_straight, tmp_path / "killed", "original-*/0000/weights.safetensors")
+
+
+def same_as(straight: Path, killed: Path, networks: str) -> None:
+    """The set and both trained networks, byte for byte; nothing is left over."""
+    assert contents(killed / "set") == contents(straight / "set")
+    made = sorted((straight / "store").glob(networks))
+    assert len(made) == 2
+    for path in made:
+        assert (killed / path.relative_to(straight)).read_bytes() == path.read_bytes()
+    assert leftovers(killed) == []
 
 
 def followed(out: Path) -> list[str]:
@@ -358,13 +364,7 @@ def test_killed_trajectory_matching_gives_the_same_bytes(
         return Work(followed(folder / "set"), folder / "store", done, total, unit)
 
     kill_all(nursery, tmp_path / "killed", start, key=1, kills=3)
-    assert contents(tmp_path / "killed" / "set") == contents(followed_straight / "set")
-    arrays = sorted((followed_straight / "store").glob("expert-*/0000/trajectory.npy"))
-    assert len(arrays) == 2
-    for path in arrays:
-        again = tmp_path / "killed" / path.relative_to(followed_straight)
-        assert again.read_bytes() == path.read_bytes()
-    assert leftovers(tmp_path / "killed") == []
+    same_as(followed_straight, tmp_path / "killed", "expert-*/0000/trajectory.npy")
 
 
 def labelled(store: Path) -> int:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -151,21 +152,15 @@ def read_neighbours(path: Path, data: Distilled) -> Neighbours | None:
     """
     if not path.is_file():
         return None
-    if path.stat().st_size > MAX_SET_BYTES:
-        raise StillroomError(f"{path}: larger than 8 GiB; not read")
-    try:
-        with safe_open(path, framework="pt") as archive:
-            _check_shapes(path, archive, data)
-            rows, distance = archive.get_tensor("rows"), archive.get_tensor("distance")
-            known = (rows >= 0) & (rows < len(data)) & (distance >= 0) & (distance <= 1)
-            if not bool(known.all()):
-                raise StillroomError(f"{path}: rows or distances out of range; remove the file")
-            chosen = _evenly(data.of_class[rows].tolist(), distance.tolist())
-            images = archive.get_slice("images")  # read one by one: the file may be of any size
-            real = torch.cat([images[i : i + 1] for i in chosen])
-    except (SafetensorError, OSError) as error:
-        why = str(error)[:120]
-        raise StillroomError(f"{path}: not a whole safetensors file ({why})") from None
+    with _archive(path) as archive:
+        _check_shapes(path, archive, data)
+        rows, distance = archive.get_tensor("rows"), archive.get_tensor("distance")
+        known = (rows >= 0) & (rows < len(data)) & (distance >= 0) & (distance <= 1)
+        if not bool(known.all()):
+            raise StillroomError(f"{path}: rows or distances out of range; remove the file")
+        chosen = _evenly(data.of_class[rows].tolist(), distance.tolist())
+        images = archive.get_slice("images")  # read one by one: the file may be of any size
+        real = torch.cat([images[i : i + 1] for i in chosen])
     near, median = int((distance < NEAR).sum()), float(distance.median())
     picked, apart = rows[chosen], distance[chosen]
     pixels = data.preprocess.invert(data.images[picked]).clamp(0, 1)
@@ -181,25 +176,35 @@ def read_maps(path: Path, data: Distilled, key: str) -> Maps | None:
     """
     if not path.is_file():
         return None
+    with _archive(path) as archive:
+        told = _told(path, archive.metadata())
+        if told["set"] != key:
+            return None
+        _check_parts(path, archive, data, {"maps": ("U8", list(data.images.shape[2:]))})
+        rows = archive.get_tensor("rows")
+        if not bool(((rows >= 0) & (rows < len(data))).all()):
+            raise StillroomError(f"{path}: rows out of range; remove the file")
+        active = archive.get_tensor("maps").ge(128).double().mean()
+        chosen = _evenly(data.of_class[rows].tolist(), [0.0] * len(rows))
+        maps = archive.get_slice("maps")
+        some = torch.cat([maps[i : i + 1] for i in chosen])
+    return Maps(rows[chosen], some, told["arch"], told["layer"], float(active), len(rows))
+
+
+@contextlib.contextmanager
+def _archive(path: Path) -> Iterator[Any]:
+    """A foreign safetensors file, of which parts are read.
+
+    Raises: StillroomError naming it, also for what goes wrong while it is read.
+    """
     if path.stat().st_size > MAX_SET_BYTES:
         raise StillroomError(f"{path}: larger than 8 GiB; not read")
     try:
         with safe_open(path, framework="pt") as archive:
-            told = _told(path, archive.metadata())
-            if told["set"] != key:
-                return None
-            _check_parts(path, archive, data, {"maps": ("U8", list(data.images.shape[2:]))})
-            rows = archive.get_tensor("rows")
-            if not bool(((rows >= 0) & (rows < len(data))).all()):
-                raise StillroomError(f"{path}: rows out of range; remove the file")
-            active = archive.get_tensor("maps").ge(128).double().mean()
-            chosen = _evenly(data.of_class[rows].tolist(), [0.0] * len(rows))
-            maps = archive.get_slice("maps")
-            some = torch.cat([maps[i : i + 1] for i in chosen])
+            yield archive
     except (SafetensorError, OSError) as error:
         why = str(error)[:120]
         raise StillroomError(f"{path}: not a whole safetensors file ({why})") from None
-    return Maps(rows[chosen], some, told["arch"], told["layer"], float(active), len(rows))
 
 
 def _told(path: Path, metadata: dict[str, str] | None) -> dict[str, str]:
