@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from golden import golden
-from stillroom.comp_dd.complexity import complexity, extremes, hard_first, of_classes
+from stillroom.comp_dd.complexity import complexity, hard_first, of_classes
 
 DATA = golden("edf_compdd")
 
@@ -38,7 +38,6 @@ def test_constructed_maps() -> None:
     maps = torch.stack([torch.zeros(4, 4), torch.ones(4, 4), half, torch.full((4, 4), 0.5)])
     assert complexity(maps).tolist() == [1, 0, 0.5, 0]
     values = torch.tensor([0.1, 0.9, 0.5, 0.5, 0.7, 0.2], dtype=torch.float64)
-    assert extremes(values, [0, 1, 4, 5], 2) == ([0, 5], [1, 4])
     assert torch.isnan(of_classes(values, torch.zeros(6, dtype=torch.int64), 2)[1])
 
 

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import pickle
-import resource
 import stat
 import subprocess
 import sys
@@ -202,7 +201,10 @@ def test_in_a_process_of_its_own(name: str, tmp_path: Path) -> None:
     done = subprocess.run(line, stdout=-1, check=True, text=True)
     told = json.loads(done.stdout)
     one_line(told["reasons"][0])
-    assert told["reasons"][1] == ("" if name in FILES else told["reasons"][1])
+    if name in FILES:
+        assert told["reasons"][1] == ""
+    else:
+        one_line(told["reasons"][1])  # of the archive, or that it holds no such part
     assert told["peak"] < 2 * 2**30
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -395,4 +397,3 @@ def test_limits_are_set_in_the_reader() -> None:
             "print(resource.getrlimit(resource.RLIMIT_AS)[0])")  # fmt: skip
     done = subprocess.run([sys.executable, "-c", code], stdout=-1, check=True, text=True)
     assert 1536 * 2**20 < int(done.stdout) < 8 * 2**30
-    assert resource.getrlimit(resource.RLIMIT_AS)[0] in (-1, resource.RLIM_INFINITY)

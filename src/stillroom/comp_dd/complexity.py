@@ -5,8 +5,6 @@ Wang et al. 2025, arXiv:2410.17193, section 3; specification of trajectory match
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -27,14 +25,3 @@ def of_classes(values: Tensor, labels: Tensor, classes: int) -> Tensor:
 def hard_first(values: Tensor) -> list[int]:
     """Classes by falling complexity; of equal ones the earlier class."""
     return values.argsort(descending=True, stable=True).tolist()
-
-
-def extremes(values: Tensor, members: Sequence[int], size: int) -> tuple[list[int], list[int]]:
-    """Of the classes of a category the `size` least and the `size` most complex, as many of each.
-
-    Raises: ValueError if there are fewer than twice as many.
-    """
-    if len(members) < 2 * size:
-        raise ValueError(f"{len(members)} classes hold no {size} easy and {size} hard ones")
-    order = [members[i] for i in hard_first(values[torch.tensor(list(members))])]
-    return order[::-1][:size], order[:size]

@@ -37,7 +37,7 @@ class Cell:
     is measured too. `augment` is what students of a baseline see, under a protocol that leaves that
     to the set; in a name it stands behind the protocol where it is not DSA's. `method` are other
     values of the method than the recipe's. `teachers` are the networks whose labels students get,
-    under a protocol of teachers, trained as `taught` says. `zca`: images are whitened.
+    under a protocol of teachers, trained as `taught` says.
     """
 
     preset: str
@@ -54,7 +54,6 @@ class Cell:
     method: Mapping[str, Any] = field(default_factory=dict)
     teachers: tuple[str, ...] = ()
     taught: str = "default"
-    zca: bool = False
 
     @property
     def label(self) -> str:
@@ -68,8 +67,7 @@ class Cell:
         name = f"{self.label}/{self.benchmark}{ipc}" + (f"@{self.steps[-1]}" if self.steps else "")
         family = self.protocol.partition("@")[0]
         seen = "" if self.augment == DSA else f"-{self.augment}"
-        white = "-zca" if self.zca else ""
-        return name if family == "vico" and not white else f"{name}:{family}{seen}{white}"
+        return name if family == "vico" else f"{name}:{family}{seen}"
 
     @property
     def rows(self) -> tuple[str, ...]:
