@@ -176,13 +176,27 @@ def keep_freed_memory() -> None:
 
 def available_memory(device: torch.device) -> int:
     """Bytes that a run may hope for now; used to refuse a run, never to choose its shape."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+    if device.type == "cuda":  # what torch holds for its next tensors is free too
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
     with contextlib.suppress(OSError, ValueError, StopIteration):
         with open("/proc/meminfo", encoding="ascii") as stream:
             line = next(row for row in stream if row.startswith("MemAvailable"))
         return int(line.split()[1]) * 1024
     return 2**63 - 1  # unknown: nothing is refused
+
+
+def refuse_too_large(need: int, what: str, device: torch.device, remedy: str) -> None:
+    """Refuse before work starts what cannot fit: `what` says who needs it, and how surely.
+
+    Raises: StillroomError naming need, supply and the remedy.
+    """
+    supply = available_memory(device)
+    if need > supply:
+        raise StillroomError(
+            f"{what} {need / 2**30:.1f} GiB of memory on {device} and {supply / 2**30:.1f} GiB are "
+            f"free; {remedy}"
+        )
 
 
 def peak_memory(device: torch.device) -> int:

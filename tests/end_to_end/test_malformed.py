@@ -765,7 +765,6 @@ def test_out_of_memory(world: World, capsys: pytest.CaptureFixture[str],
 def test_network_that_no_memory_holds(what: str, world: World, capsys: pytest.CaptureFixture[str],
                                       monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     """Refused by its name: 28 MB of weights, gradients and momentum where 1 MiB is free."""
-    from stillroom.artefacts import opened
     from stillroom.nets import zoo
 
     huge = "convnet2-w512-np"
@@ -774,7 +773,7 @@ def test_network_that_no_memory_holds(what: str, world: World, capsys: pytest.Ca
         "judge": lambda: world.evaluate(world.base, "--arch", huge),
         "judge a foreign set": lambda: world.evaluate(world.forged(setting("arch", huge))),
     }[what]()
-    monkeypatch.setattr(opened, "available_memory", lambda device: 2**20)
+    monkeypatch.setattr("stillroom.runtime.available_memory", lambda device: 2**20)
     made: list[str] = []
     real = zoo.build
 

@@ -121,7 +121,7 @@ def test_every_row_prints_its_plan(
         monkeypatch.setattr(module, "nets_for", lambda arch, *_: nets(arch))
     for module in (estimate, prepare):
         monkeypatch.setattr(module, "seconds", lambda *_: 60.0)
-    monkeypatch.setattr(estimate, "available_memory", lambda _: 2**50)
+    monkeypatch.setattr("stillroom.runtime.available_memory", lambda _: 2**50)
     for method in DECOUPLED:
         for ipc in ipcs:
             row = f"{method}/{data}-ipc{ipc}"

@@ -32,15 +32,41 @@ def test_memory_of_gradient_matching_holds_a_class_of_real_images() -> None:
     found = {}
     for name in ("dc", "dm"):
         recipe, _ = from_preset(name, "toy", 1, {"arch": "convnet3"})
-        found[name] = distil_estimate(recipe, bench, [nets]).memory
+        found[name] = distil_estimate(recipe, bench, lambda _: nets).memory
     assert found["dc"] >= 256 * nets.activation_bytes()
     term = {"kind": "clom", "weights": [1.0]}
     given = {"arch": "convnet3", "regularisers": [term]}
     with_term, _ = from_preset("dm", "toy", 300, given)
     without, _ = from_preset("dm", "toy", 300, {"arch": "convnet3"})
-    more, less = (distil_estimate(r, bench, [nets]) for r in (with_term, without))
+    more, less = (distil_estimate(r, bench, lambda _: nets) for r in (with_term, without))
     assert more.memory >= 600 * nets.activation_bytes()
-    assert more.flops - less.flops == pytest.approx(3 * 1000 * 600 * nets.forward_flops())
+    assert more.flops - less.flops == pytest.approx(2 * 1000 * 600 * nets.forward_flops())
+
+
+def test_a_term_is_priced_with_the_networks_that_it_asks() -> None:
+    """Those of its pool, as often as they are drawn with a weight; `cos` shows real images too."""
+    images = torch.zeros(40, 3, 16, 16, dtype=torch.uint8)
+    bench = from_arrays(images, torch.arange(40) % 2, images, torch.arange(40) % 2)
+    known = {a: Nets(resolve(a), 2, 3, 16, Runtime(torch.device("cpu"))) for a in ("mlp", "lenet")}
+    known["auto"] = Nets(resolve("convnet1-w4"), 2, 3, 16, Runtime(torch.device("cpu")))
+
+    def flops(**term: Any) -> float:
+        terms = [{"kind": "clom", "num": 1, **term}] if term else []
+        given = {"arch": "convnet1-w4", "regularisers": terms, "outer": {"steps": 10}}
+        recipe, _ = from_preset("dm", "toy", 3, given)
+        return distil_estimate(recipe, bench, known.__getitem__).flops
+
+    plain, one = flops(), {name: nets.forward_flops() for name, nets in known.items()}
+    mean = (one["mlp"] + one["lenet"]) / 2
+    assert flops(weights=5) - plain == pytest.approx(10 * 12 * one["auto"])
+    assert flops(weights=5, pool=["mlp", "lenet"]) - plain == pytest.approx(10 * 12 * mean)
+    assert flops(weights=[0, 5], pool=["mlp", "lenet"]) - plain == pytest.approx(
+        10 * 12 / 2 * one["lenet"]
+    )
+    assert flops(weights=5, pool="mlp", distance="cos", batch_real=30) - plain == pytest.approx(
+        10 * (12 + 30) * one["mlp"]
+    )
+    assert flops(weights=0) == plain
 
 
 def a_bench(store: Path) -> Benchmark:

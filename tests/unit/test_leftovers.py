@@ -20,7 +20,7 @@ from stillroom.methods.selection import Selection
 from stillroom.nets.ensemble import Nets
 from stillroom.nets.zoo import resolve
 from stillroom.run import publish as publishing
-from stillroom.runtime import Runtime
+from stillroom.runtime import Runtime, available_memory
 from stillroom.session import Session
 from stillroom.tables import size
 
@@ -203,9 +203,9 @@ def test_need_is_that_of_weights_gradients_and_momentum(
     net = Nets(resolve(name), 2, 3, 32, rt).build(0)
     need = 3 * sum(p.numel() * p.element_size() for p in net.parameters())
     before = torch.get_rng_state()
-    monkeypatch.setattr(opened, "available_memory", lambda device: need)
+    monkeypatch.setattr("stillroom.runtime.available_memory", lambda device: need)
     opened.nets_for(resolve(name), bench, rt)
-    monkeypatch.setattr(opened, "available_memory", lambda device: need - 1)
+    monkeypatch.setattr("stillroom.runtime.available_memory", lambda device: need - 1)
     opened.nets_for(resolve(name), bench, rt)  # known to the session
     fresh = dataclasses.replace(rt, session=Session())
     with pytest.raises(StillroomError, match=f"^arch={name} needs at least"):
@@ -216,7 +216,7 @@ def test_need_is_that_of_weights_gradients_and_momentum(
 def test_widest_name_is_refused_without_building_it(bench: Benchmark) -> None:
     began = torch.get_rng_state()
     device = torch.device("cpu")
-    if opened.available_memory(device) > 60 * 2**30:
+    if available_memory(device) > 60 * 2**30:
         pytest.skip("this machine could hold it")
     with pytest.raises(
         StillroomError, match=r"^arch=convnet10-w8192-np needs at least 6\d\.\d GiB"
@@ -234,7 +234,7 @@ def test_a_users_own_network_is_left_alone(
         made.append(str(torch.zeros(()).device))
         return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, classes))
 
-    monkeypatch.setattr(opened, "available_memory", lambda device: 0)
+    monkeypatch.setattr("stillroom.runtime.available_memory", lambda device: 0)
     nets = opened.nets_for(resolve(factory), bench, RT)
     assert made == []
     nets.build(0)

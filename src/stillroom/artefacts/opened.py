@@ -15,7 +15,7 @@ from stillroom.errors import StillroomError
 from stillroom.nets.ensemble import Backend, Nets
 from stillroom.nets.sources import Images
 from stillroom.nets.zoo import Arch, of_library
-from stillroom.runtime import Runtime, available_memory
+from stillroom.runtime import Runtime, refuse_too_large
 from stillroom.types import Preprocess
 
 COPIES = 3  # of all weights, that training holds: themselves, their gradients, their momentum
@@ -74,11 +74,5 @@ def _refuse_if_too_large(arch: Arch, bench: Benchmark, rt: Runtime) -> None:
             raise
         return  # some of theirs need values while they are made; what else is wrong is said then
     need = COPIES * rt.dtype.itemsize * sum(p.numel() for p in net.parameters())
-    supply = available_memory(rt.device)
-    if rt.device.type == "cuda":  # what torch holds for its next tensors is free too
-        supply += torch.cuda.memory_reserved(rt.device) - torch.cuda.memory_allocated(rt.device)
-    if need > supply:
-        raise StillroomError(
-            f"arch={arch.name} needs at least {need / 2**30:.1f} GiB of memory on {rt.device} and "
-            f"{supply / 2**30:.1f} GiB are free; name a smaller network with --arch"
-        )
+    what, remedy = f"arch={arch.name} needs at least", "name a smaller network with --arch"
+    refuse_too_large(need, what, rt.device, remedy)

@@ -22,9 +22,10 @@ def _assess(**values: Any) -> None:
     from stillroom.records import LEDGER
     from stillroom.run import fits
     from stillroom.run import machine as machines
-    from stillroom.run.assess import READ_AS, held_out
+    from stillroom.run.assess import READ_AS, held_at_once, held_out
     from stillroom.run.assess import assess as run
     from stillroom.run.prepare import cost_of_originals
+    from stillroom.tables import size
 
     machine = flags.settle(Machine, values, "machine")
     store, shown = machines.store(machine), Shown(values["quiet"])
@@ -44,9 +45,10 @@ def _assess(**values: Any) -> None:
         schooling = find_schooling(values["originals"])
         stages = held_out(made, bench, pool, values["model_num"], schooling, store)
         if values["plan"]:
-            cost, _ = cost_of_originals(stages, bench, machine, shown, store)
+            cost, rt = cost_of_originals(stages, bench, machine, shown, store)
             archs = ", ".join(dict.fromkeys(stage.name for stage in stages))
-            pairs = [("networks", archs), ("originals", cost.in_words())]
+            held = f"about {size(held_at_once(made, bench, stages, rt))}"
+            pairs = [("networks", archs), ("originals", cost.in_words()), ("memory", held)]
             key_values(f"assessing {folder} (estimates; nothing was run)", pairs)
             return
         found, _ = run(folder, bench, stages, store, machine, shown, folder / LEDGER)

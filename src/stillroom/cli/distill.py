@@ -281,6 +281,8 @@ def _run(settle: Callable[[Benchmark], tuple[Recipe, str | None]], how: Started)
         say(f"{len(made)} images of {len(made.classes)} classes ({planned.stage.key()})")
         if how.out is not None:
             own = ["--arch", recipe.arch] if ":" in recipe.arch else []  # code of the user's own
+            if how.machine.store is not None:
+                own += ["--store", str(how.machine.store)]
             judge = shlex.join(["stillroom", "evaluate", str(how.out), "--baselines", *own])
             say(f"in {how.out}; judge it with: {judge}")
         else:

@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor
 
+ROWS = 1024  # of a kernel that are held at once
+
 
 def frechet(a: Tensor, b: Tensor) -> float:
     """Frechet distance of Gaussians fitted to features [N,D] and [M,D].
@@ -19,7 +21,7 @@ def frechet(a: Tensor, b: Tensor) -> float:
     values of the centred product, so no D x D root is taken. Biased upwards where N or M is small.
     """
     a, b = a.double(), b.double()
-    mine, theirs = a - a.mean(0), b - b.mean(0)
+    mine, theirs = _short(a - a.mean(0)), _short(b - b.mean(0))
     n, m = max(1, len(a) - 1), max(1, len(b) - 1)
     spread = mine.square().sum() / n + theirs.square().sum() / m
     both = torch.linalg.svdvals(mine @ theirs.T).sum() / math.sqrt(n * m)
@@ -33,14 +35,15 @@ def kernel_distance(a: Tensor, b: Tensor) -> float:
     """
     a, b = a.double(), b.double()
 
-    def kernel(x: Tensor, y: Tensor) -> Tensor:
-        return (x @ y.T / x.shape[1] + 1) ** 3
+    def total(x: Tensor, y: Tensor) -> Tensor:
+        parts = [((some @ y.T / x.shape[1] + 1) ** 3).sum() for some in x.split(ROWS)]
+        return torch.stack(parts).sum()
 
     def within(x: Tensor) -> Tensor:
-        k, n = kernel(x, x), len(x)
-        return (k.sum() - k.diagonal().sum()) / (n * (n - 1))
+        same, n = ((x.square().sum(1) / x.shape[1] + 1) ** 3).sum(), len(x)
+        return (total(x, x) - same) / (n * (n - 1))
 
-    return float(within(a) + within(b) - 2 * kernel(a, b).mean())
+    return float(within(a) + within(b) - 2 * total(a, b) / (len(a) * len(b)))
 
 
 def effective_rank(features: Tensor) -> float:
@@ -48,13 +51,18 @@ def effective_rank(features: Tensor) -> float:
 
     Roy and Vetterli 2007. 1 where all differ along one line only, at most min(N - 1, D).
     """
-    values = torch.linalg.svdvals((features - features.mean(0)).double())
+    values = torch.linalg.svdvals(_short((features - features.mean(0)).double()))
     total = values.sum()
     if total <= 0:
         return 0.0
     share = values / total
     share = share[share > 0]
     return float(torch.exp(-(share * share.log()).sum()))
+
+
+def _short(x: Tensor) -> Tensor:
+    """A matrix of at most D rows with the singular values of x [N,D], also as a factor: R of QR."""
+    return torch.linalg.qr(x, mode="r").R if len(x) > x.shape[1] else x
 
 
 def distance_within(features: Tensor, of_class: Tensor) -> float:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from stillroom.artefacts.stage import Stage
     from stillroom.data.benchmarks import Benchmark
-    from stillroom.nets.ensemble import Ensemble
+    from stillroom.nets.ensemble import Ensemble, Nets
     from stillroom.nets.zoo import Arch
     from stillroom.runtime import Runtime
 
@@ -188,6 +188,12 @@ class Method(Model, ABC):
     def image_forwards(self, classes: int, ipc: int) -> float:
         """Image forwards of one step, a backward counted as two: sizes plans, never results."""
         return 3.0 * classes * ipc
+
+    def refuse_unread(self, ipc: int, nets: Nets) -> None:
+        """Refuse what the user set and this ipc and network leave nothing to read.
+
+        Raises: StillroomError naming the field.
+        """
 
     def networks(self) -> tuple[str, ...]:
         """The networks that a step shows images to, "auto" being the recipe's; sizes plans."""

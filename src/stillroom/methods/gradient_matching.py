@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
+from stillroom.errors import StillroomError
 from stillroom.methods.base import Context, Method, Synth
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from stillroom.nets.ensemble import Ensemble
+    from stillroom.nets.ensemble import Ensemble, Nets
 
 # Images a class -> matches of one network, epochs that it is trained between two of them.
 PUBLISHED = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
@@ -66,6 +67,22 @@ class GradientMatching(Method):
         matches, epochs = loops(ipc)
         return self.matches or matches, self.net_epochs or epochs
 
+    def refuse_unread(self, ipc: int, nets: Nets) -> None:
+        """Settings of the network's training where it has none, of norms where there are none."""
+        fields = type(self).model_fields
+        if self.loops(ipc)[0] == 1:
+            for name in ("net_epochs", "net_lr", "net_batch"):
+                if getattr(self, name) != fields[name].default:
+                    raise StillroomError(
+                        f"method.{name}: at ipc {ipc} a network matches once and is never trained; "
+                        "leave it out, or ask for more matches with method.matches=2"
+                    )
+        if self.batchnorm != fields["batchnorm"].default and not nets.has_batchnorm():
+            raise StillroomError(
+                f"method.batchnorm: {nets.arch.name} has no BatchNorm; leave it out, or name "
+                f"another network, such as --arch {nets.arch.name}-bn"
+            )
+
     def image_forwards(self, classes: int, ipc: int) -> float:
         """Gradients of the real images, twice differentiated synthetic ones, the network's steps.
 
@@ -92,11 +109,6 @@ class GradientMatching(Method):
 
     def loss(self, ctx: Context, synth: Synth, it: int) -> Iterator[Tensor]:
         """One term a class, so that one class's graph is held at a time (spec: exact)."""
-        import torch
-
-        from stillroom.data.augment import apply, draw, parse
-        from stillroom.methods.gradient_distance import DISTANCES
-
         matches, epochs = self.loops(ctx.ipc)
         turn, match = divmod(it, matches)
         nets = ctx.nets(1, "net", turn)
@@ -106,6 +118,15 @@ class GradientMatching(Method):
         if nets.nets.has_batchnorm():
             self._freeze(ctx, nets, it)
         _remember(nets, synth, keep=match + 1 < matches)
+        yield from self._matched(ctx, nets, synth, it)
+
+    def _matched(self, ctx: Context, nets: Ensemble, synth: Synth, it: int) -> Iterator[Tensor]:
+        """The distance of every class of this rank."""
+        import torch
+
+        from stillroom.data.augment import apply, draw, parse
+        from stillroom.methods.gradient_distance import DISTANCES
+
         strategy = parse(self.augment)
         for c in ctx.share(len(ctx.bench.classes)):
             # One draw a class and step, the same for real and synthetic images (Siamese).

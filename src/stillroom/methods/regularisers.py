@@ -55,6 +55,18 @@ class Regulariser(Model, ABC):
         """The same with the networks of its pool under other names, as `Method.renamed`."""
         return self
 
+    def networks(self) -> tuple[str, ...]:
+        """The networks that its steps show images to, each as often; sizes plans, never results."""
+        return ("auto",)
+
+    def image_forwards(self, images: int) -> float:
+        """Image forwards of one step over so many synthetic images, a backward counted as two."""
+        return 3.0 * images
+
+    def real_images(self) -> int:
+        """Real images that one step holds, shown without a graph; sizes plans, never results."""
+        return 0
+
     @abstractmethod
     def term(self, ctx: Context, synth: Synth, it: int, slot: int) -> Tensor | None:
         """Return the scalar term of step `it`, or None if there is nothing to add."""
@@ -88,14 +100,15 @@ class Clom(Regulariser):
     @model_validator(mode="before")
     @classmethod
     def _default(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        value = dict(value)
+        for name, one in (("weights", (int, float)), ("pool", str)):  # one alone needs no list
+            if isinstance(value.get(name), one) and not isinstance(value[name], bool):
+                value[name] = (value[name],)
         # As the papers' page has it. Filled in, so that a key and a listing hold the number.
-        if isinstance(value, dict) and value.get("distance") == "cos":
-            return {
-                **value,
-                "batch_real": BATCH_REAL
-                if value.get("batch_real") is None
-                else value["batch_real"],
-            }
+        if value.get("distance") == "cos" and value.get("batch_real") is None:
+            value["batch_real"] = BATCH_REAL
         return value
 
     @model_validator(mode="after")
@@ -127,6 +140,18 @@ class Clom(Regulariser):
     def renamed(self, rename: Callable[[str], str]) -> Clom:
         """The pool under other names."""
         return self.model_copy(update={"pool": tuple(map(rename, self.pool))})
+
+    def networks(self) -> tuple[str, ...]:
+        """Those of the pool that have a weight."""
+        return tuple(name for k, name in enumerate(self.pool) if self.weight(k))
+
+    def image_forwards(self, images: int) -> float:
+        """Of the steps that draw a network with a weight: there and back, but to no weights."""
+        return (2.0 * images + self.real_images()) * len(self.networks()) / len(self.pool)
+
+    def real_images(self) -> int:
+        """Those that the contrastive form compares with."""
+        return self.batch_real or 0
 
     def weight(self, arch: int) -> float:
         """That of an architecture of the pool."""

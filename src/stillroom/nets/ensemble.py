@@ -101,6 +101,14 @@ class Nets:
         """Bytes of all layer outputs for one image: a static estimate, from a dry run."""
         return sum(self._activations())
 
+    def feature_size(self) -> int:
+        """D of features [B,D]."""
+        if "features" not in self._cache:
+            with torch.no_grad():
+                seen = Features(self.build(0, "probe").eval())(self.zeros(1))
+            self._cache["features"] = seen.shape[1]
+        return int(self._cache["features"])
+
     def piece(self) -> int:
         """Images of one forward without a graph: a power of two, from a static estimate."""
         most = PIECE_BYTES[self.rt.device.type] // self.largest_activation()

@@ -37,13 +37,14 @@ from stillroom.run.fits import check_fits, check_read_alike
 from stillroom.run.options import Machine
 from stillroom.run.prepare import cost_of_originals, obtain_originals, originals
 from stillroom.run.publish import EXHIBITS
-from stillroom.runtime import Runtime
+from stillroom.runtime import Runtime, refuse_too_large
 from stillroom.session import Session
 from stillroom.tables import plural
 from stillroom.types import Record
 
 REAL = 100  # real images a class that features are compared with
 RANDOM_NETS = 3  # fresh networks that matching losses are averaged over
+PIXELS = 2**24  # of real images that are held at once while the nearest is looked for
 VERSION = "assess@1"
 SOURCES = (  # what decides a number: networks, their training, every measure
     *COMMON,
@@ -150,6 +151,26 @@ def assess(
     return found, records
 
 
+def held_at_once(made: Distilled, bench: Benchmark, stages: Sequence[Original], rt: Runtime) -> int:
+    """Bytes that the measures take at most: a static estimate.
+
+    Matching losses of networks with BatchNorm are of all classes at once, all others class by
+    class.
+    """
+    pixels, n = bench.channels * bench.size**2 * 4, len(made.images)
+    real = sum(min(REAL, len(bench.train.rows_of(c))) for c in range(len(bench.classes)))
+    most = 0
+    for nets in (nets_for(stage.arch, bench, rt) for stage in stages):
+        if nets.has_batchnorm():
+            shown = real * pixels + 2 * max(real, n) * nets.largest_activation()
+        else:
+            shown = max(REAL, made.ipc) * (pixels + nets.activation_bytes())
+        # Features in double precision, twice, and a piece of the kernel, thrice.
+        features = 16 * (real + n) * nets.feature_size() + 24 * measures.ROWS * max(real, n)
+        most = max(most, shown, features)
+    return 3 * n * pixels + most
+
+
 def _draw(
     folder: Path,
     bench: Benchmark,
@@ -184,6 +205,8 @@ def measured(
     check_fits(made, bench, folder.name)
     check_read_alike(made, bench, folder.name)
     cost, rt = cost_of_originals(stages, bench, machine, session, store)
+    need, remedy = held_at_once(made, bench, stages, rt), "name smaller ones with --models-pool"
+    refuse_too_large(need, "measuring on these networks needs about", rt.device, remedy)
     if cost.left:
         session.say(cost.in_words())
     pool = obtain_originals(stages, machine, store, rt)
@@ -270,28 +293,29 @@ def _of_matching(
 ) -> Iterator[Measured]:
     """Losses of distribution and gradient matching on fresh networks that no method saw."""
     images, of_class = made.images.to(rt.device, rt.dtype), made.of_class.to(rt.device)
-    labels = bench.train.labels[rows].to(rt.device)
+    of_rows = bench.train.labels[rows]
     held = [c for c in range(len(bench.classes)) if bool((of_class == c).any())]
-    real = bench.preprocess.apply(bench.train.take(rows, rt.device)).to(rt.dtype)
+    fresh = [nets_for(arch, bench, rt).make(1, i, "assess") for i in range(RANDOM_NETS)]
+    norms = nets_for(arch, bench, rt).has_batchnorm()
     features, slopes = 0.0, 0.0
-    for i in range(RANDOM_NETS):
-        nets = nets_for(arch, bench, rt).make(1, i, "assess")
-        with torch.no_grad():
-            a, b = (
-                _means_by_class(nets, x, of, held) for x, of in ((images, of_class), (real, labels))
-            )
-            features += float(mean_feature_distance(a, b))
-        if nets.nets.has_batchnorm():  # a class alone has no statistics
-            continue
-        for c in held:
-            mine, theirs = (
-                nets.grads(x[of == c], torch.full((int((of == c).sum()),), c, device=rt.device))[0]
-                for x, of in ((images, of_class), (real, labels))
-            )
-            slopes += float(layerwise(mine, theirs))
+    for classes in [held] if norms else [[c] for c in held]:  # one alone has no statistics
+        some = torch.isin(of_rows, torch.tensor(classes))
+        real = bench.preprocess.apply(bench.train.take(rows[some], rt.device)).to(rt.dtype)
+        sides = ((images, of_class), (real, of_rows[some].to(rt.device)))
+        for nets in fresh:
+            with torch.no_grad():
+                a, b = (_means_by_class(nets, x, of, classes) for x, of in sides)
+                features += float(mean_feature_distance(a, b))
+            if not norms:
+                mine, theirs = (_slope(nets, x[of == classes[0]], classes[0]) for x, of in sides)
+                slopes += float(layerwise(mine, theirs))
     yield Measured("feature-matching-loss", name, features / RANDOM_NETS, "")
-    if not nets_for(arch, bench, rt).has_batchnorm():
+    if not norms:
         yield Measured("gradient-matching-loss", name, slopes / RANDOM_NETS, "")
+
+
+def _slope(nets: Ensemble, x: Tensor, c: int) -> dict[str, Tensor]:
+    return nets.grads(x, torch.full((len(x),), c, device=x.device))[0]
 
 
 def _means_by_class(nets: Ensemble, x: Tensor, of_class: Tensor, held: list[int]) -> Tensor:
@@ -307,7 +331,8 @@ def _of_pixels(made: Distilled, bench: Benchmark) -> Iterator[Measured]:
     """The median distance to the nearest real image, root mean square of pixels in [0, 1]."""
     mine = made.pixels().flatten(1)
     best = torch.full((len(mine),), torch.inf)
-    for rows in torch.arange(len(bench.train)).split(4096):
+    together = max(1, PIXELS // mine.shape[1])
+    for rows in torch.arange(len(bench.train)).split(together):
         real = bench.train.take(rows).flatten(1).float().cpu() / 255
         best = torch.minimum(best, torch.cdist(mine, real).min(1).values)
     gap = best / mine.shape[1] ** 0.5

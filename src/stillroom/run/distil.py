@@ -26,7 +26,7 @@ from stillroom.run.estimate import Estimate, distil_estimate, passes_of
 from stillroom.run.given import check_given, settle
 from stillroom.run.options import Machine
 from stillroom.run.publish import owner_key, publish, refuse_foreign
-from stillroom.runtime import Runtime, environment
+from stillroom.runtime import Runtime, environment, refuse_too_large
 from stillroom.session import Session
 
 
@@ -87,13 +87,16 @@ def plan(
     )
     wanted = stage.wants()  # what is wrong with its networks is said now
     probe = dataclasses.replace(bare, session=Session())
-    shown = [network_of(name, arch) for name in recipe.method.networks()]
-    estimate = distil_estimate(recipe, bench, [nets_for(one, bench, probe) for one in shown])
+    recipe.method.refuse_unread(recipe.ipc, nets_for(arch, bench, probe))
+    estimate = distil_estimate(
+        recipe, bench, lambda name: nets_for(network_of(name, arch), bench, probe)
+    )
     passes = passes_of(wanted.values(), store)
     held = [s.memory(probe) for s in passes if not store.complete(s.key())]
     estimate = dataclasses.replace(estimate, memory=max([estimate.memory, *held]))
     rt = machines.runtime(machine, recipe.numerics, estimate.flops, session)
-    estimate.refuse_if_too_large(rt.device)
+    remedy = "lower --ipc, --batch-real or --size"
+    refuse_too_large(estimate.memory, "this run needs about", rt.device, remedy)
     if out is not None:
         _check_out(out, stage.key(), force)
     return Plan(stage, bench, rt, store, estimate, out, row, recipe.name, force)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -12,12 +12,11 @@ from stillroom.artefacts.stage import Stage, with_needs
 from stillroom.artefacts.statistics import Statistics
 from stillroom.artefacts.store import Store
 from stillroom.data.benchmarks import Benchmark
-from stillroom.errors import StillroomError
 from stillroom.evaluation.protocol import Protocol
 from stillroom.methods.context import classes_together
 from stillroom.nets.ensemble import Nets
 from stillroom.recipe import Recipe
-from stillroom.runtime import Runtime, available_memory
+from stillroom.runtime import Runtime
 from stillroom.tables import about, plural, size
 
 TOGETHER = 256  # real images of one forward without a graph, at most
@@ -33,18 +32,6 @@ class Estimate:
     memory: int
     disk: int
     images: int
-
-    def refuse_if_too_large(self, device: torch.device) -> None:
-        """Refuse before work starts what cannot fit.
-
-        Raises: StillroomError naming need, supply and the remedy.
-        """
-        supply = available_memory(device)
-        if self.memory > supply:
-            raise StillroomError(
-                f"this run needs about {self.memory / 2**30:.1f} GiB of memory on {device} and "
-                f"{supply / 2**30:.1f} GiB are free; lower --ipc, --batch-real or --size"
-            )
 
 
 def passes_of(wanted: Iterable[Stage], store: Store) -> list[Pass]:
@@ -77,11 +64,13 @@ class Cost:
         return f"{plural(self.left, self.what)} {self.verb}{held}{time}{memory}"
 
 
-def distil_estimate(recipe: Recipe, bench: Benchmark, pool: Sequence[Nets]) -> Estimate:
+def distil_estimate(recipe: Recipe, bench: Benchmark, nets_of: Callable[[str], Nets]) -> Estimate:
     """Static costs of a distillation: real forwards, synthetic forwards and backwards.
 
-    `pool`: the networks that images are shown to, in turn; memory is for the largest of them.
+    `nets_of`: makes networks by the names that method and terms give ("auto": the recipe's own).
+    Where images are shown to several in turn, memory is for the largest of them.
     """
+    pool = [nets_of(name) for name in recipe.method.networks()]
     classes = len(bench.classes)
     n = classes * recipe.ipc
     nets = max(pool, key=lambda one: one.forward_flops())
@@ -109,12 +98,25 @@ def distil_estimate(recipe: Recipe, bench: Benchmark, pool: Sequence[Nets]) -> E
             held = recipe.ipc + (real if whole else 0)
             each = real * 4 * pixels + held * nets.activation_bytes()
             memory += each * (classes if whole else min(classes, classes_together(each)))
-        if recipe.regularisers:  # each shows all images to a network, after the method is done
-            memory = max(memory, 3 * n * pixels + n * nets.activation_bytes())
-            flops += 3.0 * len(recipe.regularisers) * steps * n * nets.forward_flops()
+        for term in recipe.regularisers:  # after the method is done with the step
+            asked = [nets_of(name) for name in term.networks()]
+            mean = sum(one.forward_flops() for one in asked) / max(1, len(asked))
+            flops += steps * mean * term.image_forwards(n)
+            held = max((_term_memory(one, n, term.real_images()) for one in asked), default=0)
+            memory = max(memory, 3 * n * pixels + held + 2 * term.real_images() * pixels)
     width = {"float32": 4, "float16": 2, "uint8": 1, "jpeg": 1}[recipe.stored_as]
     disk = (n * pixels // 4 * width) * (1 + len(recipe.outer.keep))
     return Estimate(steps, flops, int(memory), disk, n)
+
+
+def _term_memory(nets: Nets, images: int, real: int) -> int:
+    """Bytes of a term that shows so many images a network with a graph, and real ones without."""
+    pairs = 3 * images * real * 4  # their distances, those that count, and a gradient
+    return (
+        images * nets.activation_bytes()
+        + bool(real) * 2 * TOGETHER * nets.largest_activation()
+        + pairs
+    )
 
 
 def seconds(flops: float, rt: Runtime) -> float:

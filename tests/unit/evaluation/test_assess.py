@@ -26,7 +26,7 @@ from stillroom.records import read_records
 from stillroom.report.gather import gather
 from stillroom.report.grids import others_grid
 from stillroom.run.asked import schooling_in_words
-from stillroom.run.assess import RANDOM_NETS, REAL, SOURCES, assess, held_out
+from stillroom.run.assess import RANDOM_NETS, REAL, SOURCES, assess, held_at_once, held_out
 from stillroom.run.distil import distil, plan
 from stillroom.run.options import Machine
 from stillroom.run.prepare import originals
@@ -61,13 +61,19 @@ def test_real_images_are_what_originals_know(bench: Benchmark, store: Path, tmp_
     assert written == found
 
 
-def test_noise_is_worse_on_every_count(bench: Benchmark, store: Path, tmp_path: Path) -> None:
+def test_noise_is_told_from_real_images(bench: Benchmark, store: Path, tmp_path: Path) -> None:
+    """By every measure of likeness; and it is more varied than they."""
     noise = {"method": {"init": "noise"}, "outer": {"steps": 1, "images": {"lr": 1e-9}}}
     bad = measured(bench, store, tmp_path / "noise", "dm", **noise)
     good = measured(bench, store, tmp_path / "random", "random")
     for name in ("feature-matching-loss", "gradient-matching-loss", "original-model-loss",
-                 "frechet-distance"):  # fmt: skip
+                 "original-model-calibration-error", "frechet-distance", "kernel-distance",
+                 "distance-within-class"):  # fmt: skip
         assert bad[name, "convnet1-w4"] > good[name, "convnet1-w4"], name
+        assert bad[name, "mlp"] > good[name, "mlp"], name
+    name = "original-model-accuracy"
+    assert bad[name, "convnet1-w4"] < good[name, "convnet1-w4"] == good[name, "mlp"] == 1
+    assert bad["effective-rank", "mlp"] > good["effective-rank", "mlp"]
     assert bad["nearest-real-distance", "none"] > 0.1
 
 
@@ -242,6 +248,23 @@ def test_of_what_was_asked_twice_the_newest_is_shown(tmp_path: Path) -> None:
 )
 def test_a_schooling_in_words(schooling: Schooling, words: str) -> None:
     assert schooling_in_words(schooling) == words
+
+
+@pytest.mark.parametrize("arch", ["convnet1-w4", "convnet1-w4-bn"])
+def test_what_needs_more_memory_than_there_is_is_refused(
+    bench: Benchmark, store: Path, tmp_path: Path, arch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a model is trained; by what `--plan` tells."""
+    recipe, _ = from_preset("random", "toy", 2, {"arch": "convnet1-w4"})
+    folder = tmp_path / "random"
+    made = distil(plan(recipe, bench, MACHINE, Session(), store=Store(store), out=folder), MACHINE)
+    stages = originals(bench, [arch], 1, Schooling(epochs=77), Store(store))
+    need = held_at_once(made, bench, stages, Runtime(torch.device("cpu")))
+    monkeypatch.setattr("stillroom.runtime.available_memory", lambda _: need - 1)
+    monkeypatch.setattr("stillroom.artefacts.opened.refuse_too_large", lambda *_: None)
+    with pytest.raises(StillroomError, match=r"^measuring on these networks needs about"):
+        assess(folder, bench, stages, Store(store), MACHINE, Session())
+    assert not Store(store).complete(stages[0].key())
 
 
 def test_a_record_is_of_all_code_that_decides_its_number() -> None:

@@ -9,6 +9,7 @@ import torch
 from scipy import linalg
 
 from stillroom.evaluation.assessments import (
+    ROWS,
     distance_within,
     effective_rank,
     frechet,
@@ -45,6 +46,21 @@ def test_kernel_distance_against_a_naive_loop() -> None:
     assert kernel_distance(a, b) == pytest.approx(aa + bb - 2 * ab)
     same = [kernel_distance(draws(40, 3, 2 * i), draws(40, 3, 2 * i + 1)) for i in range(40)]
     assert abs(sum(same) / 40) < 0.05, "unbiased"
+
+
+def test_pieces_of_a_kernel_and_short_factors_change_nothing() -> None:
+    """More images than rows of a piece, and more than features: against whole matrices."""
+    a, b = draws(ROWS + 500, 5), 1.5 * draws(ROWS + 300, 5, 1)
+
+    def kernel(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (x @ y.T / 5 + 1) ** 3
+
+    off = [kernel(x, x).fill_diagonal_(0).sum() / (len(x) * (len(x) - 1)) for x in (a, b)]
+    whole = float(off[0] + off[1] - 2 * kernel(a, b).mean())
+    assert kernel_distance(a, b) == pytest.approx(whole, rel=1e-9)
+    share = torch.linalg.svdvals(a - a.mean(0))
+    share /= share.sum()
+    assert effective_rank(a) == pytest.approx(float(torch.exp(-(share * share.log()).sum())))
 
 
 def test_effective_rank_counts_directions() -> None:

@@ -284,7 +284,7 @@ def test_students_are_tested_with_averaged_weights(quirks, bench, store, monkeyp
 )
 def test_networks_are_kept_for_one_runtime_only(change, bench, monkeypatch):
     """A second runtime of the session does not get what the first one settled."""
-    monkeypatch.setattr("stillroom.artefacts.opened.available_memory", lambda device: 2**40)
+    monkeypatch.setattr("stillroom.runtime.available_memory", lambda device: 2**40)
     arch = resolve("convnet1-w8")
     first = nets_for(arch, bench, RT)
     other = replace(RT, **change)

@@ -13,10 +13,12 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch.func import functional_call
 
+from stillroom.artefacts.executor import Serial
 from stillroom.artefacts.originals import OriginalModel
 from stillroom.artefacts.schooling import Schooling
-from stillroom.artefacts.store import Store
+from stillroom.artefacts.store import Store, obtain
 from stillroom.data.benchmarks import Benchmark
+from stillroom.distilled import Distilled
 from stillroom.errors import StillroomError
 from stillroom.files import read_json
 from stillroom.methods.base import Synth
@@ -29,6 +31,7 @@ from stillroom.recipe import from_preset, validate
 from stillroom.run.assess import without
 from stillroom.run.distil import distil, plan
 from stillroom.run.options import Machine
+from stillroom.run.prepare import originals
 from stillroom.runtime import Runtime
 from stillroom.session import Session
 
@@ -253,6 +256,61 @@ def test_flags_of_the_command(bench: Benchmark, tmp_path: Path) -> None:
     assert command(["distill", str(recipe), *rest]) == 0
     told = load(tmp_path / "out").provenance["recipe"]["regularisers"]
     assert told[0]["weights"] == [10.0, 20.0]
+
+
+def test_the_term_sees_the_images_as_they_are(
+    bench: Benchmark, store: Path, tmp_path: Path
+) -> None:
+    """Un-augmented, whatever the method does (spec 12, CLOM i): those that the run starts from."""
+    given = {"outer": {"steps": 1, "images": {"lr": 1e-30}}, "arch": "convnet1-w4"}
+    given["regularisers"] = [{"kind": "clom", "num": 1, "weights": 3, "schooling": QUICK}]
+    recipe, _ = from_preset("dm", "toy", 2, given)
+    assert recipe.method.augment != "none"
+    machine = Machine(threads=1)
+    planned = plan(recipe, bench, machine, Session(), store=Store(store), out=tmp_path / "a")
+    made = distil(planned, machine)
+    stage = planned.stage.wants()["clom/0/0/0"]
+    nets = Nets(resolve("convnet1-w4"), 2, 3, 8, Runtime(device=torch.device("cpu"))).make(1, 0)
+    stage.load(Store(store).folder(stage.key())).put_into(nets)
+    loss = F.cross_entropy(nets.logits(made.images)[0], made.labels)
+    (line,) = (tmp_path / "a/metrics.jsonl").read_text().splitlines()
+    assert json.loads(line)["clom"] == pytest.approx(3 * float(loss), rel=1e-5)
+
+
+def test_the_term_alone_makes_images_that_the_model_knows(bench: Benchmark, store: Path) -> None:
+    """Spec 12, CLOM g and j: from noise its loss falls and accuracy is 1; of the real training
+    images the model is as accurate as its own predictions of them."""
+    from stillroom.run.assess import _of_originals
+
+    stage = originals(bench, ["convnet1-w4"], 1, Schooling(epochs=20, batch=8), Store(store))[0]
+    rt = Runtime(device=torch.device("cpu"))
+    model = obtain(Store(store), stage, Serial(), rt)
+    nets = Nets(resolve("convnet1-w4"), 2, 3, 8, rt)
+    ctx = RunContext(bench, 8, 0, rt, nets, artefacts={"clom/0/0/0": model})
+    of_class = torch.arange(16) // 8
+    images = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(3)).requires_grad_()
+    made, clom = Synth(images, of_class, of_class), Clom(weights=(1.0,), num=1)
+    losses = []
+    for it in range(60):
+        loss = clom.term(ctx, made, it, 0)
+        (slope,) = torch.autograd.grad(loss, images)
+        losses.append(loss.item())
+        with torch.no_grad():
+            images -= 20 * slope
+    assert losses[0] > 0.3
+    assert losses[-1] < 0.1 * losses[0]
+
+    def accuracy(x: torch.Tensor, labels: torch.Tensor) -> float:
+        one = Distilled(x.detach(), labels, "hard", labels, bench.classes, bench.preprocess)
+        found = _of_originals("convnet1-w4", [model], one, bench, rt)
+        return next(m.value for m in found if m.name == "original-model-accuracy")
+
+    assert accuracy(images, of_class) == 1
+    real = bench.preprocess.apply(bench.train.take(torch.arange(len(bench.train))))
+    own = nets.make(1, 0)
+    model.put_into(own)
+    right = own.logits(real)[0].argmax(1) == bench.train.labels
+    assert accuracy(real, bench.train.labels) == pytest.approx(float(right.double().mean()))
 
 
 def test_watching_changes_no_pixel_and_logs_a_model_that_no_term_uses(

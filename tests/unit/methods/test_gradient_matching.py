@@ -10,6 +10,7 @@ from torch.func import functional_call
 
 from stillroom.config import DSA
 from stillroom.data.benchmarks import Benchmark, from_arrays
+from stillroom.errors import StillroomError
 from stillroom.methods.base import Synth
 from stillroom.methods.context import RunContext
 from stillroom.methods.gradient_distance import DISTANCES
@@ -58,6 +59,52 @@ def test_the_published_table(ipc: int) -> None:
     assert loops(ipc) == (matches, epochs)
     for classes, steps in ((10, of_ten), (100, of_hundred)):
         assert (matches - 1) * epochs * -(-classes * ipc // 256) == steps
+
+
+@pytest.mark.parametrize("ipc", TABLE)
+def test_updates_of_a_network_as_the_loop_makes_them(
+    ipc: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table's count, of the batches that the trainer would step on (spec 12, DC a and b)."""
+    images = torch.randint(256, (600, 3, 8, 8), generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(600) % 10
+    ten = from_arrays(images.to(torch.uint8), labels, images[:10].to(torch.uint8), labels[:10])
+    steps: list[int] = []
+
+    def count(nets, data, training, seeds) -> None:
+        epochs = range(training.passes)
+        steps.append(sum(1 for e in epochs for _ in trainer.together(data, training, seeds, e)))
+
+    monkeypatch.setattr(trainer, "train", count)
+    ctx = context(ten)
+    ctx.ipc = ipc
+    method = GradientMatching(batch_real=1)
+    synth = method.start(ctx, torch.arange(10 * ipc))
+    monkeypatch.setattr(GradientMatching, "_matched", lambda *_: [])
+    for it in range(method.loops(ipc)[0]):
+        list(method.loss(ctx, synth, it))
+    assert sum(steps) == TABLE[ipc][2]
+
+
+@pytest.mark.parametrize("arch", ["convnet1-w4", "convnet1-w4-bn"])
+def test_a_match_moves_no_network_and_no_label(bench: Benchmark, arch: str) -> None:
+    """Spec 12, DC c to f: weights, statistics, labels and classes stay; real gradients are bare."""
+    ctx = context(bench, arch)
+    method = GradientMatching(batch_real=8, matches=2)
+    synth = method.start(ctx, torch.arange(4))
+    labels, of_class = synth.labels.clone(), synth.of_class.clone()
+    terms = method.loss(ctx, synth, 0)
+    next(terms).backward()  # the network is kept, its norms are settled, one class has matched
+    kept = {name: value.clone() for name, value in synth.memory.items()}
+    assert kept
+    for term in terms:
+        term.backward()
+    assert all(torch.equal(kept[name], value) for name, value in synth.memory.items())
+    assert torch.equal(synth.labels, labels)
+    assert torch.equal(synth.of_class, of_class)
+    assert not any(value.requires_grad for value in synth.memory.values())
+    slopes = ctx.nets(1, "net", 0).grads(ctx.real(0, 8, 0), torch.zeros(8, dtype=torch.int64))
+    assert not any(value.requires_grad for value in slopes[0].values())
 
 
 def test_the_rule_for_every_other_number_of_images() -> None:
@@ -237,6 +284,29 @@ def test_batchnorm_takes_its_statistics_from_sixteen_real_images_a_class(
     held = {k.rpartition(".")[2]: v for k, v in synth.memory.items() if "running" in k}
     torch.testing.assert_close(held["running_mean"], share * mean.detach())
     torch.testing.assert_close(held["running_var"], (share * var + 1 - share).detach())
+
+
+@pytest.mark.parametrize(
+    ("given", "arch", "ipc", "said"),
+    [
+        ({"net_epochs": 5}, "convnet1-w4", 1, "method.net_epochs: at ipc 1 a network matches once"),
+        ({"net_lr": 0.1}, "convnet1-w4", 1, "method.net_lr: at ipc 1 a network matches once"),
+        ({"matches": 1, "net_batch": 8}, "convnet1-w4", 10, "method.net_batch: .*matches once"),
+        ({"batchnorm": "released"}, "convnet1-w4", 10, "batchnorm: convnet1-w4 has no BatchNorm"),
+        ({"matches": 2, "net_epochs": 5, "net_lr": 0.1}, "convnet1-w4", 1, ""),
+        ({"net_epochs": 5}, "convnet1-w4", 10, ""),
+        ({"batchnorm": "released"}, "convnet1-w4-bn", 1, ""),
+    ],
+)
+def test_what_nothing_would_read_is_refused(
+    bench: Benchmark, given: dict[str, object], arch: str, ipc: int, said: str
+) -> None:
+    method, nets = GradientMatching(**given), context(bench, arch).networks
+    if not said:
+        method.refuse_unread(ipc, nets)
+        return
+    with pytest.raises(StillroomError, match=said):
+        method.refuse_unread(ipc, nets)
 
 
 def test_a_frozen_batchnorm_is_that_of_evaluation(bench: Benchmark) -> None:

@@ -169,7 +169,7 @@ def test_names_need_neither_library_nor_torch() -> None:
 def test_too_large_ones_are_refused_unbuilt(
     bench: Benchmark, timm: Asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(opened, "available_memory", lambda device: 64)
+    monkeypatch.setattr("stillroom.runtime.available_memory", lambda device: 64)
     with pytest.raises(StillroomError, match=r"^arch=timm/convnext_tiny needs at least"):
         opened.nets_for(resolve("timm/convnext_tiny"), bench, Runtime(device=torch.device("cpu")))
 
