@@ -1,14 +1,16 @@
 """Time the fast paths against plain twins in the same run: `make bench`, or one by name.
 
     python benchmarks/run.py [dm-step] [dc-step] [dc-step-100] [student-epoch] [students-vmap]
-                             [test-pass] [recover-step] [relabel-epoch] [--json FILE]
+                             [originals-vmap] [test-pass] [recover-step] [relabel-epoch]
+                             [--json FILE]
 
 Every line is a ratio to the plain twin: eager float32, one class or one batch at a time, PyTorch's
 default allocator. "floor" is the time of the same multiply-adds at the rate of a large matrix
 product of that dtype, measured here; "of floor" is the fraction of that rate which is reached. The
 order is twin first, so that the allocator hint (`runtime.keep_freed_memory`) does not help it.
 Compile time is shown apart, with the number of steps after which it is repaid; of a recover step
-also the number from which on the library compiles it by itself (`Runtime.sized`).
+also the number from which on the library compiles it by itself (`Runtime.sized`). Peak memory of
+two jobs compares only where each ran in a process of its own: freed blocks stay.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from stillroom.artefacts.opened import real_images
 from stillroom.artefacts.originals import OriginalModel
 from stillroom.artefacts.statistics import Observed
 from stillroom.config import DSA
@@ -47,7 +50,15 @@ from stillroom.nets.sources import Images
 from stillroom.nets.train import Training, predict, train
 from stillroom.nets.zoo import feature_function, resolve
 from stillroom.rng import rng
-from stillroom.runtime import COMPILE_FLOPS, Numerics, Runtime, can_compile, default_threads
+from stillroom.runtime import (
+    COMPILE_FLOPS,
+    Numerics,
+    Runtime,
+    can_compile,
+    default_threads,
+    forget_peak,
+    peak_memory,
+)
 
 CLASSES, IPC, REAL, SIZE = 10, 10, 256, 32
 MANY = 100  # classes of dc-step-100: time and memory against their number
@@ -58,6 +69,7 @@ NAMES = (
     "dc-step-100",
     "student-epoch",
     "students-vmap",
+    "originals-vmap",
     "test-pass",
     "recover-step",
     "relabel-epoch",
@@ -75,11 +87,14 @@ class Timing:
     compile_seconds: float
     flops: float
     of_floor: float
+    peak: int  # bytes: of tensors on a GPU; on a CPU of the process, with all that it held before
     compiled_from: int = 0  # steps; 0: no rule of that kind
 
 
-def clock(work: Callable[[], object], repeats: int, device: torch.device) -> tuple[float, float]:
-    """(seconds of the first call, best of `repeats` later ones)."""
+def clock(
+    work: Callable[[], object], repeats: int, device: torch.device
+) -> tuple[float, float, int]:
+    """(seconds of the first call, best of `repeats` later ones, peak bytes)."""
 
     def once() -> float:
         if device.type == "cuda":
@@ -90,14 +105,16 @@ def clock(work: Callable[[], object], repeats: int, device: torch.device) -> tup
             torch.cuda.synchronize(device)
         return time.perf_counter() - began
 
+    forget_peak(device)
     first = once()
-    return first, min(once() for _ in range(repeats))
+    best = min(once() for _ in range(repeats))
+    return first, best, peak_memory(device)
 
 
 def matmul_rate(dtype: torch.dtype, device: torch.device) -> float:
     """FLOP/s of a 2048 x 2048 matrix product: what the floor is measured against."""
     a = torch.randn(2048, 2048, device=device).to(dtype)
-    _, best = clock(lambda: a @ a, 5, device)
+    _, best, _ = clock(lambda: a @ a, 5, device)
     return 2 * 2048**3 / best
 
 
@@ -206,6 +223,23 @@ def plain_epochs(device: torch.device, k: int) -> Callable[[], object]:
     """An epoch of k students, one after another."""
     students = [plain_epoch(device) for _ in range(k)]
     return lambda: [student() for student in students]
+
+
+def plain_originals(bench: Benchmark, device: torch.device, k: int) -> Callable[[], object]:
+    """An epoch of k networks on the real images, one after another."""
+    nets = [resolve("convnet3").build(CLASSES, 3, SIZE).to(device) for _ in range(k)]
+    sgds = [torch.optim.SGD(n.parameters(), 0.02, momentum=0.9, weight_decay=5e-4) for n in nets]
+    labels = bench.train.labels.to(device)
+
+    def work() -> None:
+        for net, sgd in zip(nets, sgds, strict=True):
+            for rows in torch.randperm(len(labels)).split(256):
+                x = bench.preprocess.apply(bench.train.take(rows, device))
+                sgd.zero_grad()
+                F.cross_entropy(net(x), labels[rows]).backward()
+                sgd.step()
+
+    return work
 
 
 def plain_test(bench: Benchmark, device: torch.device) -> Callable[[], object]:
@@ -347,6 +381,15 @@ def fast_epoch(rt: Runtime, backend: Backend = "loop", k: int = 1) -> Callable[[
     return lambda: train(nets, data, training, seeds)
 
 
+def fast_originals(bench: Benchmark, rt: Runtime, k: int) -> Callable[[], object]:
+    """The same, all together as stacked tensors."""
+    data = real_images(bench.train, bench.preprocess, SIZE, rt)
+    training = Training(1, 256, 0.02, 0.9, 5e-4, "constant", parse("none"))
+    seeds = list(range(k))
+    nets = Nets(resolve("convnet3"), CLASSES, 3, SIZE, rt, "vmap").seeded(seeds, "original")
+    return lambda: train(nets, data, training, seeds)
+
+
 def fast_test(bench: Benchmark, rt: Runtime) -> Callable[[], object]:
     nets = Nets(resolve("convnet3"), CLASSES, 3, SIZE, rt).seeded([0], "student")
 
@@ -451,6 +494,12 @@ def jobs(device: torch.device) -> dict[str, Job]:
             lambda rt: fast_epoch(rt, "vmap", 3),
             forward * 9.0 * n,
         ),
+        # Three networks at once on the 3,000 real images; "twin + allocator" is in turn.
+        "originals-vmap": Job(
+            lambda: plain_originals(ten(), device, 3),
+            lambda rt: fast_originals(ten(), rt, 3),
+            forward * 9.0 * CLASSES * 300,
+        ),
         "test-pass": Job(
             lambda: plain_test(ten(), device), lambda rt: fast_test(ten(), rt), forward * 2000.0
         ),
@@ -474,27 +523,30 @@ def measure(names: list[str], repeats: int, device: torch.device) -> list[Timing
     rates = {n: matmul_rate(dtypes[n], device) for n in dict.fromkeys(n for _, n, _ in ways)}
     chosen = {k: v for k, v in jobs(device).items() if not names or k in names}
     twins = {name: job.plain() for name, job in chosen.items()}
-    plain = {name: clock(twin, repeats, device)[1] for name, twin in twins.items()}
+    plain = {name: clock(twin, repeats, device)[1:] for name, twin in twins.items()}
     found = []
 
-    def add(name: str, variant: str, numerics: Numerics, best: float, compiling: float) -> None:
+    def add(
+        name: str, variant: str, numerics: Numerics, best: float, peak: int, compiling: float = 0.0
+    ) -> None:
         flops = chosen[name].flops
         floor = flops / rates[numerics]
         least = math.ceil(chosen[name].functions * COMPILE_FLOPS / flops) if compiling else 0
+        ratio = plain[name][0] / best
         found.append(
-            Timing(name, variant, best, plain[name] / best, compiling, flops, floor / best, least)
+            Timing(name, variant, best, ratio, compiling, flops, floor / best, peak, least)
         )
         print_line(found[-1])
 
     for name, job in chosen.items():
-        add(name, "plain twin", "float32", plain[name], 0.0)
+        add(name, "plain twin", "float32", *plain[name])
         with runtime(device, "float32", False).activate():
-            add(name, "twin + allocator", "float32", clock(twins[name], repeats, device)[1], 0.0)
+            add(name, "twin + allocator", "float32", *clock(twins[name], repeats, device)[1:])
         for label, numerics, compiled in ways:
             rt = runtime(device, numerics, compiled)
             with rt.activate():
-                first, best = clock(job.fast(rt), repeats, device)
-            add(name, label, numerics, best, first - best if compiled else 0.0)
+                first, best, peak = clock(job.fast(rt), repeats, device)
+            add(name, label, numerics, best, peak, first - best if compiled else 0.0)
     return found
 
 
@@ -507,7 +559,8 @@ def print_line(t: Timing) -> None:
         repaid += f" (by itself from {t.compiled_from} on)"
     print(
         f"{t.job:<14} {t.variant:<17} {t.seconds:8.3f} s  {t.ratio:5.2f}x  "
-        f"{t.flops / t.seconds / 1e9:7.0f} GFLOP/s  {100 * t.of_floor:3.0f} % of floor  {repaid}",
+        f"{t.flops / t.seconds / 1e9:7.0f} GFLOP/s  {100 * t.of_floor:3.0f} % of floor  "
+        f"{t.peak / 2**20:5.0f} MiB  {repaid}",
         flush=True,
     )
 

@@ -31,6 +31,8 @@ _NAMES = ("benchmark", "row", "protocol", "arch", "metric", "selection", "numeri
 _COUNTS = ("ipc", "seed", "bytes", "memory", "label_bytes", "teacher_bytes")
 MAX_TEXT = 2000
 LEDGER = "records.jsonl"  # the name of a set's own
+# Row and metric of a network that was trained on the real data, alone.
+NETWORK, NETWORK_ACCURACY = "network", "network-accuracy"
 
 
 def read_records(path: Path) -> list[Record]:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from stillroom.records import read_records
+from stillroom.evaluation.statistics import summarise
+from stillroom.records import NETWORK_ACCURACY, read_records
 from stillroom.reported import reported
 from stillroom.run.cells import distilling
 from stillroom.run.studies import _of, clom_study
@@ -76,6 +77,36 @@ def test_what_bf16_does_is_what_the_ledger_says() -> None:
     for name, ipc, *told in rows:
         lines = [ledger()["cifar10", ipc, name, "vico@1", n] for n in ("float32", "bf16")]
         assert told == [interval(line) for line in lines], name
+
+
+def test_what_bf16_does_to_gradient_matching_is_what_the_ledger_says() -> None:
+    row = re.compile(
+        r"^\| (d\w+@\d+), (one|ten) images? a class \| `([^`]+)` \| ([^|]+) \| ([^|]+) \|$"
+    )
+    rows, held = told_in("numerics-and-speed.md", row), ledger()
+    assert len(rows) >= 2
+    for name, images, protocol, *told in rows:
+        ipc = {"one": "1", "ten": "10"}[images]
+        lines = [held["cifar10", ipc, name, protocol, n] for n in ("float32", "bf16")]
+        assert told == [interval(line) for line in lines], name
+        low, high = sorted((line.summary for line in lines), key=lambda s: s.mean)
+        assert not low.separate_from(high)
+
+
+def test_networks_of_the_page_are_those_of_the_ledger() -> None:
+    """Test accuracies of the originals that `docs/methods/clom.md` names."""
+    text = " ".join((ROOT / "docs/methods/clom.md").read_text(encoding="utf-8").split())
+    found: dict[tuple[str, str], list[float]] = {}
+    for r in read_records(ROOT / "results" / "records.jsonl"):
+        if r.metric == NETWORK_ACCURACY:
+            found.setdefault((r.benchmark, r.arch), []).append(r.value)
+    one, two, three = map(percent, found["cifar10", "convnet3"])
+    assert f"{one}, {two} and {three} %" in text
+    pool = {arch: summarise(some) for (data, arch), some in found.items() if data == "digits"}
+    assert len(pool) == 4
+    for arch, s in pool.items():
+        assert s.n == 3
+        assert f"{percent(s.mean)} % for `{arch}`" in text
 
 
 def test_the_rows_of_dm_are_lines_of_the_ledger() -> None:

@@ -16,6 +16,7 @@ from stillroom.artefacts.schooling import SCHOOLINGS, Schooling, changed, find_s
 from stillroom.artefacts.snapshot import SNAPSHOT
 from stillroom.artefacts.store import Store, obtain
 from stillroom.artefacts.training import Work
+from stillroom.cli import run
 from stillroom.data.augment import parse
 from stillroom.data.benchmarks import Benchmark
 from stillroom.errors import StillroomError
@@ -23,8 +24,10 @@ from stillroom.files import canonical, sha256
 from stillroom.methods.regularisers import Clom
 from stillroom.nets.train import Training, predict, rate
 from stillroom.nets.zoo import resolve
+from stillroom.records import NETWORK, NETWORK_ACCURACY, read_records
 from stillroom.runtime import COMPILE_FLOPS, Runtime
 from stillroom.session import Interrupted, Session
+from stillroom.tables import percent
 from toy import StopAt
 
 QUICK = {"epochs": 6, "batch": 8, "lr": 0.05}
@@ -276,3 +279,21 @@ def test_schoolings_are_changed_field_by_field() -> None:
     ):
         with pytest.raises(StillroomError, match=told):
             find_schooling(name)
+
+
+def test_accuracies_go_into_a_ledger(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One record a network; asked again, the same records and nothing is trained."""
+    ledger = tmp_path / "networks.jsonl"
+    argv = ["prepare", "originals", "--data", "digits", "--arch", "mlp", "convnet1-w4"]
+    argv += ["--num", "2", "--recipe", "default+epochs=1", "--quiet", "--records", str(ledger)]
+    assert run(argv) == 0
+    told = capsys.readouterr().out
+    first = read_records(ledger)
+    assert sorted((r.arch, r.seed) for r in first) == [
+        (arch, i) for arch in ("convnet1-w4", "mlp") for i in (0, 1)
+    ]
+    for r in first:
+        assert (r.row, r.metric, r.protocol) == (NETWORK, NETWORK_ACCURACY, "default+epochs=1")
+        assert percent(r.value) in told
+    assert run(argv) == 0
+    assert read_records(ledger) == first

@@ -30,17 +30,24 @@ app = App(
 
 
 def _originals(**values: Any) -> None:
+    from stillroom.artefacts.opened import open_bench
     from stillroom.cli.show import say
     from stillroom.progress import Shown
-    from stillroom.run.prepare import obtain_originals
+    from stillroom.records import add_records
+    from stillroom.run.prepare import obtain_originals, records_of
     from stillroom.tables import percent
 
     machine, shown = flags.settle(Machine, values, "machine"), Shown(values["quiet"])
+    ledger = None if values["records"] is None else user_path(values["records"], "records")
     with shown.interruptible(machine.minutes):
         stages, store, rt = _wanted(values, machine, shown)
         if rt is None:
             return
         found = obtain_originals(stages, machine, store, rt)
+        if ledger is not None:
+            bench = open_bench(stages[0].bench, store.root, rt)
+            add_records(ledger, records_of(stages, store, bench, rt))
+            say(f"accuracies in {ledger}")
     for arch, models in found.items():
         told = ", ".join(percent(m.accuracy) for m in models[:10])
         more = f" and {len(models) - 10} more" if len(models) > 10 else ""
@@ -255,19 +262,22 @@ def _command(
     app.command(flags.with_signature(run, networks, about), name=name)
 
 
+_RECORDED = [
+    flags.keyword("records", flags.flag(Path | None, "a ledger that gets their test accuracies"))
+]
 _command(
     "originals",
     _originals,
     "Train networks on the original data, for CLOM and for assessing sets; cached by key.",
     "default",
-    [],
+    _RECORDED,
 )
 _command(
     "teachers",
     _originals,
     "Train networks on the original data (squeeze), to recover images by and to label them.",
     "default",
-    [],
+    _RECORDED,
 )
 _command(
     "experts",

@@ -8,7 +8,7 @@ from importlib import resources
 
 from stillroom.evaluation.statistics import Summary, summarise
 from stillroom.run.cells import CELLS, Cell, agrees, distilling
-from stillroom.run.studies import clom_study
+from stillroom.run.studies import clom_study, networks
 from stillroom.tables import Line, percent, plural, span
 from stillroom.types import Record
 
@@ -46,7 +46,9 @@ def reproduction(records: Sequence[Record]) -> str:
             "how")  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
-    return _INTRODUCTION + "\n".join(lines) + "\n" + _notes() + clom_study(records)
+    return (
+        _INTRODUCTION + "\n".join(lines) + "\n" + _notes() + clom_study(records) + networks(records)
+    )
 
 
 def _rows(cell: Cell, records: Sequence[Record]) -> list[tuple[str, ...]]:

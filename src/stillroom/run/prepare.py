@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import torch
+
+import stillroom
 from stillroom.artefacts.experts import Expert, Trajectory
 from stillroom.artefacts.given import settled
 from stillroom.artefacts.opened import open_bench
@@ -14,20 +17,24 @@ from stillroom.artefacts.originals import Original, OriginalModel, pool_of
 from stillroom.artefacts.released import ReleasedStatistics
 from stillroom.artefacts.released_names import Repair
 from stillroom.artefacts.schooling import Schooling
-from stillroom.artefacts.stage import Stage, with_needs
+from stillroom.artefacts.stage import Stage, code_digest, with_needs
 from stillroom.artefacts.statistics import FILE, Observed, Statistics
 from stillroom.artefacts.store import Store, obtain_all
 from stillroom.data.augment import parse
 from stillroom.data.benchmarks import Benchmark
 from stillroom.errors import StillroomError
+from stillroom.files import canonical, sha256
 from stillroom.recipe import as_students
+from stillroom.records import NETWORK, NETWORK_ACCURACY
 from stillroom.run import machine as machines
+from stillroom.run.asked import schooling_in_words
 from stillroom.run.distil import choose_arch
 from stillroom.run.estimate import Cost, Pass, passes_of, seconds
 from stillroom.run.given import bring, check_given, of_tree
 from stillroom.run.options import Machine
 from stillroom.runtime import Runtime
 from stillroom.session import Session
+from stillroom.types import Record
 
 S = TypeVar("S", bound=Stage)
 
@@ -137,6 +144,43 @@ def obtain_originals(
     for stage, model in zip(stages, found, strict=True):
         pool.setdefault(stage.name, []).append(model)
     return pool
+
+
+def records_of(
+    stages: Sequence[Original], store: Store, bench: Benchmark, rt: Runtime
+) -> list[Record]:
+    """How accurate models that are in the store are on the test images, for a ledger."""
+    return [_record(stage, stage.load(store.folder(stage.key())), bench, rt) for stage in stages]
+
+
+def _record(stage: Original, model: OriginalModel, bench: Benchmark, rt: Runtime) -> Record:
+    schooling = stage.schooling
+    asked = [stage.weights] if stage.weights else [schooling.model_dump(mode="json")]
+    return Record(
+        benchmark=bench.name,
+        data_digest=bench.digest,
+        ipc=0,
+        row=NETWORK,
+        set_key="",
+        step=None,
+        draw=None,
+        protocol="given weights" if stage.weights else schooling_in_words(schooling)[:300],
+        protocol_hash=sha256(canonical(asked))[:12],
+        arch=stage.name,
+        seed=stage.index,
+        metric=NETWORK_ACCURACY,
+        value=model.accuracy,
+        unit="fraction",
+        selection=schooling.select,
+        source="measured",
+        bytes=sum(tensor.nbytes for tensor in model.weights.values()),
+        seconds=model.seconds,
+        device=rt.device.type,
+        numerics=stage.numerics,
+        code=code_digest(stage.sources),
+        split=bench.split,
+        versions={"stillroom": stillroom.__version__, "torch": torch.__version__},
+    )
 
 
 def obtain_experts(

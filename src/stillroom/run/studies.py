@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from stillroom.evaluation.statistics import correlation
+from stillroom.evaluation.statistics import correlation, summarise
+from stillroom.records import NETWORK_ACCURACY
 from stillroom.run.cells import CELLS, HELD_OUT, MODELS, SCHOOLING, Cell, distilling
 from stillroom.tables import Line, compare, percent, span
 from stillroom.types import Record
@@ -26,6 +27,25 @@ def clom_study(records: Sequence[Record]) -> str:
     table = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     table += ["| " + " | ".join(row) + " |" for row in rows]
     return _TEXT + "\n".join(table) + "\n" + _predicts([x for two in both for x in two], records)
+
+
+def networks(records: Sequence[Record]) -> str:
+    """The section of REPRODUCTION.md on networks trained on the real data; empty if none is."""
+    found: dict[tuple[str, ...], list[Record]] = {}
+    for r in records:
+        if r.metric == NETWORK_ACCURACY:
+            found.setdefault((r.benchmark, r.arch, r.protocol, r.data_digest), []).append(r)
+    if not found:
+        return ""
+    head = ("data", "network", "trained as", "test accuracy, %", "n", "seconds each")
+    table = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for (benchmark, arch, how, _), some in found.items():
+        s = summarise([r.value for r in some])
+        interval = f" ({span(s)})" if s.half is not None else ""
+        taken = sum(r.seconds for r in some) / len(some)
+        row = (benchmark, arch, how, percent(s.mean) + interval, str(s.n), f"{taken:.0f}")
+        table.append("| " + " | ".join(row) + " |")
+    return _NETWORKS + "\n".join(table) + "\n"
 
 
 def _plain(cell: Cell) -> Cell | None:
@@ -162,6 +182,13 @@ def _ranks(values: Sequence[float]) -> list[float]:
     ]
 
 
+_NETWORKS = """
+## Networks trained on the real data
+
+Those that a term, an assessment or a method asks, from `prepare originals --records FILE`;
+seconds as they were taken, other work beside them. Intervals are over networks.
+
+"""
 _TEXT = """
 ## With and without CLOM
 

@@ -13,10 +13,11 @@ from stillroom.errors import StillroomError
 from stillroom.evaluation.published import find_protocol
 from stillroom.evaluation.statistics import Summary, summarise
 from stillroom.methods import PRESETS
+from stillroom.records import NETWORK_ACCURACY
 from stillroom.run.cells import CELLS, Cell, agrees
 from stillroom.run.ledger import measured_json, reproduction
 from stillroom.run.reproduce import find_cell
-from stillroom.run.studies import clom_study
+from stillroom.run.studies import clom_study, networks
 from toy import record
 
 CIFAR = {
@@ -171,6 +172,21 @@ def test_several_distillations_and_other_data_have_rows_of_their_own() -> None:
     assert len(cell.measured([*some, real])) == 2
     held = json.loads(measured_json([*some, real]))[cell.name]["float32"]
     assert held == {"d": [0.45, 0.47], "genuine0": [0.5]}
+
+
+def test_networks_of_the_real_data_have_a_table() -> None:
+    """By data, network and schooling; no other row of the ledger is touched by them."""
+    of = {**CIFAR, "row": "network", "ipc": 0, "metric": NETWORK_ACCURACY, "step": None}
+    some = [
+        *(record(v, i, **{**of, "protocol": "default"}) for i, v in enumerate((0.7, 0.8, 0.9))),
+        record(0.5, 0, **{**of, "protocol": "clom", "arch": "mlp"}),
+    ]
+    text = networks(some)
+    assert "| cifar10 | convnet3 | default | 80.0 (55.2 to 100.0) | 3 | " in text
+    assert "| cifar10 | mlp | clom | 50.0 | 1 | " in text
+    assert networks([]) == ""
+    assert text in reproduction(some)
+    assert measured_json(some) == measured_json([])
 
 
 def test_with_and_without_clom(monkeypatch: pytest.MonkeyPatch) -> None:

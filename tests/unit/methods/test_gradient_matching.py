@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -105,6 +108,44 @@ def test_a_match_moves_no_network_and_no_label(bench: Benchmark, arch: str) -> N
     assert not any(value.requires_grad for value in synth.memory.values())
     slopes = ctx.nets(1, "net", 0).grads(ctx.real(0, 8, 0), torch.zeros(8, dtype=torch.int64))
     assert not any(value.requires_grad for value in slopes[0].values())
+
+
+PEAK = """
+import sys, torch
+from stillroom.data.benchmarks import from_arrays
+from stillroom.methods.context import RunContext
+from stillroom.methods.gradient_matching import GradientMatching
+from stillroom.nets.ensemble import Nets
+from stillroom.nets.zoo import resolve
+from stillroom.runtime import Runtime, peak_memory
+
+classes = int(sys.argv[1])
+images = torch.zeros(64 * classes, 3, 32, 32, dtype=torch.uint8)
+labels = torch.arange(len(images)) % classes
+bench = from_arrays(images, labels, images, labels)
+rt = Runtime(device=torch.device("cpu"))
+nets = Nets(resolve("convnet3"), classes, 3, 32, rt)
+ctx, method = RunContext(bench, 1, 0, rt, nets), GradientMatching(batch_real=64)
+synth = method.start(ctx, torch.arange(classes))
+with rt.activate():
+    for term in method.loss(ctx, synth, 0):
+        term.backward()
+print(peak_memory(rt.device), 64 * nets.activation_bytes())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from Linux's /proc")
+def test_memory_does_not_grow_with_the_number_of_classes() -> None:
+    """One class's graph is held at a time: twelve classes more take less than one of them."""
+
+    def told(classes: int) -> list[int]:
+        command = [sys.executable, "-c", PEAK, str(classes)]
+        ran = subprocess.run(command, check=True, capture_output=True, text=True)
+        return [int(word) for word in ran.stdout.split()]
+
+    (few, one), (many, _) = told(4), told(16)
+    assert few > one
+    assert many - few < one
 
 
 def test_the_rule_for_every_other_number_of_images() -> None:
