@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from stillroom import tables
-from stillroom.artefacts.schooling import find_schooling
+from stillroom.artefacts.schooling import MOST_MODELS, find_schooling
 from stillroom.artefacts.store import Store
 from stillroom.data.benchmarks import Benchmark, from_arrays, from_dataset
 from stillroom.distilled import Distilled, load
@@ -34,7 +34,6 @@ from stillroom.session import Interrupted, Session
 from stillroom.types import Record
 
 Net = str | Callable[..., nn.Module]
-MOST_MODELS = 1000  # of one network, as on the command line
 
 
 def distill(

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from contract.toys import Chunked, Unrolled
+from stillroom.artefacts import snapshot
 from stillroom.artefacts.executor import Job, Processes, Serial, run_job
-from stillroom.artefacts.snapshot import SNAPSHOT
+from stillroom.artefacts.snapshot import SNAPSHOT, read_snapshot
 from stillroom.artefacts.store import Store, obtain, obtain_all
 from stillroom.config import DSA
 from stillroom.distilled import load
@@ -23,9 +24,11 @@ from stillroom.methods.distribution_matching import DistributionMatching
 from stillroom.methods.gradient_matching import GradientMatching
 from stillroom.methods.mosaics import Mosaics
 from stillroom.methods.outer import outer_loop
+from stillroom.methods.regularisers import Clom
 from stillroom.methods.selection import Selection
 from stillroom.methods.statistics_matching import StatisticsMatching
 from stillroom.methods.trajectory_matching import TrajectoryMatching
+from stillroom.nets import train as trainer
 from stillroom.nets.ensemble import Nets
 from stillroom.nets.zoo import resolve
 from stillroom.recipe import method_class, validate
@@ -197,6 +200,51 @@ def test_resumed_run_gives_the_same_bytes(iterative, stop, bench, store, tmp_pat
     key = one.key()
     assert digest(broken.folder(key)) == digest(straight.folder(key))
     assert (straight.folder(key) / "steps" / "2" / "meta.json").is_file()
+
+
+def test_a_term_attaches_to_every_method(iterative, bench, store, tmp_path):
+    """CLOM moves the pixels otherwise, resumes to the same bytes, and gives learned labels none."""
+    term = Clom(weights=(50.0,), num=1, schooling={"epochs": 1, "batch": 8})
+    plain, one = (stage(iterative, bench, store, regularisers=r) for r in ((), (term,)))
+    obtain_all(Store(store), list(one.wants().values()), Serial(), runtime())
+    straight, broken = Store(tmp_path / "straight"), Store(tmp_path / "broken")
+    bare, made = (obtain(straight, s, Serial(), runtime()) for s in (plain, one))
+    assert not torch.equal(made.images, bare.images)
+    lines = (straight.folder(one.key()) / "metrics.jsonl").read_text().splitlines()
+    assert all("clom" in json.loads(line) for line in lines)
+    for _ in range(one.shards()):
+        with pytest.raises(Interrupted):
+            obtain(broken, one, Serial(), runtime(session=StopAt(2)))
+        undone = next(p for p in sorted(broken.part(one.key()).glob("*/snapshot.*")))
+        run_job(Job(one, int(undone.parent.name), undone.parent), runtime())
+    obtain(broken, one, Serial(), runtime())
+    assert digest(broken.folder(one.key())) == digest(straight.folder(one.key()))
+
+
+def test_killed_inside_an_inner_loop_gives_the_same_bytes(bench, store, tmp_path, monkeypatch):
+    """At a batch between two matches of one network; what was saved is the state before them."""
+    monkeypatch.setattr(snapshot, "SECONDS", 0)
+    one = stage(GradientMatching(batch_real=8, matches=4, net_epochs=5), bench, store)
+    straight, broken = Store(tmp_path / "straight"), Store(tmp_path / "broken")
+    obtain(straight, one, Serial(), runtime())
+    whole, seen = trainer.together, []
+
+    def killed(data, training, seeds, epoch):
+        seen.append(epoch)
+        if len(seen) == 13:  # the third epoch of the third training: step 4 of 5
+            raise KeyboardInterrupt
+        return whole(data, training, seeds, epoch)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer, "together", killed)
+        with pytest.raises(KeyboardInterrupt):
+            obtain(broken, one, Serial(), runtime())
+    assert seen[-3:] == [0, 1, 2]
+    header, tensors = read_snapshot(broken.part(one.key()) / "0000", runtime())
+    assert header["step"] == 3
+    assert any(name.startswith("memory.net.") for name in tensors)
+    obtain(broken, one, Serial(), runtime())
+    assert digest(broken.folder(one.key())) == digest(straight.folder(one.key()))
 
 
 @pytest.mark.slow

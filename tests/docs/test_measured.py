@@ -207,7 +207,7 @@ def test_what_clom_does_is_the_study_of_the_ledger() -> None:
     flat = " ".join(text.split())
     pattern = r"r = ([\d.]+) \(95 % interval ([-\d.]+) to ([-\d.]+); (ranks [\d.]+)\)"
     found = re.findall(pattern, study)
-    assert len(found) == 2
+    assert len(found) == 3
     for r, low, high, ranks in found:
         assert f"r = {r} ({low} to {high}; {ranks})" in flat
 
@@ -227,6 +227,19 @@ def test_what_clom_costs_is_counted() -> None:
         d = gap.difference
         assert told.format(percent(d.mean), percent(d.low), percent(d.high)) in text
         assert f"{interval(lines_[1])} for `{plain}`" in text
+    paces = []  # minutes of three times the steps, and of the term with its originals
+    originals = [r for r in records if r.metric == NETWORK_ACCURACY and r.benchmark == "cifar10"]
+    for short, steps, added in (("dm@180", 540, "dm+clom@160"), ("dsa@27", 80, "dsa+clom@27")):
+        made = {
+            row: distilling(held["cifar10", "10", row, "quick@1", "float32"], records) or 0
+            for row in (short, added)
+        }
+        plain_run = made[short] / int(short.partition("@")[2]) * steps
+        whole = made[added] + sum(r.seconds for r in originals)
+        paces.append((f"{plain_run / 60:.0f}", f"{whole / 60:.0f}"))
+    (a, b), (c, d_) = paces
+    assert f"{a} minutes of `dm` and {c} of `dsa`" in text
+    assert f"originals took {b} and {d_}" in text
     seen = {
         (r.row, r.arch): percent(r.value)
         for r in records

@@ -296,9 +296,7 @@ def expert_epochs(store: Path) -> int:
     ("done", "total", "unit"),
     [
         pytest.param(original_epochs, 120, 0.02, id="in the training of originals"),
-        pytest.param(
-            saved_steps, 40, 0.1, id="between the epochs of an inner loop", marks=pytest.mark.slow
-        ),
+        pytest.param(saved_steps, 40, 0.1, id="in the distillation", marks=pytest.mark.slow),
     ],
 )
 def test_killed_matching_gives_the_same_bytes(

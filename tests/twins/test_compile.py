@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from stillroom.nets.ensemble import Nets
+from stillroom.errors import StillroomError
+from stillroom.methods.gradient_distance import DISTANCES
+from stillroom.nets.ensemble import Nets, Params
 from stillroom.nets.zoo import resolve
 from stillroom.rng import rng
 from stillroom.runtime import MOST_COMPILATIONS, Runtime
@@ -86,3 +88,43 @@ def test_students_together_do_not_end_compilation_in_turn(graphs: list[object]) 
             nets = Nets(resolve("convnet1-w8"), 2, 3, 8, RT, backend)
             nets.make(2, 0, "n").logits(x)
             assert len(graphs) == compiled
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_the_first_gradient_of_a_gradient_is_compared_with_plain_code(
+    broken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A compiler that loses the graph is found in the first step, and asked once only."""
+
+    def compiled(made: Callable[..., Any], **_: object) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            found = made(*args)
+            if not isinstance(found, tuple):
+                return found
+            slope, value = found
+            return (torch.zeros_like(slope) if broken else slope * (1 + 1e-3)), value
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    asked: list[int] = []
+    distance = DISTANCES["layerwise"]
+
+    def counted(mine: Params, theirs: Params) -> torch.Tensor:
+        asked.append(1)
+        return distance(mine, theirs)
+
+    nets = Nets(resolve("convnet1-w4"), 2, 3, 8, RT).make(1, 0, "n")
+    x = torch.randn(4, 3, 8, 8, generator=rng(0, "x"))
+    y = torch.tensor([0, 1, 0, 1])
+    target = nets.grads(x.flip(0), y)
+    x.requires_grad_()
+    if broken:
+        with pytest.raises(
+            StillroomError, match=r"another gradient than plain code.*--compile off"
+        ):
+            nets.match(x, y, target, counted)
+        return
+    for _ in range(3):
+        nets.match(x, y, target, counted)
+    assert len(asked) == 4  # thrice as compiled, once plain

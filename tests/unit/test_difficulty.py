@@ -214,12 +214,12 @@ def test_what_is_there_needs_nothing_more(bench: Benchmark, store: Path) -> None
     obtain(held, one, Serial(), runtime())
     for path in [*store.glob("original-*"), *store.glob("difficulty-*")]:
         shutil.rmtree(path)
-    costs = costs_of_stages([one], bench, Machine(), Session(), held)
+    costs = costs_of_stages([one], Machine(), Session(), held)
     assert [(c.what, c.total, c.left) for c in costs] == [("expert", 1, 0)]
 
 
 def test_networks_are_counted_before(bench: Benchmark, store: Path) -> None:
-    costs = costs_of_stages([expert(bench, store)], bench, Machine(), Session(), Store(store))
+    costs = costs_of_stages([expert(bench, store)], Machine(), Session(), Store(store))
     assert [(c.what, c.total, c.left) for c in costs] == [
         ("original model", 2, 2),
         ("expert", 1, 1),

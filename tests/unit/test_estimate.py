@@ -122,9 +122,8 @@ def test_a_plan_counts_passes_over_the_real_images(tmp_path: Path) -> None:
     found = planned(tmp_path, "edc", observers=("convnet1-w4",), num=2)
     stages = list(found.stage.wants().values())
     (nets,) = nets_of("convnet1-w4")
-    bench, store = a_bench(tmp_path), Store(tmp_path)
-    machine = Machine(threads=1)
-    trained, passes = costs_of_stages(stages, bench, machine, Session(), store)
+    store, machine = Store(tmp_path), Machine(threads=1)
+    trained, passes = costs_of_stages(stages, machine, Session(), store)
     assert (trained.left, passes.left) == (2, 2)
     assert passes.flops == 2 * 40 * nets.forward_flops()
     sums = 3 * 8 * 2 * (3 + 16)  # of 3 channels and 4 x 4 cells of the one convolution
@@ -137,7 +136,7 @@ def test_what_is_there_costs_nothing(tmp_path: Path) -> None:
     found = planned(tmp_path, "edc", observers=("convnet1-w4",), schooling={"epochs": 1})
     stages, store = list(found.stage.wants().values()), Store(tmp_path)
     obtain_all(store, stages, Serial(), Runtime(torch.device("cpu"), threads=1))
-    costs = costs_of_stages(stages, a_bench(tmp_path), Machine(threads=1), Session(), store)
+    costs = costs_of_stages(stages, Machine(threads=1), Session(), store)
     assert [cost.left for cost in costs] == [0, 0]
     assert [cost.seconds for cost in costs] == [0, 0]
     assert costs[1].in_words() == "0 real-image passes to make (1 more are in the store)"

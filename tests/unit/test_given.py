@@ -129,7 +129,7 @@ def test_it_is_the_network_of_the_file(
     assert all(torch.equal(found.weights[n], t) for n, t in learned.weights.items())
     assert not found.raw
     assert found.moved == ()
-    cost, _ = cost_of_originals([stage], bench, MACHINE, Session(), Store(store))
+    cost, _ = cost_of_originals([stage], MACHINE, Session(), Store(store))
     assert (cost.total, cost.left) == (1, 0)
     shutil.rmtree(store / f"weights-{stage.weights}")
     assert Store(store).complete(stage.key()), "it holds its own copy"

@@ -22,7 +22,7 @@ from stillroom.artefacts.opened import nets_for, open_bench
 from stillroom.artefacts.schooling import Schooling
 from stillroom.artefacts.stage import COMMON, Stage
 from stillroom.artefacts.store import Store
-from stillroom.artefacts.training import Work
+from stillroom.artefacts.training import TOLD, Work
 from stillroom.errors import StillroomError
 from stillroom.files import read_json
 from stillroom.nets.inner import flat
@@ -199,7 +199,7 @@ class Expert(Stage):
                 f"{part / TRAJECTORY} holds {rows.dtype} {list(rows.shape)}, not float32 "
                 f"[{len(self.epochs)}, P]; remove {folder} and make it again"
             )
-        told = read_json(part / "original.json")
+        told = read_json(part / TOLD)
         seconds = float(read_json(part / "timing.json")["seconds"])
         return Trajectory(self.arch, self.epochs, rows, float(told["accuracy"]), seconds)
 

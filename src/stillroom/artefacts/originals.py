@@ -20,7 +20,7 @@ from stillroom.artefacts.given import DIGEST, Moved, given_weights, other_order
 from stillroom.artefacts.opened import nets_for, open_bench, real_images
 from stillroom.artefacts.schooling import Schooling
 from stillroom.artefacts.stage import COMMON, Stage
-from stillroom.artefacts.training import Work, pixels
+from stillroom.artefacts.training import TOLD, Work, pixels
 from stillroom.data.benchmarks import Benchmark
 from stillroom.errors import StillroomError
 from stillroom.files import read_json, write_atomic, write_json
@@ -144,7 +144,7 @@ class Original(Stage):
     def load(self, folder: Path) -> OriginalModel:
         """The trained network."""
         part = folder / "0000"
-        told = read_json(part / "original.json")
+        told = read_json(part / TOLD)
         return OriginalModel(
             arch=self.arch,
             weights=load_file(part / WEIGHTS),
@@ -207,7 +207,7 @@ def _test_given(stage: Original, out: Path, rt: Runtime) -> None:
     moved = [dataclasses.astuple(m) for m in other_order(predicted, labels, len(bench.classes))]
     write_atomic(out / WEIGHTS, save(weights))
     told = {"accuracy": accuracy, "curve": [[0, accuracy]], "moved": moved}
-    write_json(out / "original.json", told)
+    write_json(out / TOLD, told)
     write_json(out / "timing.json", {"seconds": time.monotonic() - began})
 
 

@@ -18,6 +18,7 @@ from stillroom.config import DSA, Grown, Model
 from stillroom.errors import StillroomError, suggest
 
 MAX_EPOCHS = 10**5
+MOST_MODELS = 1000  # of one network
 
 
 class Order(Model):

@@ -24,6 +24,8 @@ from stillroom.runtime import Runtime
 from stillroom.session import Interrupted
 from stillroom.types import Preprocess
 
+TOLD = "trained.json"  # accuracy and curve of the network
+
 
 class Trained(Protocol):
     """A stage that trains one network on real data."""
@@ -197,7 +199,7 @@ class Work:
         values = [value for _, value in self.curve]
         best = self.stage.schooling.select == "best"
         told = {"accuracy": max(values) if best else values[-1], "curve": self.curve}
-        write_json(self.out / "original.json", told)
+        write_json(self.out / TOLD, told)
         write_json(self.out / "timing.json", {"seconds": self.seconds})
         (self.out / snapshot.SNAPSHOT).unlink(missing_ok=True)
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from stillroom.artefacts.schooling import find_schooling
+from stillroom.artefacts.schooling import MOST_MODELS, find_schooling
 from stillroom.cli import flags
 from stillroom.errors import StillroomError
 from stillroom.files import user_path
@@ -22,8 +22,9 @@ def _assess(**values: Any) -> None:
     from stillroom.records import LEDGER
     from stillroom.run import fits
     from stillroom.run import machine as machines
-    from stillroom.run.assess import READ_AS, held_at_once, held_out
     from stillroom.run.assess import assess as run
+    from stillroom.run.assess import held_out
+    from stillroom.run.measures import READ_AS, held_at_once
     from stillroom.run.prepare import cost_of_originals
     from stillroom.tables import size
 
@@ -32,8 +33,8 @@ def _assess(**values: Any) -> None:
     folder = user_path(values["source"], "SET")
     made = load(folder)
     options = flags.settle(DataOptions, values, "options")
-    if not 1 <= values["model_num"] <= 1000:
-        raise StillroomError(f"--model-num {values['model_num']} must lie in 1..1000")
+    if not 1 <= values["model_num"] <= MOST_MODELS:
+        raise StillroomError(f"--model-num {values['model_num']} must lie in 1..{MOST_MODELS}")
     flags.refuse_unread_data(values)
     with shown.interruptible(machine.minutes):
         bench = (
@@ -45,7 +46,7 @@ def _assess(**values: Any) -> None:
         schooling = find_schooling(values["originals"])
         stages = held_out(made, bench, pool, values["model_num"], schooling, store)
         if values["plan"]:
-            cost, rt = cost_of_originals(stages, bench, machine, shown, store)
+            cost, rt = cost_of_originals(stages, machine, shown, store)
             archs = ", ".join(dict.fromkeys(stage.name for stage in stages))
             held = f"about {size(held_at_once(made, bench, stages, rt))}"
             pairs = [("networks", archs), ("originals", cost.in_words()), ("memory", held)]

@@ -51,7 +51,7 @@ def _complexity(**values: Any) -> None:
         bench = machines.benchmark(values["data"], options, store)
         schooling = find_schooling(values["originals"])
         (model,) = originals(bench, [values["arch"]], 1, schooling, store)
-        cost, rt = cost_of_originals([model], bench, machine, shown, store)
+        cost, rt = cost_of_originals([model], machine, shown, store)
         if cost.left:
             shown.say(cost.in_words())
         given = {name: values[name] for name in ("layer", "cam", "of", "threshold", "each")}

@@ -17,7 +17,7 @@ from stillroom.errors import StillroomError
 from stillroom.files import user_path
 from stillroom.methods import METHODS, PRESETS, Preset
 from stillroom.methods.base import Outer
-from stillroom.methods.regularisers import Watched
+from stillroom.methods.regularisers import Watchable
 from stillroom.recipe import Recipe
 from stillroom.run.options import DataOptions, Machine
 
@@ -77,7 +77,7 @@ CLOM_FLAGS = [  # named as in the paper's command line
 WATCH_FLAG = flags.keyword(
     "watch",
     flags.several(
-        Watched, "log what an original model that no term uses says of the images", "Regulariser"
+        Watchable, "log what an original model that no term uses says of the images", "Regulariser"
     ),
 )
 COMMON_FLAGS = [
@@ -387,5 +387,5 @@ def _originals(planned: Any, machine: Machine) -> list[tuple[str, str]]:
     stages = list(planned.stage.wants().values())
     if not stages:
         return []
-    costs = costs_of_stages(stages, planned.bench, machine, Session(), planned.store)
+    costs = costs_of_stages(stages, machine, Session(), planned.store)
     return [(PRECEDING[cost.what], cost.in_words()) for cost in costs]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 
 from stillroom.artefacts.released_names import Repair
-from stillroom.artefacts.schooling import Schooling, changed, find_schooling
+from stillroom.artefacts.schooling import MOST_MODELS, Schooling, changed, find_schooling
 from stillroom.cli import flags
 from stillroom.errors import StillroomError
 from stillroom.files import user_path
@@ -155,7 +155,7 @@ def _experts(**values: Any) -> None:
         archs, num = values["arch"] or ["auto"], values["num"]
         stages = experts(bench, archs, num, schooling, values["upto"], store)
         rt = cost_of_experts(stages, machine, shown, store)[1]
-        costs = costs_of_stages(stages, bench, machine, shown, store)
+        costs = costs_of_stages(stages, machine, shown, store)
         if values["plan"]:
             disk = sum(stage.nbytes(rt) for stage in stages)
             pairs = [("schooling", str(stages[0].schooling.model_dump()))]
@@ -181,8 +181,8 @@ def _of_data(values: dict[str, Any], machine: Machine) -> tuple[Schooling, Bench
     """How networks are trained, on what, and where they are kept."""
     from stillroom.run import machine as machines
 
-    if not 1 <= values["num"] <= 1000:
-        raise StillroomError(f"--num {values['num']} must lie in 1..1000")
+    if not 1 <= values["num"] <= MOST_MODELS:
+        raise StillroomError(f"--num {values['num']} must lie in 1..{MOST_MODELS}")
     schooling, store = _schooling(values), machines.store(machine)
     options = flags.settle(DataOptions, values, "options")
     return schooling, machines.benchmark(values["data"], options, store), store
@@ -197,7 +197,7 @@ def _wanted(
 
     schooling, bench, store = _of_data(values, machine)
     stages = originals(bench, values["arch"] or ["auto"], values["num"], schooling, store)
-    cost, rt = cost_of_originals(stages, bench, machine, session, store)
+    cost, rt = cost_of_originals(stages, machine, session, store)
     if values["plan"]:
         pairs = [("schooling", str(schooling.model_dump())), ("models", cost.in_words())]
         pairs += _passes(values, stages, machine, store)
@@ -235,6 +235,7 @@ def _schooling(values: dict[str, Any]) -> Schooling:
 def _command(
     name: str, run: Callable[..., None], about: str, recipe: str, more: list[inspect.Parameter]
 ) -> None:
+    unread = () if name == "experts" else ("order",)  # all others see all images in every epoch
     networks = [
         flags.keyword(
             "data",
@@ -255,7 +256,7 @@ def _command(
         *more,
         flags.keyword("plan", flags.flag(bool, "show the cost and stop", switch=True), False),
         flags.keyword("quiet", flags.flag(bool, "no progress, no notes", switch=True), False),
-        *flags.of_model(Schooling, "schooling", "Method"),
+        *flags.of_model(Schooling, "schooling", "Method", dict(find_schooling(recipe)), unread),
         *flags.of_model(DataOptions, "options", "Data"),
         *flags.of_model(Machine, "machine", "Machine"),
     ]

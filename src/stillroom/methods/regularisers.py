@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from stillroom.artefacts.schooling import NamedSchooling, Schooling
+from stillroom.artefacts.schooling import MOST_MODELS, NamedSchooling, Schooling
 from stillroom.config import Model
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from stillroom.methods.base import Context, Synth
     from stillroom.nets.zoo import Arch
 
-Watched = Literal[
+Watchable = Literal[
     "original-model-accuracy", "original-model-loss", "original-model-calibration-error"
 ]
 BATCH_REAL = 8196  # real images of a step of the contrastive term
@@ -32,7 +32,7 @@ class Watch(Model):
     It is the first that no term uses: what a used one says is what is minimised.
     """
 
-    measures: tuple[Watched, ...] = Field(description="which", min_length=1)
+    measures: tuple[Watchable, ...] = Field(description="which", min_length=1)
     schooling: NamedSchooling = Field(
         Schooling.model_construct(), description="how the model is trained"
     )
@@ -88,7 +88,7 @@ class Clom(Regulariser):
         description="alpha: one for all architectures of the pool, or one each"
     )
     pool: tuple[str, ...] = Field(("auto",), description="architectures; auto: the distiller's")
-    num: int = Field(5, ge=1, le=1000, strict=True, description="models of each")
+    num: int = Field(5, ge=1, le=MOST_MODELS, strict=True, description="models of each")
     schooling: NamedSchooling = Field(
         Schooling.model_construct(), description="how they are trained"
     )

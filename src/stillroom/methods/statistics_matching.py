@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from stillroom.artefacts.released_names import Repair
-from stillroom.artefacts.schooling import NamedSchooling, Schooling
+from stillroom.artefacts.schooling import MOST_MODELS, NamedSchooling, Schooling
 from stillroom.config import Grown, Model
 from stillroom.methods.base import Context, Method, Synth
 from stillroom.methods.crops import Crops
@@ -86,7 +86,7 @@ class StatisticsMatching(Method, Grown):
     observers: tuple[str, ...] = Field(
         ("auto",), min_length=1, description="networks, in turn; auto: the distiller's"
     )
-    num: int = Field(1, ge=1, le=1000, strict=True, description="models of each")
+    num: int = Field(1, ge=1, le=MOST_MODELS, strict=True, description="models of each")
     schooling: NamedSchooling = Field(
         Schooling.model_construct(), description="how they are trained"
     )

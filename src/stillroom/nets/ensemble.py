@@ -19,7 +19,7 @@ from torch.func import functional_call, grad, grad_and_value, stack_module_state
 
 from stillroom.errors import StillroomError
 from stillroom.nets.parts import Features, Looks, Watched, batchnorms, padded, prefixed
-from stillroom.nets.precomputed import precomputed
+from stillroom.nets.precomputed import precomputed, refuse_apart
 from stillroom.nets.zoo import Arch
 from stillroom.rng import global_rng
 from stillroom.runtime import Runtime
@@ -80,6 +80,24 @@ class Nets:
             made = make()
             self._cache[name] = torch.compile(made, dynamic=False) if self.rt.compile else made
         return self._cache[name]  # type: ignore[no-any-return]
+
+    def checked(self, name: Hashable, make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
+        """`function` of a gradient's gradient; where it is compiled, its first result is compared
+        with that of plain code.
+
+        Raises: StillroomError, on that call, if they differ.
+        """
+        call, seen = self.function(name, make), ("checked", name)
+        if not self.rt.compile or seen in self._cache:
+            return call
+
+        def first(*args: Any) -> Any:
+            found = call(*args)
+            refuse_apart(found, make()(*args))
+            self._cache[seen] = True
+            return found
+
+        return first
 
     def watched(self, looks: Looks, key: Hashable) -> Callable[..., Any]:
         """The compiled function (weights, buffers, x) -> (logits, looks), in evaluation mode.
@@ -305,7 +323,7 @@ class Ensemble:
 
         # Second order stays in float32 whatever the numerics: bf16 changes this gradient by 8 %.
         self._mode(train=True)
-        compute = self.nets.function(("match", distance, self.frozen), make)
+        compute = self.nets.checked(("match", distance, self.frozen), make)
         terms = []
         for i in range(self.k):
             slope, value = compute(*self.member(i), x.detach(), y, target[i])

@@ -179,7 +179,7 @@ def _pull(
 
         return grad_and_value(dot, argnums=(0, 1, 2) if soft else (0, 1))
 
-    compute = inner.nets.nets.function(("inner pull", inner.loss, soft), make)
+    compute = inner.nets.nets.checked(("inner pull", inner.loss, soft), make)
     slopes, value = compute(now, images, labels, inner.nets.member(0)[1], adjoint)
     return (value, *slopes)
 

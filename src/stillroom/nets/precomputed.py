@@ -9,6 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from stillroom.errors import StillroomError
+
+APART = 0.05  # of the norm: compiled code adds up in another order, but no further off than this
+LEAST = 1e-6  # an element: rounding, where the true gradient is zero
 
 
 class Precomputed(torch.autograd.Function):
@@ -29,3 +35,19 @@ def precomputed(x: Tensor, value: Tensor, slope: Tensor) -> Tensor:
     """The scalar `value`, whose gradient with respect to x is `slope`."""
     result: Tensor = Precomputed.apply(x, value, slope)  # type: ignore[no-untyped-call]
     return result
+
+
+def refuse_apart(found: Any, plain: Any) -> None:
+    """Refuse what compiled code gave where plain code gives something else.
+
+    Both are tensors in any nesting, of the same shapes. A compiler that loses a graph does so
+    without an error, and images would follow a gradient that is none.
+    Raises: StillroomError telling by how much they differ.
+    """
+    for a, b in zip(tree_leaves(found), tree_leaves(plain), strict=True):
+        gap, size = float((a.detach() - b.detach()).norm()), float(b.detach().norm())
+        if not gap <= APART * size + LEAST * b.numel() ** 0.5:
+            raise StillroomError(
+                f"torch.compile {torch.__version__} gives another gradient than plain code here "
+                f"({gap:.3g} apart, of {size:.3g}); go on with --compile off"
+            )

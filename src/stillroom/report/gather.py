@@ -16,7 +16,7 @@ from stillroom.distilled import Distilled, set_digest
 from stillroom.errors import StillroomError
 from stillroom.evaluation.score import FULL
 from stillroom.files import read_json, read_limited, user_path
-from stillroom.methods.regularisers import Watched
+from stillroom.methods.regularisers import Watchable
 from stillroom.records import LEDGER, is_finite, read_records
 from stillroom.report.exhibits import (
     Exhibit,
@@ -34,7 +34,7 @@ from stillroom.types import Record
 MAX_SETS = 50
 MAX_ROWS = 1000  # of the accuracies of one set
 MAX_CURVE_BYTES = 16 * 2**20
-WATCHED: tuple[str, ...] = get_args(Watched)
+WATCHED: tuple[str, ...] = get_args(Watchable)
 
 
 @dataclass(frozen=True)

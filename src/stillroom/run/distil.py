@@ -64,6 +64,7 @@ def plan(
     else (with `force` too, if stillroom did not write it), or a name is unknown.
     """
     arch = choose_arch(net if net is not None else recipe.arch, bench.size)
+    recipe = recipe if init_from is None else _with_given_start(recipe)
     check_ipc(recipe, bench)
     if recipe.zca and bench.preprocess.zca is None:
         session.say("the published settings are of whitened images, which these are not: --zca")
@@ -152,7 +153,7 @@ def _say_cost(planned: Plan, machine: Machine, wanted: Sequence[Stage]) -> None:
     from stillroom.run.prepare import costs_of_stages  # which imports this module
 
     session = planned.rt.session
-    for cost in costs_of_stages(wanted, planned.bench, machine, session, planned.store):
+    for cost in costs_of_stages(wanted, machine, session, planned.store):
         if cost.left:
             session.say(cost.in_words())
 
@@ -206,6 +207,22 @@ def _check_out(out: Path, key: str, force: bool) -> None:
             f"--out {out} holds another run ({held}, this one is {key}); "
             "name another folder, or overwrite it with --force"
         )
+
+
+def _with_given_start(recipe: Recipe) -> Recipe:
+    """The recipe without what would make first images that are then replaced by given ones."""
+    method = recipe.method
+    if not method.steps(recipe.outer):
+        raise StillroomError(
+            f"--init-from: {method.name()} runs no steps, so nothing would start from it; leave it "
+            "out"
+        )
+    if not method.of_init:
+        return recipe
+    fields = type(method).model_fields
+    fresh = {n: fields[n].get_default(call_default_factory=True) for n in method.of_init}
+    fresh["init"] = "noise"  # which costs nothing, and needs no real images
+    return recipe.model_copy(update={"method": method.model_copy(update=fresh)})
 
 
 def _start(

@@ -19,6 +19,7 @@ from stillroom.artefacts.originals import OriginalModel, opened
 from stillroom.data.benchmarks import Benchmark
 from stillroom.distilled import Distilled
 from stillroom.errors import StillroomError
+from stillroom.evaluation.assessments import nearest
 from stillroom.files import MAX_CONFUSED, canonical, read_json, sha256, write_atomic, write_json
 from stillroom.nets.maps import activation_maps, deepest_map
 from stillroom.runtime import Runtime
@@ -27,7 +28,6 @@ from stillroom.types import Record
 
 NEIGHBOURS = "neighbours.safetensors"
 MAPS = "maps.safetensors"
-BLOCK_BYTES = 2**27  # of real images as float32, that are compared at once
 MAX_SHOWN = 100  # distilled images with a neighbour, evenly over the classes
 
 
@@ -83,22 +83,8 @@ def write_neighbours(folder: Path, data: Distilled, bench: Benchmark, session: S
     that mean.
     """
     rows = _some(data)
-    mine = data.pixels()[rows].flatten(1)
-    best = torch.full((len(rows),), torch.inf)
-    nearest = torch.zeros(len(rows), dtype=torch.int64)
-    each = bench.train.shape[0] * bench.train.shape[1] * bench.train.shape[2] * 4
-    size = max(1, BLOCK_BYTES // each)
-    for begin in range(0, len(bench.train), size):
-        session.check()
-        block = torch.arange(begin, min(begin + size, len(bench.train)))
-        real = bench.train.take(block).flatten(1).float() / 255
-        squares = mine.square().sum(1, keepdim=True) + real.square().sum(1) - 2 * mine @ real.T
-        found, at = squares.min(1)
-        closer = found < best
-        best, nearest = torch.where(closer, found, best), torch.where(closer, block[at], nearest)
-    images = bench.train.take(nearest).cpu()
-    # Exact for the few that are shown: the expanded square above loses digits near zero.
-    gap = (mine - images.flatten(1).float() / 255).square().mean(1).sqrt()
+    at, gap = nearest(data.pixels()[rows], bench.train, session.check)
+    images = bench.train.take(at).cpu()
     write_atomic(folder / NEIGHBOURS, save({"rows": rows, "images": images, "distance": gap}))
 
 

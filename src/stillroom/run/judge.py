@@ -199,7 +199,7 @@ def cost_of_teachers(how: Judging, rows: Sequence[Row]) -> Cost | None:
     if not needed:
         return None
     some = list(needed.values())
-    return cost_of_originals(some, how.bench, how.machine, how.rt.session, how.store)[0]
+    return cost_of_originals(some, how.machine, how.rt.session, how.store)[0]
 
 
 def cost_of(how: Judging, rows: Sequence[Row]) -> Cost:

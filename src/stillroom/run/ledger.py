@@ -8,7 +8,7 @@ from importlib import resources
 
 from stillroom.evaluation.statistics import Summary, summarise
 from stillroom.run.cells import CELLS, Cell, agrees, distilling
-from stillroom.run.studies import clom_study, networks
+from stillroom.run.studies import clom_study, networks_table, taught_study
 from stillroom.tables import Line, percent, plural, span
 from stillroom.types import Record
 
@@ -47,7 +47,11 @@ def reproduction(records: Sequence[Record]) -> str:
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     return (
-        _INTRODUCTION + "\n".join(lines) + "\n" + _notes() + clom_study(records) + networks(records)
+        _INTRODUCTION
+        + "\n".join(lines)
+        + "\n"
+        + _notes()
+        + "".join(study(records) for study in (clom_study, taught_study, networks_table))
     )
 
 

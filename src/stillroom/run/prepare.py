@@ -68,7 +68,7 @@ def experts(
 
 
 def cost_of_originals(
-    wanted: Sequence[Stage], bench: Benchmark, machine: Machine, session: Session, store: Store
+    wanted: Sequence[Stage], machine: Machine, session: Session, store: Store
 ) -> tuple[Cost, Runtime]:
     """Count the originals that are not in the store, and how it would run; the time is rough."""
     return _cost_of_trained(Original, "original model", wanted, machine, session, store)
@@ -104,11 +104,11 @@ def _cost_of_trained(
 
 
 def costs_of_stages(
-    wanted: Sequence[Stage], bench: Benchmark, machine: Machine, session: Session, store: Store
+    wanted: Sequence[Stage], machine: Machine, session: Session, store: Store
 ) -> list[Cost]:
     """What of a run comes before it: trained networks, then passes over the real images."""
     found = [
-        cost_of_originals(wanted, bench, machine, session, store)[0],
+        cost_of_originals(wanted, machine, session, store)[0],
         cost_of_experts(wanted, machine, session, store)[0],
     ]
     found = [cost for cost in found if cost.total]

@@ -131,7 +131,7 @@ def plan(
         store=store.root,
     )
     _refuse_others(folder, target, stage.header(), asked.force)
-    cost, rt = cost_of_originals(stages, bench, machine, session, store)
+    cost, rt = cost_of_originals(stages, machine, session, store)
     bare = replace(rt, session=Session())
     each = sum(nets_for(t.arch, bench, bare).forward_flops() for t in stages)
     views = (stage.header().kept + 1) * len(made)

@@ -121,11 +121,11 @@ def plan_of(
         held = " (in the store already)" if store.complete(planned.stage.key()) else ""
         found.append(("distillation", f"{planned.estimate.steps} steps, {taken}{held}"))
         if wanted := planned.stage.wants():
-            costs = costs_of_stages(list(wanted.values()), bench, machine, session, store)
+            costs = costs_of_stages(list(wanted.values()), machine, session, store)
             found += [("before it", cost.in_words()) for cost in costs]
         used = [[s.name, s.index] for s in wanted.values() if isinstance(s, Original)]
     if how.labelling is not None:
-        cost, _ = cost_of_originals(how.labelling.teachers, bench, machine, session, store)
+        cost, _ = cost_of_originals(how.labelling.teachers, machine, session, store)
         found.append(("teachers", cost.in_words()))
     images = cell.ipc * len(bench.classes) or len(bench.train)
     students = cell.students * len(cell.rows)
@@ -136,7 +136,7 @@ def plan_of(
     found.append(("students", whole.in_words()))
     if cell.assess:
         free = without(used, bench, cell.assess, MODELS, find_schooling(SCHOOLING), store)
-        cost, _ = cost_of_originals(free, bench, machine, session, store)
+        cost, _ = cost_of_originals(free, machine, session, store)
         found.append(("held-out originals", cost.in_words()))
     return found
 

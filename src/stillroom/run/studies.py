@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
+from stillroom.config import DSA
 from stillroom.evaluation.statistics import correlation, summarise
 from stillroom.records import NETWORK_ACCURACY
 from stillroom.run.cells import CELLS, HELD_OUT, MODELS, SCHOOLING, Cell, distilling
-from stillroom.tables import Line, compare, percent, span
+from stillroom.tables import Line, compare, percent, plural, size, span
 from stillroom.types import Record
 
 ACCURACY = "original-model-accuracy"
@@ -29,7 +30,39 @@ def clom_study(records: Sequence[Record]) -> str:
     return _TEXT + "\n".join(table) + "\n" + _predicts([x for two in both for x in two], records)
 
 
-def networks(records: Sequence[Record]) -> str:
+def taught_study(records: Sequence[Record]) -> str:
+    """The section of REPRODUCTION.md on sets that the same networks label; empty if none is.
+
+    The best first, and beneath them chosen real images of that size with their own hard labels.
+    """
+    cells = [cell for cell in CELLS.values() if cell.teachers]
+    some = [(cell, line) for cell in cells for line in cell.measured(records)]
+    if not some:
+        return ""
+    sizes = {(cell.benchmark, cell.ipc, line.numerics) for cell, line in some}
+    chosen = [cell for cell in CELLS.values() if _chosen_hard(cell)]
+    hard = [(cell, line) for cell in chosen for line in cell.measured(records)]
+    hard = [(c, line) for c, line in hard if (c.benchmark, c.ipc, line.numerics) in sizes]
+    for rows in (some, hard):
+        rows.sort(key=lambda one: -one[1].summary.mean)
+    head = ("set", "labels", "protocol", "accuracy, %", "n", "against random, points", "shipped")
+    table = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for cell, line in [*some, *hard]:
+        gap = "-" if line.gap is None else percent(line.gap, sign=True)
+        star = " *" if line.separate else ""
+        labels = " ".join(cell.teachers) if cell.teachers else "hard"
+        n = plural(line.summary.n, line.counts.removesuffix("s"))
+        row = (line.row, labels, cell.protocol, _mean(line), n, gap + star, size(line.shipped))
+        table.append("| " + " | ".join(row) + " |")
+    return _TAUGHT + "\n".join(table) + "\n"
+
+
+def _chosen_hard(cell: Cell) -> bool:
+    """Whether a cell is of chosen images under the usual protocol of hard labels."""
+    return not (cell.teachers or cell.steps) and cell.ipc > 0 and cell.protocol == "vico@1"
+
+
+def networks_table(records: Sequence[Record]) -> str:
     """The section of REPRODUCTION.md on networks trained on the real data; empty if none is."""
     found: dict[tuple[str, ...], list[Record]] = {}
     for r in records:
@@ -140,23 +173,30 @@ def _held_out(line: Line, records: Sequence[Record]) -> float | None:
 def _predicts(made: Sequence[Line], records: Sequence[Record]) -> str:
     """How original-model accuracy goes with that of students, over the sets that have both.
 
-    Of students that saw images augmented alike, as most of them did: augmentation is accuracy too.
+    Of students that saw images augmented alike, as most of them did: augmentation is accuracy too;
+    and of all.
     """
     seen = Counter(x.conditions.augment for x in made).most_common(1)[0][0]
-    distilled = {x.set_keys: x for x in made if x.conditions.augment == seen}
+    every = {x.set_keys: x for x in made}
+    distilled = {key: x for key, x in every.items() if x.conditions.augment == seen}
     chosen = [x for c in CELLS.values() if c.assess and not c.steps for x in c.measured(records)]
     like = {(x.numerics, x.protocol) for x in made}
     chosen = [x for x in chosen if (x.numerics, x.protocol) in like]
     chosen = [x for x in chosen if x.conditions.augment == seen]
-    told = "".join(
-        _correlated(kind, some, records)
-        for kind, some in (
-            ("distilled sets", list(distilled.values())),
-            ("sets, chosen real images among them,", [*distilled.values(), *chosen]),
+    kinds = [(f"distilled sets whose students saw {_seen(seen)}", list(distilled.values()))]
+    if len(every) > len(distilled):
+        kinds.append(("distilled sets, all of them", list(every.values())))
+    if chosen:
+        both = [*distilled.values(), *chosen]
+        kinds.append(
+            (f"sets whose students saw {_seen(seen)}, chosen real images among them", both)
         )
-        if kind == "distilled sets" or chosen
-    )
+    told = "".join(_correlated(kind, some, records) for kind, some in kinds)
     return f"\n{told}" if told else ""
+
+
+def _seen(augment: str) -> str:
+    return {"none": "no augmentation", DSA: "DSA"}.get(augment, augment)
 
 
 def _correlated(kind: str, some: Sequence[Line], records: Sequence[Record]) -> str:
@@ -168,7 +208,7 @@ def _correlated(kind: str, some: Sequence[Line], records: Sequence[Record]) -> s
     r, low, high = correlation(x, y)
     rank, *_ = correlation(_ranks(x), _ranks(y))
     return (
-        f"Over these {len(points)} {kind} of one size the accuracy of held-out original models and "
+        f"Over {len(points)} {kind}, of one size, the accuracy of held-out original models and "
         f"that of students correlate with r = {r:.2f} (95 % interval {low:.2f} to {high:.2f}; "
         f"ranks {rank:.2f}).\n"
     )
@@ -182,6 +222,15 @@ def _ranks(values: Sequence[float]) -> list[float]:
     ]
 
 
+_TAUGHT = """
+## Labels of the same networks
+
+Sets whose students learn what the same networks, trained on the real data, say of every view; and
+chosen real images of that size with hard labels, under a protocol of theirs. *Against random*: the
+gap to random images under the same labels and protocol, with a star where the two intervals do not
+touch. *Shipped* counts images and networks.
+
+"""
 _NETWORKS = """
 ## Networks trained on the real data
 
@@ -193,8 +242,9 @@ _TEXT = """
 ## With and without CLOM
 
 Every method with the term and without it, in about equal minutes of distilling, the training of
-the term's own models not counted; differences are of
-students of one seed (paired t test). The last column is the accuracy on the images of a set of
+the term's own models not counted. Differences are of
+students of one seed (paired t test): they are about these two sets, each distilled once, not about
+the methods. The last column is the accuracy on the images of a set of
 networks that were trained on the real data and that no method used.
 
 """

@@ -26,8 +26,9 @@ from stillroom.records import read_records
 from stillroom.report.gather import gather
 from stillroom.report.grids import others_grid
 from stillroom.run.asked import schooling_in_words
-from stillroom.run.assess import RANDOM_NETS, REAL, SOURCES, assess, held_at_once, held_out
+from stillroom.run.assess import SOURCES, assess, held_out
 from stillroom.run.distil import distil, plan
+from stillroom.run.measures import RANDOM_NETS, READ_AS, REAL, held_at_once, of_matching
 from stillroom.run.options import Machine
 from stillroom.run.prepare import originals
 from stillroom.runtime import Runtime
@@ -59,6 +60,7 @@ def test_real_images_are_what_originals_know(bench: Benchmark, store: Path, tmp_
         assert found["distance-within-class", arch] > 0
     written = {(r.metric, r.arch): r.value for r in read_records(tmp_path / "random/records.jsonl")}
     assert written == found
+    assert {name for name, _ in found} == set(READ_AS)
 
 
 def test_noise_is_told_from_real_images(bench: Benchmark, store: Path, tmp_path: Path) -> None:
@@ -82,7 +84,6 @@ def test_matching_losses_are_zero_of_the_real_images_themselves(
 ) -> None:
     """Where the set holds just the real images that it is compared with."""
     from stillroom.distilled import Distilled
-    from stillroom.run.assess import _of_matching
     from stillroom.runtime import Runtime
 
     rows = real_rows(bench, REAL)
@@ -98,7 +99,7 @@ def test_matching_losses_are_zero_of_the_real_images_themselves(
     )
     rt = Runtime(device=torch.device("cpu"))
     arch = resolve("convnet1-w4")
-    matching = _of_matching(arch, made, bench, rows, rt, arch.name)
+    matching = of_matching(arch, made, bench, rows, rt, arch.name)
     found = {m.name: m.value for m in matching}
     assert found["feature-matching-loss"] == pytest.approx(0, abs=1e-6)
     assert found["gradient-matching-loss"] < 0.5  # 1e-6 is added to the norms

@@ -17,7 +17,7 @@ from stillroom.records import NETWORK_ACCURACY
 from stillroom.run.cells import CELLS, Cell, agrees
 from stillroom.run.ledger import measured_json, reproduction
 from stillroom.run.reproduce import find_cell
-from stillroom.run.studies import clom_study, networks
+from stillroom.run.studies import clom_study, networks_table, taught_study
 from toy import record
 
 CIFAR = {
@@ -174,6 +174,34 @@ def test_several_distillations_and_other_data_have_rows_of_their_own() -> None:
     assert held == {"d": [0.45, 0.47], "genuine0": [0.5]}
 
 
+def test_sets_that_the_same_networks_label_are_ranked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against random images with the same labels; hard labels beneath, of the same numerics."""
+    protocol, teachers = "edc-cifar10@1+epochs=300", ("mlp", "lenet")
+    made = [Cell("random", "cifar10", 10, protocol, teachers=teachers),
+            Cell("edc", "cifar10", 10, protocol, steps=(9,), teachers=teachers),
+            Cell("random", "cifar10", 10)]  # fmt: skip
+    for module in ("cells", "studies", "ledger"):
+        monkeypatch.setattr(f"stillroom.run.{module}.CELLS", {cell.name: cell for cell in made})
+    views = find_protocol(protocol)
+    of = {**CIFAR, "protocol": views.id, "protocol_hash": views.digest(), "labels": "teachers:abc"}
+    augment = views.augment if views.augment != "set" else DSA
+    of["augment"] = augment
+    known = [
+        *(record(v, 0, **{**of, "row": "random", "draw": i, "step": None, "set_key": str(i)})
+          for i, v in enumerate((0.6, 0.61, 0.62))),
+        *(record(v, i, **{**of, "row": "edc@9", "step": 9, "set_key": "edc"})
+          for i, v in enumerate((0.7, 0.71, 0.72))),
+        *(record(v, 0, **{**CIFAR, "row": "random", "draw": i, "step": None, "numerics": n})
+          for n in ("float32", "bf16") for i, v in enumerate((0.3, 0.32))),
+    ]  # fmt: skip
+    rows = [line.split(" | ") for line in taught_study(known).splitlines() if line[:2] == "| "][1:]
+    assert [row[0].strip("| ") for row in rows] == ["edc@9", "random", "random"]
+    assert [row[1] for row in rows] == ["mlp lenet", "mlp lenet", "hard"]
+    assert [row[5] for row in rows] == ["+10.0 *", "-", "-"]
+    assert taught_study([]) == ""
+    assert taught_study(known) in reproduction(known)
+
+
 def test_networks_of_the_real_data_have_a_table() -> None:
     """By data, network and schooling; no other row of the ledger is touched by them."""
     of = {**CIFAR, "row": "network", "ipc": 0, "metric": NETWORK_ACCURACY, "step": None}
@@ -181,10 +209,10 @@ def test_networks_of_the_real_data_have_a_table() -> None:
         *(record(v, i, **{**of, "protocol": "default"}) for i, v in enumerate((0.7, 0.8, 0.9))),
         record(0.5, 0, **{**of, "protocol": "clom", "arch": "mlp"}),
     ]
-    text = networks(some)
+    text = networks_table(some)
     assert "| cifar10 | convnet3 | default | 80.0 (55.2 to 100.0) | 3 | " in text
     assert "| cifar10 | mlp | clom | 50.0 | 1 | " in text
-    assert networks([]) == ""
+    assert networks_table([]) == ""
     assert text in reproduction(some)
     assert measured_json(some) == measured_json([])
 
@@ -217,7 +245,7 @@ def test_with_and_without_clom(monkeypatch: pytest.MonkeyPatch) -> None:
     assert row in text
     assert f"| {p:.2g} | 50.0, 60.0 |" in text
     r = stats.pearsonr([0.5, 0.6, 0.7, 0.8], [0.42, 0.47, 0.3, 0.32]).statistic
-    assert "Over these 4 distilled sets of one size" in text
+    assert "Over 4 distilled sets whose students saw DSA, of one size" in text
     assert f"r = {r:.2f} " in text
     early = {"row": "dm@4", "step": 4, "set_key": "early"}
     of = {**CIFAR, **early}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -23,13 +24,14 @@ from stillroom.errors import StillroomError
 from stillroom.files import read_json
 from stillroom.methods.base import Synth
 from stillroom.methods.context import RunContext
-from stillroom.methods.original_loss import contrast, cross_entropy
-from stillroom.methods.regularisers import Clom
+from stillroom.methods.original_loss import VERDICTS, contrast, cross_entropy
+from stillroom.methods.regularisers import Clom, Watchable
 from stillroom.nets.ensemble import Nets
 from stillroom.nets.zoo import resolve
 from stillroom.recipe import from_preset, validate
 from stillroom.run.assess import without
 from stillroom.run.distil import distil, plan
+from stillroom.run.measures import READ_AS, of_originals
 from stillroom.run.options import Machine
 from stillroom.run.prepare import originals
 from stillroom.runtime import Runtime
@@ -280,8 +282,6 @@ def test_the_term_sees_the_images_as_they_are(
 def test_the_term_alone_makes_images_that_the_model_knows(bench: Benchmark, store: Path) -> None:
     """Spec 12, CLOM g and j: from noise its loss falls and accuracy is 1; of the real training
     images the model is as accurate as its own predictions of them."""
-    from stillroom.run.assess import _of_originals
-
     stage = originals(bench, ["convnet1-w4"], 1, Schooling(epochs=20, batch=8), Store(store))[0]
     rt = Runtime(device=torch.device("cpu"))
     model = obtain(Store(store), stage, Serial(), rt)
@@ -302,7 +302,7 @@ def test_the_term_alone_makes_images_that_the_model_knows(bench: Benchmark, stor
 
     def accuracy(x: torch.Tensor, labels: torch.Tensor) -> float:
         one = Distilled(x.detach(), labels, "hard", labels, bench.classes, bench.preprocess)
-        found = _of_originals("convnet1-w4", [model], one, bench, rt)
+        found = of_originals("convnet1-w4", [model], one, bench, rt)
         return next(m.value for m in found if m.name == "original-model-accuracy")
 
     assert accuracy(images, of_class) == 1
@@ -383,3 +383,9 @@ def test_a_network_counts_once(bench: Benchmark, store: Path) -> None:
         Clom(weights=(1.0,), pool=("mlp", "convnet1-w4", "mlp"))
     with pytest.raises(StillroomError, match="a network is named twice"):
         without([], bench, ["mlp", "mlp"], 2, QUICK, Store(store))
+
+
+def test_names_of_measures_are_one_list() -> None:
+    """What can be watched, what is measured, and what a person may read of it."""
+    assert get_args(Watchable) == tuple(VERDICTS)
+    assert set(VERDICTS) < set(READ_AS)

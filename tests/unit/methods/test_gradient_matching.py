@@ -241,6 +241,22 @@ def test_terms_are_those_of_plain_autograd(bench: Benchmark, augment: str) -> No
     torch.testing.assert_close(found, synth.images.grad, rtol=1e-8, atol=1e-12)
 
 
+def test_a_class_at_a_time_gives_the_gradient_of_the_sum(bench: Benchmark) -> None:
+    """Spec 12, DC d: backward on one term after another, against backward on all at once."""
+    found = []
+    for whole in (False, True):
+        ctx, method = context(bench), GradientMatching(batch_real=8)
+        synth = method.start(ctx, torch.arange(4))
+        terms = method.loss(ctx, synth, 0)
+        if whole:
+            sum(terms).backward()
+        else:
+            for term in terms:
+                term.backward()
+        found.append(synth.images.grad)
+    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=0)
+
+
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_the_gradient_is_that_of_finite_differences(bench: Benchmark, distance: str) -> None:
     ctx = context(bench)

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from stillroom.artefacts.executor import Serial
+from stillroom.artefacts.originals import Original
 from stillroom.artefacts.schooling import Schooling
 from stillroom.artefacts.store import Store, obtain
 from stillroom.data.benchmarks import Benchmark
@@ -26,7 +27,11 @@ from stillroom.methods.observers import aims, observer, view
 from stillroom.methods.statistics_matching import StatisticsMatching
 from stillroom.nets.ensemble import Nets
 from stillroom.nets.zoo import resolve
+from stillroom.recipe import from_preset
+from stillroom.run.distil import distil, plan
+from stillroom.run.options import Machine
 from stillroom.runtime import Runtime
+from stillroom.session import Session
 
 ARCHS = ("convnet2-w4-bn", "convnet1-w4")
 ADAM = Optim(kind="adam", lr=0.05, momentum=0.5, beta2=0.9, schedule="cosine")
@@ -399,6 +404,26 @@ def test_mosaics_to_start_from_are_those_of_rded(bench: Benchmark, store: Path) 
     for unread in ({"scorers": ARCHS}, {"crops": crops}):
         with pytest.raises(ValidationError, match="scorers and crops belong to init mosaics"):
             method(**unread)
+
+
+def test_a_given_start_asks_for_no_mosaics(bench: Benchmark, store: Path, tmp_path: Path) -> None:
+    """No crop is scored and no scorer trained for images that others replace."""
+    recipe, _ = from_preset("random", "toy", 1, {})
+    machine, kept = Machine(threads=1), Store(store)
+    distil(plan(recipe, bench, machine, Session(), store=kept, out=tmp_path / "given"), machine)
+    own = {"init": "mosaics", "scorers": [ARCHS[1]], "crops": {"factor": 2},
+           "observers": ARCHS[:1], "schooling": {"epochs": 1}}  # fmt: skip
+    given = {"arch": ARCHS[0], "method": own, "outer": {"steps": 1, "images": {"lr": 1e-9}}}
+    recipe, _ = from_preset("edc", "toy", 1, given)
+    for start, scorers in ((None, 1), (tmp_path / "given", 0)):
+        asked = plan(recipe, bench, machine, Session(), store=kept, init_from=start)
+        models = {s.arch.name for s in asked.stage.wants().values() if isinstance(s, Original)}
+        assert len(models) == 1 + scorers
+    made = distil(asked, machine)
+    torch.testing.assert_close(made.images, load(tmp_path / "given").images, atol=1e-5, rtol=0)
+    recipe, _ = from_preset("rded", "toy", 1, {"arch": ARCHS[0]})
+    with pytest.raises(StillroomError, match="--init-from: rded runs no steps"):
+        plan(recipe, bench, machine, Session(), store=kept, init_from=tmp_path / "given")
 
 
 def test_step_sizes_of_a_cosine() -> None:
