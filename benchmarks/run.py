@@ -578,6 +578,7 @@ def main() -> None:
         machine = {
             "torch": torch.__version__,
             "cpu": torch.backends.cpu.get_cpu_capability(),
+            "amx": torch.cpu._is_amx_tile_supported(),
             "threads": default_threads(),
             "device": str(device),
             "python": platform.python_version(),
