@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from stillroom.artefacts.codecs import find_codec
 from stillroom.artefacts.label_header import SOFT_CODEC, epoch_bytes
 from stillroom.artefacts.label_shards import SOFT
 from stillroom.artefacts.labels import Relabels
-from stillroom.artefacts.originals import Original
+from stillroom.artefacts.originals import WEIGHTS, Original
 from stillroom.artefacts.relabels import (
     SEED,
     Relabel,
@@ -31,7 +32,7 @@ from stillroom.data.views import apply
 from stillroom.distilled import Distilled
 from stillroom.errors import StillroomError
 from stillroom.evaluation.protocol import Protocol
-from stillroom.files import canonical, sha256
+from stillroom.files import canonical, sha256, sha256_file
 from stillroom.nets.sources import Images, Source
 from stillroom.nets.teaching import OnlineTeachers
 from stillroom.runtime import Runtime
@@ -96,13 +97,23 @@ class Labelling:
         The same for every set that was labelled so, whatever its images, for students of so many
         passes; rows are compared only where it is equal.
         """
-        found = [f"{self.regime}:{sha256(canonical(list(self.keys)))[:8]}"]
+        found = [f"{self.regime}:{sha256(canonical(self._who()))[:8]}"]
         if self.regime == "relabels":
             found += [self.codec] if self.codec != "fp16" else []
             fewer = self.keep is not None and self.keep < passes
             found += [f"{self.keep} epochs"] if fewer else []
             found += [f"seed {self.seed}"] if self.seed != SEED else []
         return ",".join(found)
+
+    def _who(self) -> list[str]:
+        """The teaching networks: by their weights where these are at hand, else by their keys.
+
+        A key holds the version of the code, and two versions that train the same networks give the
+        same labels. Raises: OSError before the networks are made.
+        """
+        if self.regime != "teachers":
+            return list(self.keys)
+        return [_digest(t.key(), Store(t.store).folder(t.key())) for t in self.teachers]
 
     def nbytes(self, images: int, classes: int, protocol: Protocol) -> int:
         """Bytes that stored labels of so many images take, by the formula: to choose a size by."""
@@ -195,6 +206,12 @@ class Lesson:
                 "it again"
             )
         return found
+
+
+@functools.lru_cache(maxsize=64)
+def _digest(key: str, folder: Path) -> str:
+    """Of the weights of a published network, which never change under their key."""
+    return sha256_file(folder / "0000" / WEIGHTS)
 
 
 def weight_bytes(teacher: Original, store: Path) -> int:
