@@ -163,7 +163,7 @@ def evaluate(
     made = load(path := user_path(folder, "folder"))
     options = settled(DataOptions, data_options, "data_options")
     bench = _bench_of(made, path, data, test, options, store)
-    wanted = fits.student_of(made, bench) if net == "auto" else net
+    wanted = fits.student_of(made) if net == "auto" else net
     fields = {
         "protocol": find_protocol(protocol),
         "archs": (wanted,) if isinstance(wanted, str) or callable(wanted) else tuple(wanted),
@@ -217,7 +217,7 @@ def assess(
     options = settled(DataOptions, data_options, "data_options")
     bench = _bench_of(made, path, data, test, options, store)
     named = [net] if isinstance(net, str) else list(net)
-    nets = [fits.student_of(made, bench) if name == "auto" else name for name in named]
+    nets = [fits.student_of(made) if name == "auto" else name for name in named]
     stages = assessing.held_out(made, bench, nets, num, find_schooling(originals), store)
     with _session(progress, settings) as session:
         ledger = path / LEDGER

@@ -30,6 +30,8 @@ MAX_SET_BYTES = 8 * 2**30
 MAX_NAME = 300
 Storage = Literal["float32", "float16", "uint8", "jpeg"]
 _DTYPES = (torch.uint8, torch.int64, torch.float16, torch.float32)
+MOST_USED = 4000  # networks of one set that are looked at: four architectures of a thousand
+WATCH = "watch"  # the artefact whose verdict is logged, an original model
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +74,16 @@ class Distilled:
     def ipc(self) -> int:
         """Images per class: the largest class's count."""
         return int(torch.bincount(self.of_class, minlength=1).max())
+
+    @property
+    def models(self) -> tuple[tuple[str, int], ...]:
+        """The networks trained on real data that it was made with, of its start too, by name and
+        number. Not the one that only watched. What foreign metadata say otherwise is left out.
+        """
+        held = self.provenance.get("models")
+        pairs = list(held.items())[:MOST_USED] if isinstance(held, dict) else []
+        known = [m for name, m in pairs if name != WATCH and isinstance(m, list) and len(m) == 2]
+        return tuple((m[0], m[1]) for m in known if isinstance(m[0], str) and type(m[1]) is int)
 
     def pixels(self) -> Tensor:
         """Return the images as pixels, float32 [N,ch,H,W] in [0, 1] (clamped)."""

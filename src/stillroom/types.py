@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
@@ -26,6 +27,20 @@ class Zca:
 
     mean: Tensor
     transform: Tensor
+
+    @functools.cached_property
+    def inverse(self) -> Tensor:
+        """The inverse of the transform, float64 [D,D], made once.
+
+        Raises: StillroomError if there is none.
+        """
+        try:
+            found: Tensor = torch.linalg.inv(self.transform.double())
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+            raise StillroomError(
+                "the ZCA matrix of the set cannot be inverted, so it has no pixels to show"
+            ) from None
+        return found
 
 
 @dataclass(frozen=True)
@@ -53,13 +68,7 @@ class Preprocess:
         """Network space -> pixels, float32 [B,ch,H,W], *not* clamped to [0, 1]."""
         x = images.float()
         if self.zca is not None:
-            flat = x.flatten(1).double()
-            try:
-                back = torch.linalg.solve(self.zca.transform.double().to(x.device), flat.T).T
-            except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
-                raise StillroomError(
-                    "the ZCA matrix of the set cannot be inverted, so it has no pixels to show"
-                ) from None
+            back = x.flatten(1).double() @ self.zca.inverse.to(x.device)
             x = (back + self.zca.mean.double().to(x.device)).float().view_as(x)
         return x * self._row(self.std, x) + self._row(self.mean, x)
 

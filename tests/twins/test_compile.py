@@ -127,4 +127,25 @@ def test_the_first_gradient_of_a_gradient_is_compared_with_plain_code(
         return
     for _ in range(3):
         nets.match(x, y, target, counted)
-    assert len(asked) == 4  # thrice as compiled, once plain
+    assert len(asked) == 5  # thrice as compiled, twice plain
+
+
+def test_a_network_that_draws_is_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dropout has another mask in every call; and the comparison moves no generator."""
+
+    def factory(classes: int) -> torch.nn.Module:
+        layers = (torch.nn.Flatten(), torch.nn.Dropout(0.5), torch.nn.Linear(192, classes))
+        return torch.nn.Sequential(*layers)
+
+    monkeypatch.setattr(torch, "compile", lambda made, **_: made)
+    x = torch.randn(4, 3, 8, 8, generator=rng(0, "x")).requires_grad_()
+    y = torch.tensor([0, 1, 0, 1])
+    after = []
+    for compiled in (True, False):
+        rt = Runtime(device=torch.device("cpu"), compile=compiled)
+        nets = Nets(resolve(factory), 2, 3, 8, rt).make(1, 0, "n")
+        torch.manual_seed(0)
+        target = nets.grads(x.flip(0), y)
+        nets.match(x, y, target, DISTANCES["layerwise"])
+        after.append(torch.rand(1))
+    assert torch.equal(*after)

@@ -584,9 +584,9 @@ def test_a_set_made_with_users_code_is_judged_and_nothing_is_imported(
         tmp_path / "set"
     )
     made = load(tmp_path / "set")
-    assert (made.arch, student_of(made, bench)) == (name, "auto")
+    assert (made.arch, student_of(made)) == (name, "auto")
     quick = find_protocol("quick@1").model_copy(update={"epochs": 1})
-    asked = Asked(protocol=quick, archs=[student_of(made, bench)], seeds=1)
+    asked = Asked(protocol=quick, archs=[student_of(made)], seeds=1)
     machine = Machine(threads=1)
     records = evaluate(tmp_path / "set", bench, asked, Store(store), machine, Session())
     assert {r.arch for r in records} == {"convnet1"}

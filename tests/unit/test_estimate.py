@@ -43,6 +43,19 @@ def test_memory_of_gradient_matching_holds_a_class_of_real_images() -> None:
     assert more.flops - less.flops == pytest.approx(2 * 1000 * 600 * nets.forward_flops())
 
 
+def test_statistics_of_all_classes_are_part_of_the_memory() -> None:
+    """Of BatchNorm in gradient matching: 16 real images of every class in one forward."""
+    images = torch.zeros(600, 3, 32, 32, dtype=torch.uint8)
+    bench = from_arrays(images, torch.arange(600) % 300, images, torch.arange(600) % 300)
+    memory = {}
+    for arch in ("convnet3-w32", "convnet3-w32-bn"):
+        nets = Nets(resolve(arch), 300, 3, 32, Runtime(torch.device("cpu")))
+        recipe, _ = from_preset("dc", "toy", 1, {"arch": arch, "method": {"batch_real": 2}})
+        memory[arch] = distil_estimate(recipe, bench, lambda _, n=nets: n).memory
+        most = 16 * 300 * 2 * nets.largest_activation()
+        assert (memory[arch] > most) == arch.endswith("-bn")
+
+
 def test_a_term_is_priced_with_the_networks_that_it_asks() -> None:
     """Those of its pool, as often as they are drawn with a weight; `cos` shows real images too."""
     images = torch.zeros(40, 3, 16, 16, dtype=torch.uint8)
@@ -101,8 +114,10 @@ def test_a_plan_counts_scoring(tmp_path: Path) -> None:
         found = planned(tmp_path, "rded", crops={**crops, "rule": rule}).estimate
         assert found.steps == 0
         assert found.flops == images * nets.forward_flops()
-    twice = planned(tmp_path, "rded", crops=crops, observers=("convnet1-w4", "convnet1-w4"))
-    assert twice.estimate.flops == 2 * 2 * 5 * 3 * nets.forward_flops()
+    (other,) = nets_of("convnet1-w8")
+    both = planned(tmp_path, "rded", crops=crops, observers=("convnet1-w4", "convnet1-w8"))
+    shown = nets.forward_flops() + other.forward_flops()
+    assert both.estimate.flops == 2 * 5 * 3 * shown
     many = planned(tmp_path, "rded", crops={"pool": 20, "crops": 1000})
     assert many.estimate.memory > 2 * 20 * 1000 * 3 * 16 * 16 * 4
 

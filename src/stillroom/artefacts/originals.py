@@ -168,11 +168,14 @@ def pool_of(
     """`num` models of every named network, "auto" being `arch`: network by network.
 
     Of a network whose weights are given, by their digest, there is one.
-    Raises: StillroomError if more are asked for.
+    Raises: StillroomError if more are asked for, or one network goes by two names.
     """
     found: list[Original] = []
+    known: dict[tuple[str, str], str] = {}
     for name in names:
         one, weights = network_of(name, arch), split_weights(name)[1]
+        if (first := known.setdefault((one.name, weights), name)) != name or names.count(name) > 1:
+            raise StillroomError(f"{first} and {name} are one network; name it once")
         if weights and not DIGEST.fullmatch(weights):
             raise StillroomError(f"{name[:80]}: weights go by their digest here (artefacts/given)")
         if weights and num > 1:

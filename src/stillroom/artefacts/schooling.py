@@ -114,6 +114,11 @@ class Schooling(Grown):
     def _read(self) -> Schooling:
         if (self.schedule == "steps") != bool(self.milestones):
             raise ValueError("milestones belong to schedule steps, which needs some")
+        rising = sorted(set(self.milestones)) == list(self.milestones)
+        if self.milestones and not (rising and self.milestones[0] >= 1):
+            raise ValueError("milestones must ascend, from epoch 1 on")
+        if not self.rho and (self.alpha or not self.adaptive):
+            raise ValueError("alpha and adaptive are of GSAM; give rho too")
         return self
 
     @model_validator(mode="after")

@@ -42,7 +42,8 @@ def _assess(**values: Any) -> None:
             if values["data"] is None
             else machines.benchmark(values["data"], options, store)
         )
-        pool = values["models_pool"] or [fits.student_of(made, bench)]
+        own = fits.student_of(made)
+        pool = [own if name == "auto" else name for name in values["models_pool"] or ["auto"]]
         schooling = find_schooling(values["originals"])
         stages = held_out(made, bench, pool, values["model_num"], schooling, store)
         if values["plan"]:

@@ -301,7 +301,7 @@ def _evaluate_recipe(spec: Any, planned: Any, how: Started, session: Session) ->
 
     stage = planned.stage
     held = planned.store.folder(stage.key()) / "steps" / str(stage.method.steps(stage.outer))
-    own = student_of(stage.load(planned.store.folder(stage.key())), planned.bench)
+    own = student_of(stage.load(planned.store.folder(stage.key())))
     schooling = getattr(stage.method, "schooling", None) if spec.teachers else None
     teachers = Faculty(archs=spec.teachers, schooling=schooling)
     asked = Asked(

@@ -133,7 +133,7 @@ def _source(source: str, values: dict[str, Any], store: Any) -> tuple[Path | Non
         if unread:
             raise StillroomError(f"{unread[0]} belongs to a set, not to full data; leave it out")
         bench = machines.benchmark(source.removeprefix("full:"), options, store)
-        return None, bench, fits.usual_arch(bench)
+        return None, bench, "auto"
     folder = user_path(source, "SET")
     if source in ("full", *NAMED) and not folder.exists():
         data = source if source in NAMED else "DATA"
@@ -143,7 +143,7 @@ def _source(source: str, values: dict[str, Any], store: Any) -> tuple[Path | Non
     bench = fits.bench_of(folder, values["data"], options, store)
     if made.arch.startswith("user:") and not values["arch"]:
         say(f"note: its own network {made.arch} is code; name it with --arch to train that one")
-    return folder, bench, fits.student_of(made, bench)
+    return folder, bench, fits.student_of(made)
 
 
 evaluate = flags.with_signature(

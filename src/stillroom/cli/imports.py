@@ -31,7 +31,7 @@ def _import(**values: Any) -> None:
         bench = machines.benchmark(values["data"], options, store)
         named = NAMED.get(bench.known or "")
         augment = parse(values["augment"] or (named.augment if named else "none")).text
-        arch = choose_arch(values["arch"] or (named.arch if named else "auto"), bench.size)
+        arch = choose_arch(values["arch"] or "auto", bench)
         made, notes = imported(
             bench,
             *files,

@@ -197,6 +197,11 @@ def _wanted(
 
     schooling, bench, store = _of_data(values, machine)
     stages = originals(bench, values["arch"] or ["auto"], values["num"], schooling, store)
+    if all(stage.weights for stage in stages) and schooling != find_schooling("default"):
+        raise StillroomError(
+            "every network has given weights, so none is trained; leave out how: --recipe and what "
+            "changes it"
+        )
     cost, rt = cost_of_originals(stages, machine, session, store)
     if values["plan"]:
         pairs = [("schooling", str(schooling.model_dump())), ("models", cost.in_words())]

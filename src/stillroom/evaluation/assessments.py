@@ -14,6 +14,7 @@ from torch import Tensor
 
 from stillroom.data.source import ImageSource
 
+EQUAL = 1e-12
 ROWS = 1024  # of a kernel that are held at once
 BLOCK_BYTES = 2**27  # of real pixels that are held at once
 
@@ -55,9 +56,10 @@ def effective_rank(features: Tensor) -> float:
 
     Roy and Vetterli 2007. 1 where all differ along one line only, at most min(N - 1, D).
     """
-    values = torch.linalg.svdvals(_short((features - features.mean(0)).double()))
+    exact = features.double()
+    values = torch.linalg.svdvals(_short(exact - exact.mean(0)))
     total = values.sum()
-    if total <= 0:
+    if total <= EQUAL * exact.norm():  # all the same, but for rounding
         return 0.0
     share = values / total
     share = share[share > 0]

@@ -177,6 +177,9 @@ class Method(Model, ABC):
         """
         return self
 
+    def settle_start(self, ctx: Context, synth: Synth) -> None:
+        """Settle what follows from the first images after given ones took their place."""
+
     def steps(self, outer: Outer) -> int:
         """How many outer steps this method runs; selection methods run none."""
         return outer.steps
@@ -189,8 +192,8 @@ class Method(Model, ABC):
         """Image forwards of one step, a backward counted as two: sizes plans, never results."""
         return 3.0 * classes * ipc
 
-    def refuse_unread(self, ipc: int, nets: Nets) -> None:
-        """Refuse what the user set and this ipc and network leave nothing to read.
+    def refuse_unread(self, ipc: int, nets: Nets, steps: int) -> None:
+        """Refuse what the user set and this ipc, network and number of steps leave nothing to read.
 
         Raises: StillroomError naming the field.
         """
@@ -205,6 +208,12 @@ class Method(Model, ABC):
         None: a group of classes, as `Context.groups` makes them.
         """
         return None
+
+    def norm_images(self, classes: int) -> int:
+        """Real images of one forward without a graph that gives BatchNorm its statistics, where the
+        network has any; sizes plans, never results.
+        """
+        return 0
 
     def start_cost(self, sizes: Sequence[int], ipc: int) -> tuple[float, int]:
         """Real images that each of the networks is shown beside the steps, and how many images are

@@ -20,12 +20,12 @@ from stillroom.artefacts.stage import COMMON, Stage
 from stillroom.artefacts.store import Store
 from stillroom.code import digest
 from stillroom.data.benchmarks import reopen
-from stillroom.distilled import Distilled, Storage, load
+from stillroom.distilled import WATCH, Distilled, Storage, load
 from stillroom.files import canonical, read_json, write_atomic, write_json
 from stillroom.methods.base import Method, Outer, Synth
 from stillroom.methods.context import RunContext
 from stillroom.methods.outer import outer_loop
-from stillroom.methods.regularisers import WATCH, Regulariser, Watch
+from stillroom.methods.regularisers import Regulariser, Watch
 from stillroom.nets.zoo import Arch
 from stillroom.runtime import Numerics, Runtime
 
@@ -35,7 +35,8 @@ class Distil(Stage):
     """One distillation: the recipe's part that decides the pixels.
 
     `bench` is what `Benchmark.describe` gave; `store` is where its decoded images lie, and is no
-    part of the identity. `start` is the digest of a set that the images start from, if any.
+    part of the identity. `start` is where the images lie that these start from, if any, and
+    `start_models` the networks that they were made with: this set was then made with them too.
     """
 
     kind: ClassVar[str] = "distilled"
@@ -61,6 +62,7 @@ class Distil(Stage):
     store: Path = field(compare=False)
     start: Path | None = field(default=None, compare=False)
     start_key: str = ""
+    start_models: tuple[tuple[str, int], ...] = ()
     regularisers: tuple[Regulariser, ...] = ()
     watch: Watch | None = None
 
@@ -77,6 +79,7 @@ class Distil(Stage):
             "numerics": self.numerics,
             "storage": self.storage,
             "start": self.start_key,
+            **({"start_models": self.start_models} if self.start_models else {}),
             **self._added(),
         }
 
@@ -102,6 +105,7 @@ class Distil(Stage):
             found |= regulariser.stages(self.bench, self.arch, self.store, slot)
         if self.watch:
             taken = [s.index for s in found.values() if isinstance(s, Original)]
+            taken += [index for _, index in self.start_models]
             free = 1 + max(taken, default=-1)
             found[WATCH] = Original(
                 self.watch.schooling, self.bench, self.arch, free, "float32", self.store
@@ -212,7 +216,8 @@ class Distil(Stage):
     def _models(self) -> dict[str, list[str | int]]:
         """Network (with the digest of given weights) and number of every trained one, by name."""
         found = {n: s for n, s in self.wants().items() if isinstance(s, Original)}
-        return {name: [stage.name, stage.index] for name, stage in found.items()}
+        own: dict[str, list[str | int]] = {n: [s.name, s.index] for n, s in found.items()}
+        return own | {f"start/{i}": list(m) for i, m in enumerate(self.start_models)}
 
     def _preprocess(self) -> Any:
         return reopen(self.bench, self.store).preprocess

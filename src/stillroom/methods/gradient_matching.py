@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # Images a class -> matches of one network, epochs that it is trained between two of them.
 PUBLISHED = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
 NORM_IMAGES = 16  # real images a class that give BatchNorm its statistics
+EPOCHS = 500  # of one network, in all
 LONGEST = 50  # matches; beyond that the authors advise to keep them
 
 
@@ -33,7 +34,7 @@ def loops(ipc: int) -> tuple[int, int]:
     about 500 epochs for one network in all.
     """
     matches = min(ipc, LONGEST)
-    return PUBLISHED.get(ipc, (matches, round(500 / matches)))
+    return PUBLISHED.get(ipc, (matches, round(EPOCHS / matches)))
 
 
 class GradientMatching(Method):
@@ -63,24 +64,35 @@ class GradientMatching(Method):
     papers: ClassVar[tuple[str, ...]] = ("zhao2021dc", "zhao2021dsa")
 
     def loops(self, ipc: int) -> tuple[int, int]:
-        """Matches and epochs as given, else as the table or the rule has them."""
-        matches, epochs = loops(ipc)
-        return self.matches or matches, self.net_epochs or epochs
+        """Matches and epochs as given, else as the table or the rule has them.
 
-    def refuse_unread(self, ipc: int, nets: Nets) -> None:
+        With other matches than these, as many epochs as make about 500 for one network in all.
+        """
+        matches, epochs = loops(ipc)
+        if self.matches is not None and self.matches != matches:
+            matches, epochs = self.matches, max(1, round(EPOCHS / self.matches))
+        return matches, self.net_epochs or epochs
+
+    def refuse_unread(self, ipc: int, nets: Nets, steps: int) -> None:
         """Settings of the network's training where it has none, of norms where there are none."""
         fields = type(self).model_fields
-        if self.loops(ipc)[0] == 1:
+        if nets.classes < 2:
+            raise StillroomError(
+                "gradients of a classification say nothing of one class alone; give data of two or "
+                "more classes, or take dm"
+            )
+        if min(steps, self.loops(ipc)[0]) < 2:
             for name in ("net_epochs", "net_lr", "net_batch"):
                 if getattr(self, name) != fields[name].default:
                     raise StillroomError(
-                        f"method.{name}: at ipc {ipc} a network matches once and is never trained; "
-                        "leave it out, or ask for more matches with method.matches=2"
+                        f"method.{name}: at ipc {ipc} and {steps} steps a network "
+                        "matches once and is never trained; leave it out, or ask for more steps or "
+                        "more matches with method.matches=2"
                     )
         if self.batchnorm != fields["batchnorm"].default and not nets.has_batchnorm():
             raise StillroomError(
-                f"method.batchnorm: {nets.arch.name} has no BatchNorm; leave it out, or name "
-                f"another network, such as --arch {nets.arch.name}-bn"
+                f"method.batchnorm: {nets.arch.name} has no BatchNorm; leave it out, or name a "
+                "network that has, such as --arch convnet3-bn"
             )
 
     def image_forwards(self, classes: int, ipc: int) -> float:
@@ -93,8 +105,14 @@ class GradientMatching(Method):
         return classes * (3 * self.batch_real + 9 * ipc + trained)
 
     def images_held(self, classes: int, ipc: int) -> int:
-        """One class: its real images, or the synthetic ones under two derivatives."""
-        return max(self.batch_real, 3 * ipc)
+        """One class: its real images, or synthetic ones under two derivatives; or a batch that the
+        network is trained on."""
+        trained = min(self.net_batch, classes * ipc) if self.loops(ipc)[0] > 1 else 0
+        return max(self.batch_real, 3 * ipc, trained)
+
+    def norm_images(self, classes: int) -> int:
+        """Those that settle the statistics before a network matches."""
+        return NORM_IMAGES * classes
 
     def name(self) -> str:
         """The preset's name."""

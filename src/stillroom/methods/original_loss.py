@@ -10,8 +10,8 @@ from torch import Tensor
 
 from stillroom.artefacts.opened import nets_for
 from stillroom.artefacts.originals import OriginalModel
+from stillroom.distilled import WATCH
 from stillroom.methods.base import Context, Synth
-from stillroom.methods.regularisers import WATCH
 from stillroom.nets.ensemble import Ensemble
 from stillroom.nets.verdicts import accuracy, calibration_error, loss
 
@@ -33,12 +33,14 @@ def cross_entropy(ctx: Context, model: OriginalModel, images: Tensor, labels: Te
     return F.cross_entropy(logits, fixed.softmax(1) if fixed.is_floating_point() else fixed)
 
 
-def watched(ctx: Context, synth: Synth, names: Sequence[str]) -> dict[str, float]:
-    """The named assessments of the images as they are, by the model that no term may use."""
+def watched(
+    ctx: Context, images: Tensor, of_class: Tensor, names: Sequence[str]
+) -> dict[str, float]:
+    """The named assessments of images [N,ch,H,W], by the model that no term may use."""
     model = ctx.artefacts[WATCH]
     with torch.no_grad():
-        logits = _network(ctx, model).logits(shown_to(ctx, model, synth.images))[0]
-    return {name: VERDICTS[name][0](logits, synth.of_class) for name in names}
+        logits = _network(ctx, model).logits(shown_to(ctx, model, images))[0]
+    return {name: VERDICTS[name][0](logits, of_class) for name in names}
 
 
 def contrast(

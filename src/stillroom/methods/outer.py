@@ -65,6 +65,7 @@ def outer_loop(
             )
         with torch.no_grad():
             synth.images.copy_(initial)
+        method.settle_start(ctx, synth)
     loop = _Loop(method, ctx, outer, synth, folder, regularisers, watch)
     loop.began = began
     loop.restore()
@@ -119,7 +120,7 @@ class _Loop:
         return self.before + time.monotonic() - self.began
 
     def _terms(self, it: int) -> Iterator[Tensor]:
-        """The method's terms; what an author of one tends to forget is said in a line."""
+        """Those of the method; what an author of one tends to forget is said in a line."""
         name, terms = type(self.method).__name__, self.method.loss(self.ctx, self.synth, it)
         if not isinstance(terms, Iterator):
             raise StillroomError(f"{name}.loss must yield its terms (yield, not return)")
@@ -133,6 +134,9 @@ class _Loop:
                     "images with requires_grad_(), and loss use them outside of no_grad?"
                 )
             yield term
+
+    def _added(self, it: int) -> Iterator[Tensor]:
+        """Those that are added to a method's."""
         for slot, regulariser in enumerate(self.regularisers):
             added = regulariser.term(self.ctx, self.synth, it, slot)
             if added is not None:
@@ -145,16 +149,15 @@ class _Loop:
         self.ctx.metrics.clear()
         for optimiser in self.optimisers.values():
             optimiser.zero_grad(set_to_none=True)
-        total: Tensor | None = None
+        log = it % self.every == 0 or it + 1 == self.total
         # Dropout in a user's network draws from the global generator, so that is keyed too.
         with global_rng(self.ctx.seed, "forward", self.ctx.chunk, it):
-            for term in self._terms(it):
-                term.backward()
-                total = term.detach() if total is None else total + term.detach()
-        log = it % self.every == 0 or it + 1 == self.total
-        if total is not None and (log or self.ctx.device.type == "cpu"):
-            self._guard(float(total))
-        if self.method.adjust(self.ctx, self.synth, it):
+            total = self._backward(self._terms(it), None, log)
+            # A method adjusts its own gradient; a step that it drops is dropped with all terms.
+            moves = self.method.adjust(self.ctx, self.synth, it)
+            if moves and self.regularisers:
+                total = self._backward(self._added(it), total, log)
+        if moves:
             for name, optimiser in self.optimisers.items():
                 for group in optimiser.param_groups:
                     group["lr"] = _settings(self.outer, name).rate(it, self.total)
@@ -164,11 +167,26 @@ class _Loop:
         self.step = it + 1
         if log and total is not None:
             extra = {k: float(v) for k, v in self.ctx.metrics.items()}
-            seen = watched(self.ctx, self.synth, self.watch) if self.watch else {}
+            seen = self._watched() if self.watch else {}
             self.metrics.append({"step": self.step, "loss": float(total), **extra, **seen})
             self.ctx.rt.session.update(self.step, loss=float(total), **seen)
         if self.step in self.outer.keep and self.step < self.total:
             self.kept[self.step] = self._frozen()
+
+    def _backward(self, terms: Iterator[Tensor], total: Tensor | None, log: bool) -> Tensor | None:
+        """Run backward on every term; returns their sum with `total`."""
+        for term in terms:
+            term.backward()
+            total = term.detach() if total is None else total + term.detach()
+        if total is not None and (log or self.ctx.device.type == "cpu"):
+            self._guard(float(total))
+        return total
+
+    def _watched(self) -> dict[str, float]:
+        """Of the images that would be published now."""
+        with torch.no_grad():
+            images = self.method.published(self.synth)
+        return watched(self.ctx, images, self.synth.of_class, self.watch)
 
     def _guard(self, loss: float) -> None:
         """Stop with a diagnosis as soon as the loss or a gradient is not finite."""

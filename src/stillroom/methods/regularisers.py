@@ -23,7 +23,6 @@ Watchable = Literal[
     "original-model-accuracy", "original-model-loss", "original-model-calibration-error"
 ]
 BATCH_REAL = 8196  # real images of a step of the contrastive term
-WATCH = "watch"  # the artefact whose verdict is logged, an original model
 
 
 class Watch(Model):
@@ -117,6 +116,11 @@ class Clom(Regulariser):
             raise ValueError("pool names no architecture")
         if twice := next((n for i, n in enumerate(self.pool) if n in self.pool[:i]), None):
             raise ValueError(f"{twice} is named twice in the pool")
+        if all("=" in name for name in self.pool) and self.schooling != Schooling():
+            raise ValueError(
+                "schooling: every network of the pool has given weights, so none is trained; leave "
+                "it out"
+            )
         if self.distance == "ce" and self.batch_real is not None:
             raise ValueError("batch_real belongs to distance cos")
         if len(self.weights) not in (1, len(self.pool)):

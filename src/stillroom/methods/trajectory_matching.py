@@ -215,6 +215,18 @@ class TrajectoryMatching(Method):
         rate = torch.tensor(self.rate, dtype=ctx.rt.dtype, device=ctx.device, requires_grad=True)
         return Synth(images.requires_grad_(), labels, of_class, rate)
 
+    def settle_start(self, ctx: Context, synth: Synth) -> None:
+        """Learned labels begin as what the first expert says of the given images."""
+        import torch
+
+        from stillroom.methods.trajectory_start import first_labels
+
+        if self.labels == "learned":
+            experts = [self._expert(ctx, 0)]
+            labels = first_labels(ctx, synth.images.detach(), synth.of_class, experts, known=False)
+            with torch.no_grad():
+                synth.labels.copy_(labels)
+
     def loss(self, ctx: Context, synth: Synth, it: int) -> Iterator[Tensor]:
         """One term, of one expert: work is not shared among ranks."""
         from stillroom.methods.trajectory_distance import apart, kept

@@ -93,7 +93,7 @@ class Nets:
 
         def first(*args: Any) -> Any:
             found = call(*args)
-            refuse_apart(found, make()(*args))
+            refuse_apart(found, lambda: make()(*args), self.rt.device)
             self._cache[seen] = True
             return found
 

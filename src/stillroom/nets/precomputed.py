@@ -5,6 +5,8 @@ See docs/architecture.md, "Compiled second order".
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -37,16 +39,22 @@ def precomputed(x: Tensor, value: Tensor, slope: Tensor) -> Tensor:
     return result
 
 
-def refuse_apart(found: Any, plain: Any) -> None:
+def refuse_apart(found: Any, plain: Callable[[], Any], device: torch.device) -> None:
     """Refuse what compiled code gave where plain code gives something else.
 
-    Both are tensors in any nesting, of the same shapes. A compiler that loses a graph does so
-    without an error, and images would follow a gradient that is none.
+    Both give tensors in any nesting, of the same shapes. A compiler that loses a graph does so
+    without an error, and images would follow a gradient that is none. Where plain code draws
+    (dropout), or finds NaN, there is nothing to compare with. No generator is moved.
     Raises: StillroomError telling by how much they differ.
     """
-    for a, b in zip(tree_leaves(found), tree_leaves(plain), strict=True):
-        gap, size = float((a.detach() - b.detach()).norm()), float(b.detach().norm())
-        if not gap <= APART * size + LEAST * b.numel() ** 0.5:
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        first, again = ([t.detach() for t in tree_leaves(plain())] for _ in range(2))
+    for a, b, c in zip(tree_leaves(found), first, again, strict=True):
+        size, gap = float(b.norm()), float((a.detach() - b).norm())
+        nearest = APART * size + LEAST * b.numel() ** 0.5
+        if not math.isfinite(size) or float((c - b).norm()) > nearest:
+            return
+        if not gap <= nearest:
             raise StillroomError(
                 f"torch.compile {torch.__version__} gives another gradient than plain code here "
                 f"({gap:.3g} apart, of {size:.3g}); go on with --compile off"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -20,7 +19,6 @@ from stillroom.distilled import Distilled, load, set_bytes, set_digest
 from stillroom.errors import StillroomError
 from stillroom.files import canonical, sha256
 from stillroom.methods.original_loss import VERDICTS
-from stillroom.methods.regularisers import WATCH
 from stillroom.nets.zoo import split_weights
 from stillroom.records import LEDGER, add_records
 from stillroom.run import machine as machines
@@ -51,7 +49,6 @@ SOURCES = (  # what decides a number: networks, their training, every measure
     "run/assess.py",
     "run/measures.py",
 )
-MOST_USED = 4000  # originals of one set: four architectures of a thousand
 
 
 def held_out(
@@ -67,26 +64,23 @@ def held_out(
     What such a model says of the set is what was minimised. They are known by architecture and
     number: of one number, a model that was trained otherwise began with the same weights.
     """
-    models = made.provenance.get("models")
-    held = models.items() if isinstance(models, dict) else ()  # a foreign set may say anything
-    used = [m for n, m in list(held)[:MOST_USED] if n != WATCH and isinstance(m, list)]
-    return without(used, bench, archs, num, schooling, store)
+    return without(made.models, bench, archs, num, schooling, store)
 
 
 def without(
-    used: Sequence[list[Any]],
+    used: Sequence[tuple[str, int]],
     bench: Benchmark,
     archs: Sequence[str],
     num: int,
     schooling: Schooling,
     store: Store,
 ) -> list[Original]:
-    """`num` models of every network, none of which is [architecture, number] of `used`."""
+    """`num` models of every network, none of which is (architecture, number) of `used`."""
     found = []
     for arch in archs:
         many = 1 if split_weights(arch)[1] else num + len(used)  # given weights are one model
         more = originals(bench, [arch], many, schooling, store)
-        free = [stage for stage in more if [stage.name, stage.index] not in used][:num]
+        free = [stage for stage in more if (stage.name, stage.index) not in used][:num]
         if not free:
             raise StillroomError(
                 f"{more[0].name}: the set was made with these weights, which say of it only that; "

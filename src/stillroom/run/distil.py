@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from stillroom.artefacts.opened import nets_for
 from stillroom.artefacts.originals import Original, OriginalModel, network_of
@@ -15,6 +15,7 @@ from stillroom.artefacts.stage import Stage
 from stillroom.artefacts.starts import keep_start
 from stillroom.artefacts.store import Store, obtain, obtain_all
 from stillroom.data.benchmarks import Benchmark
+from stillroom.data.named import NAMED
 from stillroom.distilled import Distilled, load
 from stillroom.errors import StillroomError
 from stillroom.files import read_json
@@ -28,6 +29,9 @@ from stillroom.run.options import Machine
 from stillroom.run.publish import owner_key, publish, refuse_foreign
 from stillroom.runtime import Runtime, environment, refuse_too_large
 from stillroom.session import Session
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -63,14 +67,14 @@ def plan(
     Raises: StillroomError if a class is too small, memory cannot suffice, `out` holds something
     else (with `force` too, if stillroom did not write it), or a name is unknown.
     """
-    arch = choose_arch(net if net is not None else recipe.arch, bench.size)
+    arch = choose_arch(net if net is not None else recipe.arch, bench)
     recipe = recipe if init_from is None else _with_given_start(recipe)
     check_ipc(recipe, bench)
     if recipe.zca and bench.preprocess.zca is None:
         session.say("the published settings are of whitened images, which these are not: --zca")
     bare = machines.runtime(machine, recipe.numerics, 0, session)
     recipe = settle(recipe, bench, arch, store, bare)
-    start, start_key = _start(init_from, bench, recipe, store)
+    start, start_key, start_models = _start(init_from, bench, recipe, store)
     stage = Distil(
         method=recipe.method,
         outer=recipe.outer,
@@ -83,12 +87,14 @@ def plan(
         store=store.root,
         start=start,
         start_key=start_key,
+        start_models=start_models,
         regularisers=recipe.regularisers,
         watch=recipe.watch,
     )
     wanted = stage.wants()  # what is wrong with its networks is said now
     probe = dataclasses.replace(bare, session=Session())
-    recipe.method.refuse_unread(recipe.ipc, nets_for(arch, bench, probe))
+    steps = recipe.method.steps(recipe.outer)
+    recipe.method.refuse_unread(recipe.ipc, nets_for(arch, bench, probe), steps)
     estimate = distil_estimate(
         recipe, bench, lambda name: nets_for(network_of(name, arch), bench, probe)
     )
@@ -158,9 +164,14 @@ def _say_cost(planned: Plan, machine: Machine, wanted: Sequence[Stage]) -> None:
             session.say(cost.in_words())
 
 
-def choose_arch(arch: str | Callable[..., Any], size: int) -> Arch:
-    """The architecture that a name, import path or callable stands for; "auto" by image size."""
-    return resolve(default_arch(size) if arch == "auto" else arch)
+def choose_arch(arch: str | Callable[..., Any], bench: Benchmark) -> Arch:
+    """The architecture that a name, import path or callable stands for.
+
+    "auto" is the network of a named benchmark, else one by image size.
+    """
+    usual = NAMED[bench.known].arch if bench.known else "auto"
+    named = usual if arch == "auto" else arch
+    return resolve(default_arch(bench.size) if named == "auto" else named)
 
 
 def check_ipc(recipe: Recipe, bench: Benchmark) -> None:
@@ -217,26 +228,32 @@ def _with_given_start(recipe: Recipe) -> Recipe:
             f"--init-from: {method.name()} runs no steps, so nothing would start from it; leave it "
             "out"
         )
-    if not method.of_init:
-        return recipe
     fields = type(method).model_fields
     fresh = {n: fields[n].get_default(call_default_factory=True) for n in method.of_init}
-    fresh["init"] = "noise"  # which costs nothing, and needs no real images
+    if "init" in fields and "noise" in get_args(fields["init"].annotation):
+        fresh["init"] = "noise"  # which costs nothing, and needs no real images
     return recipe.model_copy(update={"method": method.model_copy(update=fresh)})
 
 
 def _start(
     init_from: Path | None, bench: Benchmark, recipe: Recipe, store: Store
-) -> tuple[Path | None, str]:
-    """Bring the images of `--init-from` into the store, in network space, class-major."""
+) -> tuple[Path | None, str, tuple[tuple[str, int], ...]]:
+    """Bring the images of `--init-from` into the store, in network space, class-major.
+
+    Returns (file, digest, the networks that they were made with).
+    """
     if init_from is None:
-        return None, ""
-    return keep_start(_start_images(init_from, bench, recipe, store), store.root)
+        return None, "", ()
+    images, models = _start_images(init_from, bench, recipe, store)
+    return *keep_start(images, store.root), models
 
 
-def _start_images(init_from: Path, bench: Benchmark, recipe: Recipe, store: Store) -> Any:
+def _start_images(
+    init_from: Path, bench: Benchmark, recipe: Recipe, store: Store
+) -> tuple[Tensor, tuple[tuple[str, int], ...]]:
     import torch
 
+    models: tuple[tuple[str, int], ...] = ()
     if (init_from / "meta.json").is_file():
         given = load(init_from)
         if given.classes != bench.classes:
@@ -244,6 +261,7 @@ def _start_images(init_from: Path, bench: Benchmark, recipe: Recipe, store: Stor
                 f"--init-from {init_from}: its classes are not those of the data; "
                 f"first {given.classes[0]!r} against {bench.classes[0]!r}"
             )
+        models = given.models
         pixels = given.preprocess.invert(given.images)
         of_class = given.of_class
     elif init_from.is_dir():
@@ -261,4 +279,4 @@ def _start_images(init_from: Path, bench: Benchmark, recipe: Recipe, store: Stor
                 f"ipc={recipe.ipc} needs as many; lower --ipc"
             )
         picked.append(pixels[rows])
-    return bench.preprocess.apply(torch.cat(picked))
+    return bench.preprocess.apply(torch.cat(picked)), models

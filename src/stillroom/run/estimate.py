@@ -91,7 +91,9 @@ def distil_estimate(recipe: Recipe, bench: Benchmark, nets_of: Callable[[str], N
         flops += float(steps) * forward * method.image_forwards(classes, recipe.ipc)
         together = method.images_held(classes, recipe.ipc)
         if together is not None:
-            memory += together * (4 * pixels + nets.activation_bytes())
+            norms = method.norm_images(classes) if nets.has_batchnorm() else 0
+            graph = together * (4 * pixels + nets.activation_bytes())
+            memory += max(graph, norms * (4 * pixels + 2 * nets.largest_activation()))
         else:
             # BatchNorm takes one batch of all classes, real ones with a graph too; else a group.
             whole = nets.has_batchnorm()

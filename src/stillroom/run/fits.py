@@ -21,20 +21,15 @@ from stillroom.run.rows import Row, rows_of_set
 from stillroom.run.teachers import NO_FULL
 
 
-def student_of(data: Distilled, bench: Benchmark) -> str:
-    """The zoo network that a set was made with, else the usual one of its data.
+def student_of(data: Distilled) -> str:
+    """The zoo network that a set was made with, else "auto".
 
     A user's own code cannot be found again by the name that metadata hold, and is never imported.
     """
     try:
         return canonical_name(data.arch)
     except StillroomError:
-        return usual_arch(bench)
-
-
-def usual_arch(bench: Benchmark) -> str:
-    """The network of a known benchmark, else "auto": by image size."""
-    return NAMED[bench.known].arch if bench.known else "auto"
+        return "auto"
 
 
 def full_row(bench: Benchmark) -> Row:

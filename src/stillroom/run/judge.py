@@ -256,7 +256,7 @@ def judging(
     protocol wants some and nobody names them.
     """
     # By name: of a network asked for twice every student would count twice.
-    chosen = tuple({a.name: a for a in (choose_arch(n, bench.size) for n in asked.archs)}.values())
+    chosen = tuple({a.name: a for a in (choose_arch(n, bench) for n in asked.archs)}.values())
     protocol = asked.protocol
     check_protocol(protocol, bench)
     seeds = asked.seeds or protocol.seeds

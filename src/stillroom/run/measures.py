@@ -62,8 +62,9 @@ def measure(
 ) -> Iterator[Measured]:
     """Every measure; `pool`: models by network, `real`: features of real images by network."""
     rows = real_rows(bench, REAL)
-    yield from of_pixels(made, bench)
+    yield from of_pixels(made, bench, rt)
     for arch, models in pool.items():
+        rt.session.check()
         yield from of_originals(arch, models, made, bench, rt)
         yield from of_features(models[0], made, bench, real[arch], rt)
         yield from of_matching(models[0].arch, made, bench, rows, rt, arch)
@@ -91,7 +92,7 @@ def of_features(
     """Distances of features to those of real images, and how far the set's own lie apart."""
     arch = model.name
     mine = opened(model, bench, rt).features(_space(model, made, bench, rt))[0].cpu()
-    if len(mine) > 1:
+    if min(len(mine), len(theirs)) > 1:
         yield Measured("kernel-distance", arch, assessments.kernel_distance(mine, theirs), "")
     yield Measured("frechet-distance", arch, assessments.frechet(mine, theirs), "")
     yield Measured("effective-rank", arch, assessments.effective_rank(mine), "directions")
@@ -104,13 +105,15 @@ def of_matching(
     arch: Arch, made: Distilled, bench: Benchmark, rows: Tensor, rt: Runtime, name: str
 ) -> Iterator[Measured]:
     """Losses of distribution and gradient matching on fresh networks that no method saw."""
-    images, of_class = made.images.to(rt.device, rt.dtype), made.of_class.to(rt.device)
+    pixels, of_class = made.preprocess.invert(made.images), made.of_class.to(rt.device)
+    images = bench.preprocess.apply(pixels).to(rt.device, rt.dtype)  # as the real ones are
     of_rows = bench.train.labels[rows]
     held = [c for c in range(len(bench.classes)) if bool((of_class == c).any())]
     fresh = [nets_for(arch, bench, rt).make(1, i, "assess") for i in range(RANDOM_NETS)]
     norms = nets_for(arch, bench, rt).has_batchnorm()
     features, slopes = 0.0, 0.0
     for classes in [held] if norms else [[c] for c in held]:  # one alone has no statistics
+        rt.session.check()
         some = torch.isin(of_rows, torch.tensor(classes))
         real = bench.preprocess.apply(bench.train.take(rows[some], rt.device)).to(rt.dtype)
         sides = ((images, of_class), (real, of_rows[some].to(rt.device)))
@@ -139,9 +142,9 @@ def _means_by_class(nets: Ensemble, x: Tensor, of_class: Tensor, held: list[int]
     return torch.stack(seen_by, 1)
 
 
-def of_pixels(made: Distilled, bench: Benchmark) -> Iterator[Measured]:
+def of_pixels(made: Distilled, bench: Benchmark, rt: Runtime) -> Iterator[Measured]:
     """The median distance to the nearest real image, root mean square of pixels in [0, 1]."""
-    _, gap = assessments.nearest(made.pixels(), bench.train)
+    _, gap = assessments.nearest(made.pixels(), bench.train, rt.session.check)
     yield Measured("nearest-real-distance", "none", float(gap.median()), "")
 
 

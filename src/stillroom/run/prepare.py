@@ -43,7 +43,7 @@ def originals(
     bench: Benchmark, archs: Sequence[str], num: int, schooling: Schooling, store: Store
 ) -> list[Original]:
     """The stages of `num` models of every network, with or without given weights."""
-    auto = choose_arch("auto", bench.size)
+    auto = choose_arch("auto", bench)
     names = [settled(arch, bench, store.root, auto) for arch in archs]
     return pool_of(names, num, schooling, bench.describe(), auto, store.root)
 
@@ -57,7 +57,7 @@ def experts(
     store: Store,
 ) -> list[Expert]:
     """The stages of `num` experts of every network, kept up to an epoch or to the end."""
-    chosen = [choose_arch(arch, bench.size) for arch in archs]
+    chosen = [choose_arch(arch, bench) for arch in archs]
     schooling = as_students(schooling, bench.known)
     last = schooling.passes if upto is None else upto
     return [

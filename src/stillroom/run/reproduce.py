@@ -114,7 +114,7 @@ def plan_of(
     numerics = numerics or cell.numerics
     how = _judging(cell, bench, store, machine, session, numerics)
     found = [("protocol", cell.protocol), ("numerics", numerics)]
-    used: list[list[Any]] = []
+    used: list[tuple[str, int]] = []
     if _distilled(cell):
         planned, _ = _planned(cell, how, session)
         taken = about(seconds(planned.estimate.flops, planned.rt))
@@ -123,7 +123,7 @@ def plan_of(
         if wanted := planned.stage.wants():
             costs = costs_of_stages(list(wanted.values()), machine, session, store)
             found += [("before it", cost.in_words()) for cost in costs]
-        used = [[s.name, s.index] for s in wanted.values() if isinstance(s, Original)]
+        used = [(s.name, s.index) for s in wanted.values() if isinstance(s, Original)]
     if how.labelling is not None:
         cost, _ = cost_of_originals(how.labelling.teachers, machine, session, store)
         found.append(("teachers", cost.in_words()))

@@ -33,6 +33,7 @@ from stillroom.run.options import Machine
 from stillroom.run.prepare import originals
 from stillroom.runtime import Runtime
 from stillroom.session import Session
+from stillroom.types import Preprocess
 from toy import record
 
 MACHINE = Machine(threads=1)
@@ -103,6 +104,11 @@ def test_matching_losses_are_zero_of_the_real_images_themselves(
     found = {m.name: m.value for m in matching}
     assert found["feature-matching-loss"] == pytest.approx(0, abs=1e-6)
     assert found["gradient-matching-loss"] < 0.5  # 1e-6 is added to the norms
+    other = Preprocess("other", (0.9, 0.1, 0.4), (0.1, 0.5, 2.0))  # the same pixels, kept otherwise
+    made = replace(made, preprocess=other, images=other.apply(bench.train.take(rows)))
+    again = {m.name: m.value for m in of_matching(arch, made, bench, rows, rt, arch.name)}
+    assert again["feature-matching-loss"] == pytest.approx(0, abs=1e-6)
+    assert again["gradient-matching-loss"] < 0.5
 
 
 def test_what_real_images_look_like_to_a_model_is_kept(

@@ -70,6 +70,7 @@ def test_effective_rank_counts_directions() -> None:
     line = torch.tensor([[0.0, 0], [1, 1], [2, 2]])
     assert effective_rank(line) == pytest.approx(1)
     assert effective_rank(torch.ones(5, 3)) == 0
+    assert effective_rank(torch.rand(1, 7).expand(10, 7)) == 0  # whose float32 mean is another
     assert effective_rank(draws(10, 50)) <= 9 + 1e-9
 
 

@@ -22,14 +22,16 @@ from stillroom.data.benchmarks import Benchmark
 from stillroom.distilled import Distilled
 from stillroom.errors import StillroomError
 from stillroom.files import read_json
-from stillroom.methods.base import Synth
+from stillroom.methods.base import Optim, Outer, Synth
 from stillroom.methods.context import RunContext
+from stillroom.methods.distribution_matching import DistributionMatching
 from stillroom.methods.original_loss import VERDICTS, contrast, cross_entropy
+from stillroom.methods.outer import outer_loop
 from stillroom.methods.regularisers import Clom, Watchable
 from stillroom.nets.ensemble import Nets
 from stillroom.nets.zoo import resolve
 from stillroom.recipe import from_preset, validate
-from stillroom.run.assess import without
+from stillroom.run.assess import held_out, without
 from stillroom.run.distil import distil, plan
 from stillroom.run.measures import READ_AS, of_originals
 from stillroom.run.options import Machine
@@ -383,6 +385,82 @@ def test_a_network_counts_once(bench: Benchmark, store: Path) -> None:
         Clom(weights=(1.0,), pool=("mlp", "convnet1-w4", "mlp"))
     with pytest.raises(StillroomError, match="a network is named twice"):
         without([], bench, ["mlp", "mlp"], 2, QUICK, Store(store))
+
+
+@pytest.mark.parametrize("pool", [["auto", "convnet1-w4"], ["mlp", "MLP"]])
+def test_one_network_has_one_name(
+    bench: Benchmark, store: Path, tmp_path: Path, pool: list[str]
+) -> None:
+    with pytest.raises(StillroomError, match="are one network; name it once"):
+        run(bench, store, tmp_path / "a", weights=[1.0], pool=pool)
+
+
+def test_models_of_the_start_are_models_of_the_set(
+    bench: Benchmark, store: Path, tmp_path: Path
+) -> None:
+    """What a term minimised before is no held-out model, nor one that watches."""
+    first = run(bench, store, tmp_path / "a", weights=[5.0])
+    assert first.models == (("convnet1-w4", 0), ("convnet1-w4", 1))
+    given = {"outer": {"steps": 1, "images": {"lr": 1e-9}}, "arch": "convnet1-w4"}
+    given["watch"] = {"measures": ["original-model-loss"], "schooling": QUICK}
+    recipe, _ = from_preset("dm", "toy", 2, given)
+    machine, kept = Machine(threads=1), Store(store)
+    asked = plan(recipe, bench, machine, Session(), store=kept, init_from=tmp_path / "a")
+    assert asked.stage.wants()["watch"].index == 2
+    again = distil(asked, machine)
+    assert again.models == first.models
+    held = held_out(again, bench, ["convnet1-w4"], 1, QUICK, kept)
+    assert [stage.index for stage in held] == [2]
+
+
+def test_what_is_watched_is_what_is_published(
+    bench: Benchmark, store: Path, tmp_path: Path
+) -> None:
+    """Also where the set holds a moving average of the images."""
+    own = {"experts": 1, "inner": 2, "batch": 4, "ema": 0.9, "augment": "none",
+           "window": {"last": 1, "epochs": 1}, "schooling": {"epochs": 2, "batch": 8}}  # fmt: skip
+    optim = {"lr": 50.0}
+    given = {"method": own, "outer": {"steps": 3, "images": optim, "rate": {"lr": 1e-6}},
+             "arch": "convnet1-w4", "watch": {"measures": ["original-model-loss"],
+             "schooling": QUICK}}  # fmt: skip
+    recipe, _ = from_preset("ftd", "toy", 2, given)
+    machine = Machine(threads=1)
+    asked = plan(recipe, bench, machine, Session(), store=Store(store), out=tmp_path / "a")
+    made = distil(asked, machine)
+    stage = asked.stage.wants()["watch"]
+    nets = Nets(resolve("convnet1-w4"), 2, 3, 8, Runtime(device=torch.device("cpu"))).make(1, 0)
+    stage.load(Store(store).folder(stage.key())).put_into(nets)
+    loss = F.cross_entropy(nets.logits(made.images)[0].double(), made.of_class)
+    lines = (tmp_path / "a/metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["original-model-loss"] == pytest.approx(float(loss), rel=1e-5)
+
+
+def test_a_dropped_step_drops_the_term_and_nothing_scales_it(bench: Benchmark, store: Path) -> None:
+    """A method adjusts its own gradient alone; what it drops is not logged either."""
+
+    class Scaled(DistributionMatching):
+        keeps: bool = True
+
+        def adjust(self, ctx, synth, it):
+            synth.images.grad.zero_()
+            return self.keeps
+
+    stages = Clom(weights=(3.0,), num=1, schooling=QUICK)
+    for keeps in (True, False):
+        original = model(1)
+        ctx = context(bench, {"clom/0/0/0": original})
+        method = Scaled(batch_real=4, keeps=keeps)
+        rate = Optim(lr=1.0, momentum=0.0)
+        before = method.start(ctx, torch.arange(4)).images.detach().clone()
+        outcome = outer_loop(
+            method, ctx, Outer(steps=1, images=rate), torch.arange(4), store, None, (stages,)
+        )
+        moved = before - outcome.synth.images
+        images = before.clone().requires_grad_()
+        loss = 3 * cross_entropy(ctx, original, images, outcome.synth.labels)
+        (slope,) = torch.autograd.grad(loss, images)
+        torch.testing.assert_close(moved, slope if keeps else torch.zeros_like(slope))
+        assert ("clom" in outcome.metrics[-1]) == keeps
 
 
 def test_names_of_measures_are_one_list() -> None:

@@ -160,6 +160,11 @@ def test_the_rule_for_every_other_number_of_images() -> None:
             assert abs(matches * epochs - 500) <= matches / 2
     given = GradientMatching(matches=3, net_epochs=7)
     assert given.loops(10) == (3, 7)
+    # The table's one epoch at one image a class is never run; other matches share out 500.
+    assert GradientMatching(matches=2).loops(1) == (2, 250)
+    assert GradientMatching(matches=1).loops(1) == (1, 1)
+    assert GradientMatching(matches=10).loops(10) == (10, 50)
+    assert GradientMatching(matches=5).loops(10) == (5, 100)
 
 
 def test_a_network_is_trained_between_its_matches_only(
@@ -346,8 +351,18 @@ def test_batchnorm_takes_its_statistics_from_sixteen_real_images_a_class(
 @pytest.mark.parametrize(
     ("given", "arch", "ipc", "said"),
     [
-        ({"net_epochs": 5}, "convnet1-w4", 1, "method.net_epochs: at ipc 1 a network matches once"),
-        ({"net_lr": 0.1}, "convnet1-w4", 1, "method.net_lr: at ipc 1 a network matches once"),
+        (
+            {"net_epochs": 5},
+            "convnet1-w4",
+            1,
+            "method.net_epochs: at ipc 1 and 100 steps a network",
+        ),
+        (
+            {"net_lr": 0.1},
+            "convnet1-w4",
+            1,
+            "method.net_lr: .* matches once and is never trained",
+        ),
         ({"matches": 1, "net_batch": 8}, "convnet1-w4", 10, "method.net_batch: .*matches once"),
         ({"batchnorm": "released"}, "convnet1-w4", 10, "batchnorm: convnet1-w4 has no BatchNorm"),
         ({"matches": 2, "net_epochs": 5, "net_lr": 0.1}, "convnet1-w4", 1, ""),
@@ -360,10 +375,20 @@ def test_what_nothing_would_read_is_refused(
 ) -> None:
     method, nets = GradientMatching(**given), context(bench, arch).networks
     if not said:
-        method.refuse_unread(ipc, nets)
+        method.refuse_unread(ipc, nets, 100)
         return
     with pytest.raises(StillroomError, match=said):
-        method.refuse_unread(ipc, nets)
+        method.refuse_unread(ipc, nets, 100)
+
+
+def test_too_few_steps_and_one_class_are_refused(bench: Benchmark) -> None:
+    nets, method = context(bench).networks, GradientMatching(matches=10, net_lr=0.1)
+    method.refuse_unread(1, nets, 2)
+    with pytest.raises(StillroomError, match="at ipc 1 and 1 steps a network matches once"):
+        method.refuse_unread(1, nets, 1)
+    alone = Nets(nets.arch, 1, 3, 8, nets.rt)
+    with pytest.raises(StillroomError, match="nothing of one class alone"):
+        GradientMatching().refuse_unread(1, alone, 5)
 
 
 def test_a_frozen_batchnorm_is_that_of_evaluation(bench: Benchmark) -> None:
