@@ -19,7 +19,6 @@ def _import(**values: Any) -> None:
     from stillroom.interchange.tensors import imported
     from stillroom.progress import Shown
     from stillroom.run import machine as machines
-    from stillroom.run.distil import choose_arch
 
     files = [values[name] and user_path(values[name], name) for name in FILES]
     out = user_path(values["out"], "out")
@@ -31,7 +30,7 @@ def _import(**values: Any) -> None:
         bench = machines.benchmark(values["data"], options, store)
         named = NAMED.get(bench.known or "")
         augment = parse(values["augment"] or (named.augment if named else "none")).text
-        arch = choose_arch(values["arch"] or "auto", bench)
+        arch = machines.choose_arch(values["arch"] or "auto", bench)
         made, notes = imported(
             bench,
             *files,

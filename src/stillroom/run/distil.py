@@ -15,17 +15,16 @@ from stillroom.artefacts.stage import Stage
 from stillroom.artefacts.starts import keep_start
 from stillroom.artefacts.store import Store, obtain, obtain_all
 from stillroom.data.benchmarks import Benchmark
-from stillroom.data.named import NAMED
 from stillroom.distilled import Distilled, load
 from stillroom.errors import StillroomError
 from stillroom.files import read_json
 from stillroom.methods.distil import Distil
-from stillroom.nets.zoo import Arch, default_arch, resolve
 from stillroom.recipe import Recipe
 from stillroom.run import machine as machines
 from stillroom.run.estimate import Estimate, distil_estimate, passes_of
 from stillroom.run.given import check_given, settle
 from stillroom.run.options import Machine
+from stillroom.run.prepare import costs_of_stages
 from stillroom.run.publish import owner_key, publish, refuse_foreign
 from stillroom.runtime import Runtime, environment, refuse_too_large
 from stillroom.session import Session
@@ -67,7 +66,7 @@ def plan(
     Raises: StillroomError if a class is too small, memory cannot suffice, `out` holds something
     else (with `force` too, if stillroom did not write it), or a name is unknown.
     """
-    arch = choose_arch(net if net is not None else recipe.arch, bench)
+    arch = machines.choose_arch(net if net is not None else recipe.arch, bench)
     recipe = recipe if init_from is None else _with_given_start(recipe)
     check_ipc(recipe, bench)
     if recipe.zca and bench.preprocess.zca is None:
@@ -156,22 +155,10 @@ def _accuracies(planned: Plan) -> dict[str, Any]:
 
 def _say_cost(planned: Plan, machine: Machine, wanted: Sequence[Stage]) -> None:
     """Say what training networks takes before it starts: it may be longer than the distillation."""
-    from stillroom.run.prepare import costs_of_stages  # which imports this module
-
     session = planned.rt.session
     for cost in costs_of_stages(wanted, machine, session, planned.store):
         if cost.left:
             session.say(cost.in_words())
-
-
-def choose_arch(arch: str | Callable[..., Any], bench: Benchmark) -> Arch:
-    """The architecture that a name, import path or callable stands for.
-
-    "auto" is the network of a named benchmark, else one by image size.
-    """
-    usual = NAMED[bench.known].arch if bench.known else "auto"
-    named = usual if arch == "auto" else arch
-    return resolve(default_arch(bench.size) if named == "auto" else named)
 
 
 def check_ipc(recipe: Recipe, bench: Benchmark) -> None:

@@ -26,7 +26,6 @@ from stillroom.nets.ensemble import Backend
 from stillroom.nets.zoo import Arch
 from stillroom.records import LEDGER, add_records
 from stillroom.run import machine as machines
-from stillroom.run.distil import choose_arch
 from stillroom.run.estimate import Cost, seconds, student_flops, student_steps
 from stillroom.run.exhibits import NEIGHBOURS, write_exhibit, write_neighbours
 from stillroom.run.fits import check_protocol, check_row, full_row
@@ -256,7 +255,9 @@ def judging(
     protocol wants some and nobody names them.
     """
     # By name: of a network asked for twice every student would count twice.
-    chosen = tuple({a.name: a for a in (choose_arch(n, bench) for n in asked.archs)}.values())
+    chosen = tuple(
+        {a.name: a for a in (machines.choose_arch(n, bench) for n in asked.archs)}.values()
+    )
     protocol = asked.protocol
     check_protocol(protocol, bench)
     seeds = asked.seeds or protocol.seeds

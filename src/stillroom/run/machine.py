@@ -1,15 +1,19 @@
-"""From flags to a `Runtime`, a `Store` and an `Executor`."""
+"""From flags to a `Runtime`, a `Store`, an `Executor`, data and networks."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from stillroom.artefacts.executor import Executor, Processes, Serial
 from stillroom.artefacts.store import Store, default_store
 from stillroom.data.benchmarks import Benchmark, DataSpec, load_benchmark
+from stillroom.data.named import NAMED
 from stillroom.errors import StillroomError
 from stillroom.files import readable_os_errors, user_path
+from stillroom.nets.zoo import Arch, default_arch, resolve
 from stillroom.run.options import DataOptions, Machine
 from stillroom.runtime import Numerics, Runtime, can_compile, default_threads, pick_device
 from stillroom.session import Session
@@ -75,3 +79,13 @@ def benchmark(data: str, options: DataOptions, store: Store) -> Benchmark:
         skip_bad=options.skip_bad,
     )
     return load_benchmark(spec, Path(store.root))
+
+
+def choose_arch(arch: str | Callable[..., Any], bench: Benchmark) -> Arch:
+    """The architecture that a name, import path or callable stands for.
+
+    "auto" is the network of a named benchmark, else one by image size.
+    """
+    usual = NAMED[bench.known].arch if bench.known else "auto"
+    named = usual if arch == "auto" else arch
+    return resolve(default_arch(bench.size) if named == "auto" else named)

@@ -28,7 +28,6 @@ from stillroom.recipe import as_students
 from stillroom.records import NETWORK, NETWORK_ACCURACY
 from stillroom.run import machine as machines
 from stillroom.run.asked import schooling_in_words
-from stillroom.run.distil import choose_arch
 from stillroom.run.estimate import Cost, Pass, passes_of, seconds
 from stillroom.run.given import bring, check_given, of_tree
 from stillroom.run.options import Machine
@@ -43,7 +42,7 @@ def originals(
     bench: Benchmark, archs: Sequence[str], num: int, schooling: Schooling, store: Store
 ) -> list[Original]:
     """The stages of `num` models of every network, with or without given weights."""
-    auto = choose_arch("auto", bench)
+    auto = machines.choose_arch("auto", bench)
     names = [settled(arch, bench, store.root, auto) for arch in archs]
     return pool_of(names, num, schooling, bench.describe(), auto, store.root)
 
@@ -57,7 +56,7 @@ def experts(
     store: Store,
 ) -> list[Expert]:
     """The stages of `num` experts of every network, kept up to an epoch or to the end."""
-    chosen = [choose_arch(arch, bench) for arch in archs]
+    chosen = [machines.choose_arch(arch, bench) for arch in archs]
     schooling = as_students(schooling, bench.known)
     last = schooling.passes if upto is None else upto
     return [
