@@ -96,18 +96,8 @@ def fake(name: str) -> Benchmark:
     )
 
 
-ALL = [pytest.param(data, IPCS, id=f"{data}-all", marks=pytest.mark.slow) for data in SETS]
-
-
-@pytest.mark.parametrize(("data", "ipcs"), [pytest.param("cifar10", (10,), id="cifar10"), *ALL])
-def test_every_row_prints_its_plan(
-    data: str,
-    ipcs: tuple[int, ...],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """Of data that are not here, on a machine with memory for them; networks are looked at once."""
+def absent(data: str, monkeypatch: pytest.MonkeyPatch) -> Benchmark:
+    """Named data that are not here, on a machine with memory for them; nothing is timed."""
     bench = fake(data)
 
     @functools.cache
@@ -122,6 +112,22 @@ def test_every_row_prints_its_plan(
     for module in (estimate, prepare):
         monkeypatch.setattr(module, "seconds", lambda *_: 60.0)
     monkeypatch.setattr("stillroom.runtime.available_memory", lambda _: 2**50)
+    return bench
+
+
+ALL = [pytest.param(data, IPCS, id=f"{data}-all", marks=pytest.mark.slow) for data in SETS]
+
+
+@pytest.mark.parametrize(("data", "ipcs"), [pytest.param("cifar10", (10,), id="cifar10"), *ALL])
+def test_every_row_prints_its_plan(
+    data: str,
+    ipcs: tuple[int, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of data that are not here, on a machine with memory for them; networks are looked at once."""
+    bench = absent(data, monkeypatch)
     for method in DECOUPLED:
         for ipc in ipcs:
             row = f"{method}/{data}-ipc{ipc}"
@@ -131,6 +137,24 @@ def test_every_row_prints_its_plan(
             assert f"images {ipc * len(bench.classes)} (uint8)" in told
             assert "to train" in told
     assert not list((tmp_path / "store").glob("*/"))
+
+
+CLOM = [row.name for row in packaged() if "-clom" in row.name]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [pytest.param(row, marks=() if "pool" in row else pytest.mark.slow) for row in CLOM],
+)
+def test_every_row_with_clom_prints_its_plan(
+    row: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the originals of the paper: ten of each network, four networks of a pool."""
+    absent(row.partition("/")[2].rpartition("-ipc")[0], monkeypatch)
+    assert run(["distill", row, "--plan", "--store", f"{tmp_path}/store"]) == 0
+    told = " ".join(capsys.readouterr().out.replace("│", "").split())
+    assert f"settings recipe {row}" in told
+    assert f"{40 if 'pool' in row else 10} original models to train" in told
 
 
 def small(row: str, network: str, schooling: str, *more: str) -> list[str]:
