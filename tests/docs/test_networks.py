@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 import released
 from stillroom.cli import run
@@ -40,13 +41,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert run([*line, "--batch", "32", *store]) == 0
     (made,) = folder.glob("store/original-*/0000/weights.safetensors")
     shutil.copyfile(made, folder / "net.safetensors")
+    weights = load_file(made)
+    other = {n: t * 1.001 if t.is_floating_point() else t for n, t in weights.items()}
+    save_file(other, folder / "other.safetensors")  # a second network, by its weights
     return folder
 
 
 @pytest.fixture(scope="module")
 def tree(root: Path) -> Path:
-    from safetensors.torch import load_file
-
     bench = load_benchmark(DataSpec("digits"), root / "store")
     net = build(SMALL, len(bench.classes), bench.channels, bench.size).eval()
     net.load_state_dict(load_file(root / "net.safetensors"))
@@ -60,7 +62,8 @@ def shortened(command: str, root: Path) -> list[str]:
     mine = f"{SMALL}={root}/net.safetensors"
     there = {
         "imagenet-1k": "digits", "cifar10": "digits", "convnet3": SMALL, "edc": "edc",
-        "imagenet/resnet18=published": mine, "imagenet/mobilenet_v2=published": mine,
+        "imagenet/resnet18=published": mine,
+        "imagenet/mobilenet_v2=published": f"{SMALL}={root}/other.safetensors",
         "convnet3=weights/convnet3.safetensors": mine, "edc@1": "edc@1+epochs=2",
         "statistic_imagenet1k.zip": f"{root}/statistic_imagenet1k.zip", "10": "1",
     }  # fmt: skip

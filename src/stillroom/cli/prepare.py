@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 
 from stillroom.artefacts.released_names import Repair
-from stillroom.artefacts.schooling import MOST_MODELS, Schooling, changed, find_schooling
+from stillroom.artefacts.schooling import (
+    MOST_MODELS,
+    SCHOOLINGS,
+    Schooling,
+    changed,
+    find_schooling,
+)
 from stillroom.cli import flags
 from stillroom.errors import StillroomError
 from stillroom.files import user_path
@@ -261,7 +267,7 @@ def _command(
         *more,
         flags.keyword("plan", flags.flag(bool, "show the cost and stop", switch=True), False),
         flags.keyword("quiet", flags.flag(bool, "no progress, no notes", switch=True), False),
-        *flags.of_model(Schooling, "schooling", "Method", dict(find_schooling(recipe)), unread),
+        *flags.of_model(Schooling, "schooling", "Method", dict(SCHOOLINGS[recipe]), unread),
         *flags.of_model(DataOptions, "options", "Data"),
         *flags.of_model(Machine, "machine", "Machine"),
     ]
