@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -204,7 +205,11 @@ def test_what_clom_does_is_the_study_of_the_ledger() -> None:
     study = clom_study(read_records(ROOT / "results" / "records.jsonl"))
     made = [line.strip("| ").split(" | ") for line in study.splitlines() if line[:3] == "| d"]
     text = (ROOT / "docs/methods/clom.md").read_text(encoding="utf-8")
-    told = [line.strip("| ").split(" | ") for line in text.splitlines() if "+clom@" in line]
+    told = [
+        line.strip("| ").split(" | ")
+        for line in text.splitlines()
+        if line[:3] == "| d" and "+clom@" in line
+    ]
     assert told == [[row[0], *row[3:]] for row in made if "quick@1" in row]
     assert len(told) == 3
     assert all(row[2].split(", ") in (["4", "4"], ["5", "4"]) for row in made)
@@ -279,3 +284,56 @@ def test_numbers_of_gradient_matching_are_lines_of_the_ledger() -> None:
         for other in ("random", "class-mean"):
             beside = held["cifar10", "1", other, protocol, numerics].summary
             assert own.low > beside.high, (name, other)
+
+
+def test_ten_classes_of_tiny_imagenet_are_lines_of_the_ledger() -> None:
+    text, held = " ".join((ROOT / "docs/methods/clom.md").read_text().split()), ledger()
+    for row, words in (
+        ("dsa+clom@40", "dsa+clom@40 {}"),
+        ("dsa@40", "dsa@40 {}"),
+        ("class-mean", "class means {}"),
+        ("random", "random images {}"),
+        ("k-means", "k-means {}"),
+    ):
+        line = held["tiny10", "1", row, "quick@1", "bf16"]
+        told = interval(line).replace(")", ", 5 draws)") if row == "random" else interval(line)
+        assert words.format(told) in text, row
+        assert line.summary.n == 5
+
+
+CPUS = {"two cores with AMX": 0, "two cores with AVX2 only": 1, "two cores with AVX-512": 2}
+
+
+def test_the_table_of_a_step_of_gradient_matching_is_what_was_timed() -> None:
+    """Seconds and ratios, machine by machine in the order of the file; then 100 classes."""
+    ways = ("plain twin", "twin + allocator", "float32 eager", "bf16 eager", "float32 compiled",
+            "bf16 compiled")  # fmt: skip
+    timed = [json.loads(x) for x in (ROOT / "results/benchmarks.jsonl").read_text().splitlines()]
+    runs: dict[str, list[dict[str, tuple[float, float]]]] = {}
+    for x in timed:
+        some = runs.setdefault(x["job"], [])
+        if x["variant"] == "plain twin":
+            some.append({})
+        some[-1][x["variant"]] = (x["seconds"], x["ratio"])
+    lines_ = (ROOT / "docs/numerics-and-speed.md").read_text(encoding="utf-8").splitlines()
+    found = 0
+    for i, text in enumerate(lines_):
+        name = text.strip("| ").split(", s | ")[0]
+        run = runs["dc-step"][CPUS[name]] if name in CPUS else None
+        if name == "the same, 100 classes":
+            (run,) = runs["dc-step-100"]
+        if run is None or ", s | " not in text:
+            continue
+        found += 1
+        cells = [x.split(" | ")[1:] for x in (text.strip("| "), lines_[i + 1].strip("| "))]
+        for way, seconds, ratio in zip(ways, *cells, strict=True):
+            if way not in run:
+                assert (seconds, ratio) == ("-", "-")
+                continue
+            assert float(seconds) == pytest.approx(run[way][0], rel=5e-3), (name, way)
+            assert float(ratio) == pytest.approx(run[way][1], abs=0.051), (name, way)
+    assert found == 4
+    together = runs["originals-vmap"][-1]
+    told = " ".join(" ".join(lines_).split())
+    a, b = together["twin + allocator"][0], together["float32 eager"][0]
+    assert f"took {a:.1f} s in turn and {b:.1f} s together" in told

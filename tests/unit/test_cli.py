@@ -137,7 +137,7 @@ def test_plan_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         "steps",
         "settings",
         "recipe dm/digits-ipc1",
-        "peak memory",
+        "memory",
         "disk",
     ):
         assert word in text

@@ -19,7 +19,7 @@ from stillroom.data.benchmarks import Benchmark
 from stillroom.data.preprocess import CONSTANTS
 from stillroom.errors import StillroomError
 from stillroom.files import fresh_folder, read_json, sha256, sha256_file, user_path, write_atomic
-from stillroom.nets.zoo import Arch, resolve, split_weights
+from stillroom.nets.zoo import Arch, canonical, resolve, split_weights
 from stillroom.nets.zoo.weights import fetch, load_weights, published
 from stillroom.rng import global_rng
 
@@ -32,20 +32,24 @@ MAJORITY = 0.5  # of a class's images, above which an output is taken for that o
 
 
 def settled(name: str, bench: Benchmark, root: Path, auto: Arch | None = None) -> str:
-    """The same name with the digest of its weights, which lie in the store from now on.
+    """The one spelling of a name, with the digest of its weights, in the store from now on.
 
     WEIGHTS: `published`, a file, an address with its SHA-256 (`https://host/net.pth#1a2b3c4d...`),
-    or a digest that this gave before. A name without weights stays as it is. `auto` is what the
-    network "auto" stands for.
+    or a digest that this gave before. `auto` is what the network "auto" stands for. An import path
+    stays as it is.
 
     Raises: StillroomError if there are none, they are of another network or of other classes.
     """
     network, weights = split_weights(name)
+    if network == "auto" and auto is not None and auto.factory is None:
+        network = auto.name
+    if network != "auto" and ":" not in network:
+        network = canonical(network)
     if not weights:
-        return name
+        return network
     if DIGEST.fullmatch(weights):
         _folder(name, weights, root)
-        return name
+        return f"{network}={weights}"
     arch = auto if auto is not None and network == "auto" else resolve(network)
     path = _file(network, weights, bench, root)
     _refuse_other_classes(path, bench)

@@ -365,7 +365,7 @@ def _show_plan(planned: Any, machine: Machine) -> None:
             ("steps", str(estimate.steps)),
             ("work", f"{estimate.flops / 1e12:.2f} TFLOP"),
             ("time", _time(planned)),
-            ("peak memory", f"about {size(estimate.memory)}"),
+            ("memory", f"about {size(estimate.memory)} of tensors, beside torch itself"),
             ("disk", f"about {size(estimate.disk)}, beside {size(decoded)} of decoded data"),
             *_originals(planned, machine),
         ],

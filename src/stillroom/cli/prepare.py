@@ -41,10 +41,12 @@ def _originals(**values: Any) -> None:
     from stillroom.progress import Shown
     from stillroom.records import add_records
     from stillroom.run.prepare import obtain_originals, records_of
-    from stillroom.tables import percent
+    from stillroom.tables import percent, plural
 
     machine, shown = flags.settle(Machine, values, "machine"), Shown(values["quiet"])
     ledger = None if values["records"] is None else user_path(values["records"], "records")
+    if ledger is not None and (ledger.is_dir() or not ledger.absolute().parent.is_dir()):
+        raise StillroomError(f"--records {ledger} is no file in a folder that is there; name one")
     with shown.interruptible(machine.minutes):
         stages, store, rt = _wanted(values, machine, shown)
         if rt is None:
@@ -58,7 +60,8 @@ def _originals(**values: Any) -> None:
         told = ", ".join(percent(m.accuracy) for m in models[:10])
         more = f" and {len(models) - 10} more" if len(models) > 10 else ""
         seconds = sum(m.seconds for m in models) / len(models)
-        say(f"{arch}: {len(models)} models, test accuracy {told}{more} %, {seconds:.0f} s each")
+        many = plural(len(models), "model")
+        say(f"{arch}: {many}, test accuracy {told}{more} %, {seconds:.0f} s each")
 
 
 def _statistics(**values: Any) -> None:

@@ -103,12 +103,15 @@ class _Loop:
     def run(self) -> Outcome:
         """Steps until the total is reached."""
         session = self.ctx.rt.session
-        session.begin(f"distil {type(self.method).__name__}", self.total, self.step)
+        if self.step:
+            session.say(f"going on from step {self.step} of {self.total}")
+        session.begin(f"distil {self.method.name()}", self.total, self.step)
         saved = time.monotonic()
         while self.step < self.total:
             self._step()
             if session.stop.is_set():
                 self.snapshot()
+                session.say(f"stopped after step {self.step} of {self.total}")
                 raise Interrupted
             if time.monotonic() - saved > snapshot.SECONDS:
                 self.snapshot()

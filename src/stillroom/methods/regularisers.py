@@ -142,8 +142,10 @@ class Clom(Regulariser):
         }
 
     def renamed(self, rename: Callable[[str], str]) -> Clom:
-        """The pool under other names."""
-        return self.model_copy(update={"pool": tuple(map(rename, self.pool))})
+        """The pool under other names; weights that are all alike are one."""
+        alike = len(set(self.weights)) == 1
+        weights = self.weights[:1] if alike else self.weights
+        return self.model_copy(update={"pool": tuple(map(rename, self.pool)), "weights": weights})
 
     def networks(self) -> tuple[str, ...]:
         """Those of the pool that have a weight."""

@@ -14,6 +14,7 @@ from stillroom.artefacts.originals import Original, OriginalModel, network_of
 from stillroom.artefacts.stage import Stage
 from stillroom.artefacts.starts import keep_start
 from stillroom.artefacts.store import Store, obtain, obtain_all
+from stillroom.data.augment import parse
 from stillroom.data.benchmarks import Benchmark
 from stillroom.distilled import Distilled, load
 from stillroom.errors import StillroomError
@@ -71,6 +72,7 @@ def plan(
     check_ipc(recipe, bench)
     if recipe.zca and bench.preprocess.zca is None:
         session.say("the published settings are of whitened images, which these are not: --zca")
+    parse(recipe.method.augment_name())
     bare = machines.runtime(machine, recipe.numerics, 0, session)
     recipe = settle(recipe, bench, arch, store, bare)
     start, start_key, start_models = _start(init_from, bench, recipe, store)
@@ -87,7 +89,8 @@ def plan(
         start=start,
         start_key=start_key,
         start_models=start_models,
-        regularisers=recipe.regularisers,
+        # One whose every weight is zero adds nothing: that is the run without it.
+        regularisers=tuple(term for term in recipe.regularisers if term.networks()),
         watch=recipe.watch,
     )
     wanted = stage.wants()  # what is wrong with its networks is said now

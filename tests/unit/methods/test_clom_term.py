@@ -215,6 +215,7 @@ def test_a_weight_of_zero_changes_no_byte(bench: Benchmark, store: Path, tmp_pat
     none = run(bench, store, tmp_path / "none", weights=[0.0])
     some = run(bench, store, tmp_path / "some", weights=[100.0])
     assert torch.equal(plain.images, none.images)
+    assert (none.provenance["key"], none.provenance["label"]) == (plain.provenance["key"], "dm")
     assert not torch.equal(plain.images, some.images)
 
 
@@ -393,6 +394,21 @@ def test_one_network_has_one_name(
 ) -> None:
     with pytest.raises(StillroomError, match="are one network; name it once"):
         run(bench, store, tmp_path / "a", weights=[1.0], pool=pool)
+
+
+def test_one_run_has_one_key(bench: Benchmark, store: Path) -> None:
+    """However its networks are spelled, and one weight each that are all the same."""
+
+    def key(weights: list[float], *pool: str) -> str:
+        term = {"kind": "clom", "num": 1, "schooling": QUICK, "weights": weights}
+        given = {"arch": "convnet2-w8", "regularisers": [{**term, "pool": pool}]}
+        recipe, _ = from_preset("dm", "toy", 2, given)
+        machine = Machine(threads=1)
+        return plan(recipe, bench, machine, Session(), store=Store(store)).stage.key()
+
+    assert key([1.0], "auto") == key([1.0], "convnet2-w8") == key([1.0], "ConvNetD2W8")
+    assert key([1.0], "auto", "mlp") == key([1.0, 1.0], "convnet2-w8", "MLP")
+    assert key([1.0], "auto") != key([1.0], "mlp") != key([2.0], "mlp")
 
 
 def test_models_of_the_start_are_models_of_the_set(
