@@ -20,6 +20,7 @@ from stillroom.errors import StillroomError
 from stillroom.methods import METHODS, PRESETS
 from stillroom.methods.base import Optim, Outer
 from stillroom.recipe import Recipe
+from stillroom.records import read_records
 from stillroom.run.options import DataOptions, Machine
 
 PACKAGE = Path(stillroom.__file__).parent
@@ -389,10 +390,17 @@ def test_trained_networks_are_announced_before_they_are_trained(
     assert "3 original models to train (1 more are in the store), about" in told
     assert sorted((tmp_path / "store").glob("original-*")) == held
     assert not (tmp_path / "set" / "records.jsonl").exists()
+    assert run(ask) == 0
+    told = [re.split(" *[│┃] *", line)[1:-1] for line in capsys.readouterr().out.splitlines()]
+    table = {row[0]: row[1:] for row in told if len(row) == 4 and row[0]}
+    assert table["measure"] == ["convnet1-w4 (its own network)", "mlp", "read it as"]
+    for r in read_records(tmp_path / "set" / "records.jsonl"):
+        shown = table[r.metric][("convnet1-w4", "mlp").index(r.arch) if r.arch != "none" else 1]
+        number = f"{100 * r.value:.1f} %" if r.unit == "fraction" else f"{r.value:.4g} {r.unit}"
+        assert shown == number.strip(), r.metric
 
 
 @pytest.mark.parametrize("preset", ["random", "dm", "rded"])
-def test_a_cell_made_again_passes_or_fails_by_its_record(
     preset: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -400,7 +408,6 @@ def test_a_cell_made_again_passes_or_fails_by_its_record(
 ) -> None:
     """Against what it is, what it is not, and nothing; the records of all three are one set's."""
     from stillroom.evaluation.statistics import summarise
-    from stillroom.records import read_records
     from stillroom.run import cells, reproduce
 
     steps = {"dm": (1, 2)}.get(preset, ())

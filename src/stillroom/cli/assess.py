@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -13,6 +14,9 @@ from stillroom.cli import flags
 from stillroom.errors import StillroomError
 from stillroom.files import user_path
 from stillroom.run.options import DataOptions, Machine
+
+if TYPE_CHECKING:
+    from stillroom.run.measures import Measured
 
 
 def _assess(**values: Any) -> None:
@@ -24,7 +28,7 @@ def _assess(**values: Any) -> None:
     from stillroom.run import machine as machines
     from stillroom.run.assess import assess as run
     from stillroom.run.assess import held_out
-    from stillroom.run.measures import READ_AS, held_at_once
+    from stillroom.run.measures import held_at_once
     from stillroom.run.prepare import cost_of_originals
     from stillroom.tables import size
 
@@ -54,13 +58,35 @@ def _assess(**values: Any) -> None:
             key_values(f"assessing {folder} (estimates; nothing was run)", pairs)
             return
         found, _ = run(folder, bench, stages, store, machine, shown, folder / LEDGER)
-    for m in found:
-        on = "" if m.arch == "none" else f" on {m.arch}"
-        own = " (its own network)" if m.arch == made.arch != "none" else ""
-        unit = f" {m.unit}" if m.unit else ""
-        asked = f", {m.asked}" if m.asked else ""
-        say(f"{m.name}{on}{own}{asked}: {m.value:.4g}{unit} ({READ_AS[m.name]})")
+    _show(folder, made.arch, found)
     say(f"records in {folder / LEDGER}; stillroom report shows them")
+
+
+def _show(folder: Path, own: str, found: Sequence[Measured]) -> None:
+    """A table of measures by network; under it what each network's numbers were asked of."""
+    from stillroom.cli.show import rows, say
+    from stillroom.run.measures import READ_AS
+    from stillroom.tables import percent
+
+    archs = list(dict.fromkeys(m.arch for m in found if m.arch != "none")) or ["none"]
+    values = {(m.name, m.arch): m for m in found}
+
+    def cell(name: str, arch: str) -> str:
+        m = values.get((name, arch)) or values.get((name, "none"))
+        if m is None:
+            return "-"
+        return (
+            f"{percent(m.value)} %" if m.unit == "fraction" else f"{m.value:.4g} {m.unit}".strip()
+        )
+
+    names = list(dict.fromkeys(m.name for m in found))
+    heads = [arch + (" (its own network)" if arch == own else "") for arch in archs]
+    cells = [[name, *(cell(name, arch) for arch in archs), READ_AS[name]] for name in names]
+    rows(f"assessed {folder}", ["measure", *heads, "read it as"], cells)
+    for arch in archs:
+        asked = [m.asked for m in found if m.arch == arch and m.asked]
+        if asked:
+            say(f"{arch}: {', '.join(dict.fromkeys(asked))}")
 
 
 assess = flags.with_signature(
