@@ -401,6 +401,7 @@ def test_trained_networks_are_announced_before_they_are_trained(
 
 
 @pytest.mark.parametrize("preset", ["random", "dm", "rded"])
+def test_a_cell_made_again_passes_or_fails_by_its_record(
     preset: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
