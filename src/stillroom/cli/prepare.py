@@ -167,7 +167,7 @@ def _experts(**values: Any) -> None:
         costs = costs_of_stages(stages, machine, shown, store)
         if values["plan"]:
             disk = sum(stage.nbytes(rt) for stage in stages)
-            pairs = [("schooling", str(stages[0].schooling.model_dump()))]
+            pairs = [("trained as", _in_words(stages[0].schooling))]
             pairs += [("to make", cost.in_words()) for cost in costs]
             pairs += [("disk", f"about {size(disk)}")]
             key_values(f"experts of {bench.name} (estimates; nothing was run)", pairs)
@@ -213,13 +213,26 @@ def _wanted(
         )
     cost, rt = cost_of_originals(stages, machine, session, store)
     if values["plan"]:
-        pairs = [("schooling", str(schooling.model_dump())), ("models", cost.in_words())]
+        pairs = [("trained as", _in_words(schooling))]
+        for name in dict.fromkeys(stage.name for stage in stages):
+            some = [stage for stage in stages if stage.name == name]
+            one = cost_of_originals(some, machine, session, store)[0]
+            pairs.append((name, one.in_words()))
+        pairs += [("all of them", cost.in_words())] if len(pairs) > 2 else []
         pairs += _passes(values, stages, machine, store)
         key_values(f"networks of {bench.name} (estimates; nothing was run)", pairs)
         return stages, store, None
     if cost.left:
         session.say(cost.in_words())
     return stages, store, rt
+
+
+def _in_words(schooling: Schooling) -> str:
+    """The name of a schooling, and every field that a listing needs."""
+    from stillroom.run.asked import schooling_in_words
+
+    fields = ", ".join(f"{k} {v}" for k, v in schooling.model_dump().items() if v not in ((), None))
+    return f"{schooling_in_words(schooling)}: {fields}"
 
 
 def _passes(
