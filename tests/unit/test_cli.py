@@ -393,7 +393,7 @@ def test_trained_networks_are_announced_before_they_are_trained(
     assert run(ask) == 0
     told = [re.split(" *[│┃] *", line)[1:-1] for line in capsys.readouterr().out.splitlines()]
     table = {row[0]: row[1:] for row in told if len(row) == 4 and row[0]}
-    assert table["measure"] == ["convnet1-w4 (its own network)", "mlp", "read it as"]
+    assert table["measure"] == ["convnet1-w4 (its own)", "mlp", "read it as"]
     for r in read_records(tmp_path / "set" / "records.jsonl"):
         shown = table[r.metric][("convnet1-w4", "mlp").index(r.arch) if r.arch != "none" else 1]
         number = f"{100 * r.value:.1f} %" if r.unit == "fraction" else f"{r.value:.4g} {r.unit}"

@@ -80,7 +80,7 @@ def _show(folder: Path, own: str, found: Sequence[Measured]) -> None:
         )
 
     names = list(dict.fromkeys(m.name for m in found))
-    heads = [arch + (" (its own network)" if arch == own else "") for arch in archs]
+    heads = [arch + (" (its own)" if arch == own else "") for arch in archs]
     cells = [[name, *(cell(name, arch) for arch in archs), READ_AS[name]] for name in names]
     rows(f"assessed {folder}", ["measure", *heads, "read it as"], cells)
     for arch in archs:
