@@ -12,7 +12,7 @@ from stillroom.evaluation.statistics import summarise
 from stillroom.records import NETWORK_ACCURACY, read_records
 from stillroom.reported import reported
 from stillroom.run.cells import distilling
-from stillroom.run.studies import _of, clom_study
+from stillroom.run.studies import _of, clom_study, taught_study
 from stillroom.tables import Line, compare, lines, percent, size
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -337,3 +337,23 @@ def test_the_table_of_a_step_of_gradient_matching_is_what_was_timed() -> None:
     told = " ".join(" ".join(lines_).split())
     a, b = together["twin + allocator"][0], together["float32 eager"][0]
     assert f"took {a:.1f} s in turn and {b:.1f} s together" in told
+
+
+def test_rows_of_labels_of_teachers_are_those_of_the_study() -> None:
+    """Of REPRODUCTION.md's section: the same rows, in the same order, on the page of recover."""
+    study = taught_study(read_records(ROOT / "results" / "records.jsonl"))
+    rows = [line.strip("| ").split(" | ") for line in study.splitlines() if line[:3] != "|--"]
+    made = [(r[0], r[3], r[5]) for r in rows if len(r) == 7 and "edc-cifar10" in r[2]]
+    text = (ROOT / "docs/methods/edc.md").read_text(encoding="utf-8")
+    told = [line.strip("| ").split(" | ") for line in text.splitlines()]
+    names = {row[0] for row in made}
+    found = [(r[0], r[1], r[2].replace(", intervals apart", " *")) for r in told if r[0] in names]
+    assert [x for x in found if len(x[1].split()) > 2] == made
+    (open_ones,) = re.findall(
+        r"clusters\. (.+?) (?:is|are) not measured yet", " ".join(text.split())
+    )
+    for name in ("sre2l", "edc-paper"):
+        assert (f"`{name}`" in open_ones) != any(row[0].startswith(name) for row in made)
+    page = " ".join((ROOT / "docs/methods/rded.md").read_text(encoding="utf-8").split())
+    of = {row[0]: row[1] for row in made}
+    assert f"{of['rded']} where random images with the same labels give {of['random']}" in page
