@@ -361,3 +361,12 @@ def test_rows_of_labels_of_teachers_are_those_of_the_study() -> None:
     page = " ".join((ROOT / "docs/methods/rded.md").read_text(encoding="utf-8").split())
     of = {row[0]: row[1] for row in made}
     assert f"{of['rded']} where random images with the same labels give {of['random']}" in page
+
+
+@pytest.mark.parametrize(("preset", "protocol"), [("dc", "vico-plain@1"), ("dsa", "vico@1")])
+def test_heads_of_recipes_that_were_run_say_what_the_ledger_says(
+    preset: str, protocol: str
+) -> None:
+    head = (ROOT / f"src/stillroom/recipes/{preset}/cifar10-ipc1.yaml").read_text().splitlines()[2]
+    line = ledger()["cifar10", "1", f"{preset}@1000", protocol, "bf16"]
+    assert head.startswith(f"# ours: {interval(line)} % in bf16")
