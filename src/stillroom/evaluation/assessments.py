@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stillroom.data.source import ImageSource
 
-EQUAL = 1e-12
+EQUAL = 1e-12  # of the features' norm: no more than rounding tells images apart
 ROWS = 1024  # of a kernel that are held at once
 BLOCK_BYTES = 2**27  # of real pixels that are held at once
 

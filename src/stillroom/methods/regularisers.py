@@ -54,6 +54,10 @@ class Regulariser(Model, ABC):
         """The same with the networks of its pool under other names, as `Method.renamed`."""
         return self
 
+    def adds(self) -> bool:
+        """Whether it ever adds anything: a run whose terms never do is the run without them."""
+        return True
+
     def networks(self) -> tuple[str, ...]:
         """The networks that its steps show images to, each as often; sizes plans, never results."""
         return ("auto",)
@@ -146,6 +150,10 @@ class Clom(Regulariser):
         alike = len(set(self.weights)) == 1
         weights = self.weights[:1] if alike else self.weights
         return self.model_copy(update={"pool": tuple(map(rename, self.pool)), "weights": weights})
+
+    def adds(self) -> bool:
+        """Where any weight is not zero."""
+        return any(self.weights)
 
     def networks(self) -> tuple[str, ...]:
         """Those of the pool that have a weight."""

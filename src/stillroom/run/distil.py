@@ -89,8 +89,7 @@ def plan(
         start=start,
         start_key=start_key,
         start_models=start_models,
-        # One whose every weight is zero adds nothing: that is the run without it.
-        regularisers=tuple(term for term in recipe.regularisers if term.networks()),
+        regularisers=tuple(term for term in recipe.regularisers if term.adds()),
         watch=recipe.watch,
     )
     wanted = stage.wants()  # what is wrong with its networks is said now

@@ -27,7 +27,7 @@ from stillroom.methods.context import RunContext
 from stillroom.methods.distribution_matching import DistributionMatching
 from stillroom.methods.original_loss import VERDICTS, contrast, cross_entropy
 from stillroom.methods.outer import outer_loop
-from stillroom.methods.regularisers import Clom, Watchable
+from stillroom.methods.regularisers import Clom, Regulariser, Watchable
 from stillroom.nets.ensemble import Nets
 from stillroom.nets.zoo import resolve
 from stillroom.recipe import from_preset, validate
@@ -477,6 +477,29 @@ def test_a_dropped_step_drops_the_term_and_nothing_scales_it(bench: Benchmark, s
         (slope,) = torch.autograd.grad(loss, images)
         torch.testing.assert_close(moved, slope if keeps else torch.zeros_like(slope))
         assert ("clom" in outcome.metrics[-1]) == keeps
+
+
+class Brighter(Regulariser):
+    """A term of one's own that asks no network."""
+
+    def networks(self):
+        return ()
+
+    def stages(self, bench, arch, store, slot):
+        return {}
+
+    def term(self, ctx, synth, it, slot):
+        return -synth.images.sum()
+
+
+def test_a_term_without_networks_is_not_dropped(bench: Benchmark, store: Path) -> None:
+    kind = f"{__name__}:Brighter"
+    given = {"outer": {"steps": 1, "images": {"lr": 0.1}}, "arch": "convnet1-w4"}
+    machine, made = Machine(threads=1), []
+    for terms in ([], [{"kind": kind}]):
+        recipe, _ = from_preset("dm", "toy", 2, {**given, "regularisers": terms})
+        made.append(distil(plan(recipe, bench, machine, Session(), store=Store(store)), machine))
+    torch.testing.assert_close(made[1].images - made[0].images, torch.full((4, 3, 8, 8), 0.1))
 
 
 def test_names_of_measures_are_one_list() -> None:

@@ -11,6 +11,7 @@ from stillroom.artefacts.experts import Expert
 from stillroom.artefacts.opened import nets_for
 from stillroom.artefacts.store import Store
 from stillroom.data.benchmarks import Benchmark
+from stillroom.distilled import load
 from stillroom.methods import PRESETS
 from stillroom.nets.inner import views
 from stillroom.recipe import from_preset
@@ -48,6 +49,33 @@ def test_assigned_labels_are_what_the_last_expert_said(bench: Benchmark, store: 
         wanted = nets.logits(made.images)[0]
     torch.testing.assert_close(made.labels, wanted, rtol=1e-4, atol=1e-5)
     assert made.of_class.tolist() == [0, 0, 1, 1]
+
+
+def test_learned_labels_of_a_given_start_are_of_its_images(
+    bench: Benchmark, store: Path, tmp_path: Path
+) -> None:
+    """What the first expert says of them, not of the images that they replace."""
+    recipe, _ = from_preset("random", "toy", 2, {})
+    kept = Store(store)
+    distil(plan(recipe, bench, MACHINE, Session(), store=kept, out=tmp_path / "given"), MACHINE)
+    still = {"lr": 1e-12}
+    outer = {"steps": 1, "images": still, "labels": still, "rate": still}
+    method = {**SHORT, "labels": "learned", "gate": None}
+    given = {"arch": "convnet1-w4", "method": method, "outer": outer}
+    recipe, _ = from_preset("datm", "toy", 2, given)
+    planned = plan(recipe, bench, MACHINE, Session(), store=kept, init_from=tmp_path / "given")
+    made = distil(planned, MACHINE)
+    (stage,) = [s for s in planned.stage.wants().values() if isinstance(s, Expert)]
+    expert = stage.load(kept.folder(stage.key()))
+    nets = nets_for(stage.arch, bench, Runtime(device=torch.device("cpu"), threads=1))
+    one = nets.make(1, 0, "any")
+    params = one.member(0)[0]
+    for name, value in views(expert.last(), params).items():
+        params[name].copy_(value)
+    images = load(tmp_path / "given").images
+    torch.testing.assert_close(made.images, images, rtol=0, atol=1e-5)
+    with torch.no_grad():
+        torch.testing.assert_close(made.labels, one.logits(images)[0], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["mtt", "ftd", "tesla", "datm", "pad", "edf"])
