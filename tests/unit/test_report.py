@@ -488,7 +488,7 @@ def test_several_sets_side_by_side(tmp_path: Path) -> None:
 
 def test_no_records_no_curve_no_machine(tmp_path: Path) -> None:
     text = page(make(tmp_path / "bare", provenance={}, data={}), out=tmp_path / "page.html")
-    assert "no records in this folder" in text
+    assert "No network has been trained on it yet" in text
     assert "The folder has no run.json." in text
     assert "<table" not in text
     assert 'class="chart"' not in text
