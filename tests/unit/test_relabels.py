@@ -70,13 +70,14 @@ def stage(bench: Benchmark, store: Path, folder: Path, **spec) -> Relabel:
     )
 
 
+@pytest.mark.parametrize("ops", [0, 2])
 @pytest.mark.parametrize("mix", ["none", "cutmix", "mixup"])
 def test_a_stored_batch_run_through_the_teachers_gives_the_stored_logits(
-    bench: Benchmark, store: Path, tmp_path: Path, mix: str
+    bench: Benchmark, store: Path, tmp_path: Path, mix: str, ops: int
 ) -> None:
-    """Crop, flip, mix, order, resolution and space: an error in any of them shows here."""
+    """RandAugment, crop, flip, mix, order, resolution and space: an error in any shows here."""
     folder = a_set(bench, store, tmp_path / "set")
-    policy = Policy(size=8, scale=(0.3, 1.0), mix=mix, shuffle=2)
+    policy = Policy(size=8, scale=(0.3, 1.0), mix=mix, shuffle=2, ops=ops)
     one = stage(bench, store, folder, policy=policy)
     found = obtain(Store(store), one, Serial(), runtime())
     made = load(folder)
@@ -86,7 +87,7 @@ def test_a_stored_batch_run_through_the_teachers_gives_the_stored_logits(
     rows_seen = []
     for epoch in range(6):
         for rows, drawn, logits in found.epoch(epoch):
-            views = apply(made.images[rows], drawn)
+            views = apply(made.images[rows], drawn, made.preprocess)
             pixels = made.preprocess.invert(views)
             said = [
                 net.logits(m.space(bench).apply(pixels))[0]
@@ -166,7 +167,7 @@ def test_students_learn_from_them(bench: Benchmark, store: Path, tmp_path: Path)
     folder = a_set(bench, store, tmp_path / "set")
     found = obtain(Store(store), stage(bench, store, folder, epochs=40), Serial(), runtime())
     made = load(folder)
-    data = Relabelled(made.images, made.of_class, found)
+    data = Relabelled(made.images, made.preprocess, made.of_class, found)
     assert len(data) == 10
     training = Training(
         epochs=40, batch=4, lr=1e-2, momentum=0.9, weight_decay=0.0, schedule="constant",

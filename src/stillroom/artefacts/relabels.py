@@ -146,7 +146,12 @@ class Relabel(Stage):
         if shard == 0:
             write_soft(out, header, mean_logits(teachers, images).float().cpu())
         rt.session.begin("relabels", header.kept, first)
-        write_shard(out, header, first, self._labelled(header, epochs, images, teachers, rt))
+        write_shard(
+            out,
+            header,
+            first,
+            self._labelled(header, epochs, images, made.preprocess, teachers, rt),
+        )
         rt.session.end()
 
     def finish(self, parts: list[Path], folder: Path) -> None:
@@ -166,12 +171,13 @@ class Relabel(Stage):
         header: Header,
         epochs: range,
         images: Tensor,
+        preprocess: Preprocess,
         teachers: Sequence[Teacher],
         rt: Runtime,
     ) -> Iterator[Stored]:
         for epoch in epochs:
             for rows, drawn in header.draws(epoch):
-                views = apply(images[rows.to(images.device)], drawn)
+                views = apply(images[rows.to(images.device)], drawn, preprocess)
                 yield rows, drawn, mean_logits(teachers, views).float().cpu()
             rt.session.update(epoch + 1)
             rt.session.check()
@@ -252,10 +258,12 @@ def unlike(codec: str, loss: str) -> str:
 class Relabelled:
     """A set with stored labels, as the trainer takes it: the same views for every student.
 
-    images float [N,ch,H,W] in network space and of_class int64 [N], on the device.
+    images float [N,ch,H,W] in network space, which `preprocess` leads to, and of_class int64 [N],
+    on the device.
     """
 
     images: Tensor
+    preprocess: Preprocess
     of_class: Tensor
     relabels: Relabels
 
@@ -279,4 +287,4 @@ class Relabelled:
         for rows, drawn, logits in self.relabels.epoch(epoch):
             rows = rows.to(self.images.device)
             target = Target(logits.to(self.images), "logits", self.of_class[rows])
-            yield Batch(apply(self.images[rows], drawn), target)
+            yield Batch(apply(self.images[rows], drawn, self.preprocess), target)

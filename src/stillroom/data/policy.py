@@ -1,4 +1,4 @@
-"""`Policy`: how views of a batch are drawn: patch shuffle, crop, flip and mix. No torch here."""
+"""`Policy`: how views are drawn: RandAugment, patch shuffle, crop, flip and mix. No torch here."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from stillroom.data.frozen import BETA
 Mix = Literal["none", "cutmix", "mixup"]
 MAX_SIDE = 2048  # of an image or a view; a foreign manifest cannot ask for more memory than that
 MAX_SHUFFLE = 64
+MAX_OPS = 16
+MAGNITUDE = 9  # of 0..30, as `transforms.RandAugment()` has it
 ALPHA: dict[Mix, float] = {"none": 1.0, "cutmix": 1.0, "mixup": 0.8}
 
 
 class Policy(Grown):
-    """In this order: patch shuffle, a crop, flip, each image its own; one mix a batch.
+    """In this order: RandAugment, patch shuffle, a crop, flip, an image its own; one mix a batch.
 
     Source: FKD with mixing as SRe2L, G-VBSM and EDC store it (specification of the decoupled
-    methods, 4.1); patch shuffle is of RDED (7.4).
+    methods, 4.1); patch shuffle is of RDED (7.4), RandAugment of EDC on small data (5.5).
     """
 
-    later: ClassVar[tuple[str, ...]] = ("padding",)
+    later: ClassVar[tuple[str, ...]] = ("padding", "ops", "magnitude")
 
     size: int = Field(ge=1, le=MAX_SIDE, strict=True, description="side of a view in pixels")
     scale: tuple[float, float] = Field(
@@ -42,6 +44,12 @@ class Policy(Grown):
     shuffle: int = Field(
         1, ge=1, le=MAX_SHUFFLE, strict=True, description="patches a side that are shuffled; 1: no"
     )
+    ops: int = Field(
+        0, ge=0, le=MAX_OPS, strict=True, description="operations of RandAugment an image; 0: none"
+    )
+    magnitude: int = Field(
+        MAGNITUDE, ge=0, le=30, strict=True, description="of RandAugment, 30 the strongest"
+    )
     mix: Mix = Field("cutmix", description="how images of a batch are mixed")
     alpha: float | None = Field(
         None,
@@ -60,6 +68,8 @@ class Policy(Grown):
             raise ValueError(f"ratio={list(self.ratio)} must be two numbers in 1/16..16, in order")
         if self.padding and self.scale != (1.0, 1.0):
             raise ValueError(f"padding={self.padding} is a crop of another kind; set scale to 1, 1")
+        if not self.ops and self.magnitude != MAGNITUDE:
+            raise ValueError(f"magnitude={self.magnitude} is of RandAugment, and ops is 0; drop it")
         if self.mix == "none" and self.alpha is not None:
             raise ValueError("alpha is of a mix, and mix is none; drop it")
         return self

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from stillroom.data.frozen import Integers, beta, coins, permutations, power, uniform
-from stillroom.data.policy import Mix, Policy
+from stillroom.data.policy import MAGNITUDE, Mix, Policy
+from stillroom.data.randaugment import OPERATIONS
 from stillroom.errors import StillroomError
 
 TRIES = 10  # boxes drawn for a crop before the central one is taken, as everybody does
@@ -31,11 +32,16 @@ def _unmoved() -> Tensor:
     return torch.zeros(1, 1, dtype=torch.int64)
 
 
+def _unchanged(dtype: torch.dtype) -> Tensor:
+    return torch.zeros(1, 0, dtype=dtype)
+
+
 @dataclass(frozen=True, eq=False)
 class MixDraw:
     """What makes the views of one batch: tensors on the CPU, of B rows or of 1 that holds for all.
 
     source, the images that it is for; size, the views. In this order:
+    ops int64 and signs bool [n,k], magnitude: operations of RandAugment on 8-bit pixels.
     cols, rows int64 [n,f]: patch shuffle, strip j comes from strip perm[j], columns before rows;
     the remainder of a side that f does not divide is dropped.
     crops int64 [n,4]: top, left, height, width in the shuffled image; what lies outside is 0.
@@ -54,6 +60,9 @@ class MixDraw:
     partners: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     share: float = 1.0
     box: Box = (0, 0, 0, 0)
+    ops: Tensor = field(default_factory=lambda: _unchanged(torch.int64))
+    signs: Tensor = field(default_factory=lambda: _unchanged(torch.bool))
+    magnitude: int = MAGNITUDE
 
     def digest(self) -> str:
         """Return the SHA-256 of all that is drawn: names, dtypes, shapes and bytes."""
@@ -64,8 +73,12 @@ class MixDraw:
             "rows": self.rows.numpy().astype("<i8"),
             "partners": self.partners.numpy().astype("<i8"),
         }
+        if self.ops.shape[1]:
+            arrays["ops"] = self.ops.numpy().astype("<i8")
+            arrays["signs"] = self.signs.numpy().astype("u1")
         shapes = [[name, str(array.dtype), list(array.shape)] for name, array in arrays.items()]
-        head = [self.source, self.size, self.mix, self.share.hex(), self.box, shapes]
+        strength = [self.magnitude] if self.ops.shape[1] else []
+        head = [self.source, self.size, self.mix, self.share.hex(), self.box, shapes, *strength]
         total = hashlib.sha256(json.dumps(head, separators=(",", ":")).encode())
         for array in arrays.values():
             total.update(array.tobytes())
@@ -87,6 +100,7 @@ def draw(policy: Policy, n: int, source: Sides, seed: int, *key: str | int) -> M
         torch.from_numpy(permutations(n, f, seed, *key, axis)) if f > 1 else _unmoved()
         for axis in ("columns", "rows")
     )
+    ops, signs = operations(n, policy.ops, seed, *key)
     drawn = MixDraw(
         source,
         size,
@@ -98,6 +112,9 @@ def draw(policy: Policy, n: int, source: Sides, seed: int, *key: str | int) -> M
         flips=flips(n, seed, *key) if policy.flip else torch.zeros(1, dtype=torch.bool),
         cols=cols,
         rows=rows,
+        ops=ops,
+        signs=signs,
+        magnitude=policy.magnitude,
     )
     return drawn if policy.mix == "none" else _mixed(drawn, policy, n, seed, *key)
 
@@ -123,6 +140,19 @@ def epoch_draws(
     order = torch.from_numpy(permutations(1, n, seed, "order", epoch)[0])
     for i, rows in enumerate(order.split(batch)):
         yield rows, draw(policy, len(rows), source, seed, "batch", epoch, i)
+
+
+def operations(n: int, k: int, seed: int, *key: str | int) -> tuple[Tensor, Tensor]:
+    """k operations of RandAugment an image, int64 [n,k], and which go the other way, bool [n,k].
+
+    Each uniform in the fourteen, with repetition; the signs are coins.
+    """
+    if not k:
+        return _unchanged(torch.int64), _unchanged(torch.bool)
+    u = uniform((n, k), seed, *key, "operations")
+    ops = np.floor(u * len(OPERATIONS)).astype(np.int64)
+    signs = coins(n * k, seed, *key, "signs").reshape(n, k)
+    return torch.from_numpy(ops), torch.from_numpy(signs)
 
 
 def resized_crops(

@@ -10,18 +10,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from stillroom.data.randaugment import randaugmented
 from stillroom.data.replay import MixDraw
 from stillroom.errors import StillroomError
+from stillroom.types import Preprocess
 
 _NOWHERE = -(2**40)  # in no box
 
 
-def apply(x: Tensor, drawn: MixDraw) -> Tensor:
+def apply(x: Tensor, drawn: MixDraw, preprocess: Preprocess | None = None) -> Tensor:
     """Make the views of images x, float [B,ch,H,W] in network space -> [B,ch,h,w], same dtype.
+
+    `preprocess`, that of x, is for draws with RandAugment, which changes 8-bit pixels.
 
     Bilinear with antialias, as torchvision's `resized_crop(antialias=True)`. Computed in float32
     at least, also under autocast; TF32, where numerics allow it, holds for the products.
-    Gradient: through x. Randomness: none.
+    Gradient: through x, but for RandAugment. Randomness: none.
     Raises: StillroomError if the draw is for other sides or another number of images.
     """
     if x.ndim != 4 or not x.is_floating_point():
@@ -34,8 +38,12 @@ def apply(x: Tensor, drawn: MixDraw) -> Tensor:
     counts = {len(t) for t in (drawn.crops, drawn.flips, drawn.cols, drawn.rows)}
     if drawn.mix != "none":
         counts |= {len(drawn.partners)}
+    if drawn.ops.shape[1]:
+        counts |= {len(drawn.ops)}
     if counts - {1, len(x)}:
         raise StillroomError(f"a draw for {max(counts)} images meets a batch of {len(x)}")
+    if drawn.ops.shape[1]:
+        x = _changed(x, drawn, preprocess)
     top, left, height, width = drawn.crops.unbind(1)
     down = _matrix(drawn.rows, top, height, drawn.source[0], drawn.size[0], x.device)
     across = _matrix(drawn.cols, left, width, drawn.source[1], drawn.size[1], x.device, drawn.flips)
@@ -44,6 +52,16 @@ def apply(x: Tensor, drawn: MixDraw) -> Tensor:
         y = x.to(dtype).flatten(1, 2) @ _one_or_all(across.to(dtype)).mT  # [B,ch*H,w]
         y = _one_or_all(down.to(dtype)[:, None]) @ y.unflatten(1, x.shape[1:3])  # [B,ch,h,w]
     return mixed(y, drawn).to(x.dtype)
+
+
+def _changed(x: Tensor, drawn: MixDraw, preprocess: Preprocess | None) -> Tensor:
+    """RandAugment of the pixels of images in network space, rounded to eight bits."""
+    if preprocess is None:
+        raise StillroomError("views with RandAugment are of pixels; give `preprocess` as well")
+    if x.shape[1] not in {1, 3}:
+        raise StillroomError(f"RandAugment is for 1 or 3 channels, not {x.shape[1]}; train without")
+    pixels = preprocess.invert(x).clamp(0, 1).mul(255).round().to(torch.uint8)
+    return preprocess.apply(randaugmented(pixels, drawn.ops, drawn.signs, drawn.magnitude)).to(x)
 
 
 def mixed(y: Tensor, drawn: MixDraw) -> Tensor:

@@ -74,8 +74,23 @@ _RDED: dict[str, Any] = {
     "quirks": ("best_on_test", "norms_twice"),
     "papers": ("sun2024rded",),
 }
+
+
+def _versions(row: dict[str, Any]) -> list[Protocol]:
+    """A row; of EDC on small data, also with the RandAugment that its first version lacks."""
+    found = [Protocol.model_validate(row)]
+    if row["labels"] == "teachers" and row["papers"] == _EDC["papers"]:
+        view = {**row["view"], "ops": 2}
+        why = (
+            f"As {row['name']}@1, with RandAugment before the crop, as paper and code have it: two "
+            "operations an image at magnitude 9 of 30."
+        )
+        found += [Protocol.model_validate({**row, "version": 2, "view": view, "why": why})]
+    return found
+
+
 DECOUPLED: tuple[Protocol, ...] = tuple(
-    Protocol.model_validate(row)
+    protocol
     for row in (
         {
             **_EDC,
@@ -274,4 +289,5 @@ DECOUPLED: tuple[Protocol, ...] = tuple(
             "too: batches of 25, twice the rate.",
         },
     )
+    for protocol in _versions(row)
 )

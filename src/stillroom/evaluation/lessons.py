@@ -227,7 +227,8 @@ def of_set(data: Distilled, rt: Runtime) -> Taught:
 
 def relabelled(data: Distilled, stored: Relabels, rt: Runtime) -> Source:
     """The images of a set in the views that its stored labels are for."""
-    return Relabelled(data.images.to(rt.device, rt.dtype), data.of_class.to(rt.device), stored)
+    images, of_class = data.images.to(rt.device, rt.dtype), data.of_class.to(rt.device)
+    return Relabelled(images, data.preprocess, of_class, stored)
 
 
 def online(data: Distilled, policy: Policy, teachers: Sequence[Teacher], rt: Runtime) -> Source:
@@ -235,7 +236,8 @@ def online(data: Distilled, policy: Policy, teachers: Sequence[Teacher], rt: Run
     size = data.images.shape[-1]
 
     def view(x: Tensor, seed: int, epoch: int, step: int) -> Tensor:
-        return apply(x, draw(policy, len(x), (size, size), seed, "student", epoch, step))
+        drawn = draw(policy, len(x), (size, size), seed, "student", epoch, step)
+        return apply(x, drawn, data.preprocess)
 
     return OnlineTeachers(_images(data, rt), tuple(teachers), view)
 

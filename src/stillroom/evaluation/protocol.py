@@ -46,7 +46,7 @@ CHANGEABLE = ("epochs", "batch", "lr", "momentum", "weight_decay")
 class View(Grown):
     """How images are shown to a student that learns what teachers say of the very view."""
 
-    later: ClassVar[tuple[str, ...]] = ("padding",)
+    later: ClassVar[tuple[str, ...]] = ("padding", "ops")
 
     scale: tuple[float, float] | Literal["cells"] = Field(
         description="least and most area of a crop; cells: from one over the cells a side of a "
@@ -56,6 +56,7 @@ class View(Grown):
     flip: bool = True
     mix: Literal["none", "cutmix", "mixup"] = "cutmix"
     shuffle: bool = Field(False, description="shuffle the cells of a mosaic: 2 a side above 64 px")
+    ops: int = Field(0, description="operations of RandAugment first, of its usual strength")
 
     def policy(self, size: int) -> Policy:
         """How views of images of `size` pixels are drawn."""
@@ -67,6 +68,7 @@ class View(Grown):
             flip=self.flip,
             mix=self.mix,
             shuffle=cells if self.shuffle else 1,
+            ops=self.ops,
         )
 
 

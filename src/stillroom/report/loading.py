@@ -69,7 +69,7 @@ pixels = data.pixels()  # float32 in [0, 1], to look at
 from stillroom.data.views import apply
 
 for rows, drawn, logits in data.relabels.epoch(0):  # what teachers say of drawn views
-    views = apply(images[rows], drawn)
+    views = apply(images[rows], drawn, data.preprocess)
 soft = data.relabels.soft()  # and of every image as it is
 """
 

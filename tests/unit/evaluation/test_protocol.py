@@ -30,13 +30,21 @@ FROZEN = {
     "edc@1": "07bb0ae942da",
     "edc-released@1": "4c89ac58a386",
     "edc-cifar10@1": "352c0caea3af",
+    "edc-cifar10@2": "aae2777c14fe",
     "edc-cifar10-released@1": "064855f6d7b2",
+    "edc-cifar10-released@2": "29ef47a78063",
     "edc-cifar100@1": "1d11228dd4b4",
+    "edc-cifar100@2": "d870c008b0fc",
     "edc-cifar100-released@1": "efe04a2fa82a",
+    "edc-cifar100-released@2": "633ea4f792e4",
     "edc-tiny@1": "0cce2dd91a13",
+    "edc-tiny@2": "47f44336bfaa",
     "edc-tiny-released@1": "3710a327f0b2",
+    "edc-tiny-released@2": "f4963b062349",
     "edc-imagenet10@1": "4b7071607211",
+    "edc-imagenet10@2": "c2e00dc0c79f",
     "edc-imagenet10-released@1": "84a521cabc2a",
+    "edc-imagenet10-released@2": "77222ca58457",
     "gvbsm@1": "197ad4d3e8fc",
     "gvbsm-cifar10@1": "32260a801fb9",
     "gvbsm-cifar100@1": "1177bc51207e",
@@ -177,6 +185,21 @@ def test_what_rded_and_edc_test_is_late() -> None:
     assert PROTOCOLS["rded@1"].check_epochs() == list(range(250, 301, 10))
     assert PROTOCOLS["edc-cifar10-released@1"].check_epochs() == list(range(810, 1001, 10))
     assert find_protocol("rded@1+epochs=2").check_epochs() == [2]
+
+
+def test_second_versions_of_edc_differ_by_randaugment_alone() -> None:
+    """On small data, in the paper and in the code; ImageNet-1K and G-VBSM have none."""
+    small = ("edc-cifar10", "edc-cifar100", "edc-tiny", "edc-imagenet10")
+    names = [name for base in small for name in (base, f"{base}-released")]
+    assert [p.name for p in PROTOCOLS.values() if p.view is not None and p.view.ops] == names
+    for name in names:
+        first, second = PROTOCOLS[f"{name}@1"], PROTOCOLS[f"{name}@2"]
+        assert first.view is not None
+        same = {"version": 2, "view": first.view.model_copy(update={"ops": 2}), "why": second.why}
+        assert second == first.model_copy(update=same)
+        assert second.view is not None
+        policy = second.view.policy(32)
+        assert (policy.ops, policy.magnitude) == (2, 9)
 
 
 def test_views_of_rded_and_of_sre2l() -> None:

@@ -18,6 +18,8 @@ from stillroom.artefacts.relabels import teachers_of
 from stillroom.artefacts.store import Store, obtain
 from stillroom.data.augment import parse
 from stillroom.data.benchmarks import Benchmark
+from stillroom.data.replay import draw
+from stillroom.data.views import apply
 from stillroom.distilled import load
 from stillroom.errors import StillroomError
 from stillroom.evaluation.lessons import online
@@ -85,20 +87,26 @@ def test_stored_labels_are_those_of_the_sets_networks(
     assert list(stored.header.teachers) == [wants["observer/0"], wants["observer/1"]]
 
 
+@pytest.mark.parametrize("protocol", [ONLINE, find_protocol("edc-cifar10@2+epochs=4")])
 def test_online_teachers_say_what_they_say_of_the_view(
-    bench: Benchmark, store: Path, made: Path
+    bench: Benchmark, store: Path, made: Path, protocol
 ) -> None:
     data, rt = load(made), Runtime(torch.device("cpu"))
-    stages = faculty(Faculty(), data, ONLINE, bench, Store(store))
+    stages = faculty(Faculty(), data, protocol, bench, Store(store))
     models = [obtain(Store(store), stage, Serial(), rt) for stage in stages]
     teachers = teachers_of(stages, data.preprocess, bench.describe(), store, 1, rt)
-    source = online(data, ONLINE.view.policy(bench.size), teachers, rt)
+    policy = protocol.view.policy(bench.size)
+    source = online(data, policy, teachers, rt)
     training = Training(
         epochs=4, batch=4, lr=1e-3, momentum=0.9, weight_decay=0.0, schedule="constant",
         augment=parse("none"),
     )  # fmt: skip
     seen = {(s, e): list(source.batches(training, s, e)) for s in (0, 1) for e in (0, 1)}
-    for (batch,) in seen.values():
+    for (seed, epoch), (batch,) in seen.items():
+        drawn = draw(policy, 4, (bench.size, bench.size), seed, "student", epoch, 0)
+        (rows,) = source.images.rows(4, seed, epoch)
+        assert torch.equal(batch.images, apply(data.images[rows], drawn, data.preprocess))
+        assert drawn.ops.shape[1] == (2 if protocol.version == 2 else 0)
         said = [opened(m, bench, rt).logits(batch.images)[0] for m in models]
         assert torch.allclose(batch.target.labels, torch.stack(said).mean(0), atol=1e-5)
     firsts = [batch.images.sum().item() for (batch,) in seen.values()]
