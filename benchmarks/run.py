@@ -2,6 +2,7 @@
 
     python benchmarks/run.py [dm-step] [dc-step] [dc-step-100] [student-epoch] [students-vmap]
                              [originals-vmap] [test-pass] [recover-step] [relabel-epoch]
+                             [relabel-epoch-64] [relabel-epoch-224]
                              [--json FILE]
 
 Every line is a ratio to the plain twin: eager float32, one class or one batch at a time, PyTorch's
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import io
 import json
 import math
 import platform
@@ -27,8 +29,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from stillroom.artefacts.opened import real_images
 from stillroom.artefacts.originals import OriginalModel
@@ -73,6 +77,8 @@ NAMES = (
     "test-pass",
     "recover-step",
     "relabel-epoch",
+    "relabel-epoch-64",
+    "relabel-epoch-224",
 )
 
 
@@ -256,34 +262,40 @@ def plain_test(bench: Benchmark, device: torch.device) -> Callable[[], object]:
     return work
 
 
-def plain_views(device: torch.device) -> Callable[[], object]:
-    """The views of an epoch of 100 images: crop, resize and flip image by image, then CutMix.
+def plain_views(side: int, batch: int) -> Callable[[], object]:
+    """The views of an epoch of 100 images, image by image as a data loader makes them; CutMix.
 
+    Decode a JPEG (from memory, no disk), crop, resize and flip by Pillow, to a tensor, normalise.
     The teachers' passes would be the same on both sides and are left out.
     """
-    x = torch.randn(CLASSES * IPC, 3, SIZE, SIZE, device=device)
+    files = []
+    for array in np.random.default_rng(0).integers(0, 256, (CLASSES * IPC, side, side, 3)):
+        Image.fromarray(array.astype(np.uint8)).save(made := io.BytesIO(), "JPEG", quality=95)
+        files.append(made.getvalue())
+    mean, std = torch.full((3, 1, 1), 0.5), torch.full((3, 1, 1), 0.25)
 
-    def view(image: torch.Tensor) -> torch.Tensor:
-        top, left, height, width = 0, 0, SIZE, SIZE
+    def view(file: bytes) -> torch.Tensor:
+        image, box = Image.open(io.BytesIO(file)).convert("RGB"), (0, 0, side, side)
         for _ in range(10):
-            area = SIZE * SIZE * random.uniform(0.08, 1)
+            area = side * side * random.uniform(0.08, 1)
             aspect = math.exp(random.uniform(math.log(3 / 4), math.log(4 / 3)))
             h, w = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
-            if 0 < h <= SIZE and 0 < w <= SIZE:
-                top, left = random.randint(0, SIZE - h), random.randint(0, SIZE - w)
-                height, width = h, w
+            if 0 < h <= side and 0 < w <= side:
+                top, left = random.randint(0, side - h), random.randint(0, side - w)
+                box = (left, top, left + w, top + h)
                 break
-        crop = image[None, :, top : top + height, left : left + width]
-        made = F.interpolate(crop, (SIZE, SIZE), mode="bilinear", antialias=True)[0]
-        return made.flip(2) if random.random() < 0.5 else made
+        image = image.resize((side, side), Image.Resampling.BILINEAR, box)
+        if random.random() < 0.5:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return (torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255 - mean) / std
 
     def work() -> None:
-        for rows in torch.randperm(len(x)).split(BATCH):
-            views = torch.stack([view(x[i]) for i in rows.tolist()])
-            half = int(SIZE * math.sqrt(1 - random.random())) // 2
-            r, c = random.randrange(SIZE), random.randrange(SIZE)
-            box = (slice(max(r - half, 0), r + half), slice(max(c - half, 0), c + half))
-            views[:, :, *box] = views[torch.randperm(len(rows))][:, :, *box]
+        for rows in torch.randperm(len(files)).split(batch):
+            views = torch.stack([view(files[i]) for i in rows.tolist()])
+            half = int(side * math.sqrt(1 - random.random())) // 2
+            r, c = random.randrange(side), random.randrange(side)
+            cut = (slice(max(r - half, 0), r + half), slice(max(c - half, 0), c + half))
+            views[:, :, *cut] = views[torch.randperm(len(rows))][:, :, *cut]
 
     return work
 
@@ -439,14 +451,14 @@ def fast_recover_step(bench: Benchmark, rt: Runtime) -> Callable[[], object]:
     return work
 
 
-def fast_views(rt: Runtime) -> Callable[[], object]:
+def fast_views(rt: Runtime, side: int, batch: int) -> Callable[[], object]:
     """Draws and views; neither compiled nor in bf16, so that its lines differ by chance alone."""
     n = CLASSES * IPC
-    x = torch.randn(n, 3, SIZE, SIZE, device=rt.device)
-    policy, epochs = Policy(size=SIZE), iter(range(10**9))
+    x = torch.randn(n, 3, side, side, device=rt.device)
+    policy, epochs = Policy(size=side), iter(range(10**9))
 
     def work() -> None:
-        for rows, drawn in epoch_draws(policy, n, BATCH, (SIZE, SIZE), 0, next(epochs)):
+        for rows, drawn in epoch_draws(policy, n, batch, (side, side), 0, next(epochs)):
             views_of(x[rows.to(x.device)], drawn)
 
     return work
@@ -511,8 +523,19 @@ def jobs(device: torch.device) -> dict[str, Job]:
             forward * 4.0 * n,
             functions=2,
         ),
-        # Two matrix products an image and channel.
-        "relabel-epoch": Job(lambda: plain_views(device), fast_views, n * 3 * 2.0 * 2 * SIZE**3),
+        # Seven operations a pixel: two means along rows and one of them.
+        "relabel-epoch": Job(
+            lambda: plain_views(SIZE, BATCH),
+            lambda rt: fast_views(rt, SIZE, BATCH),
+            7.0 * n * 3 * SIZE**2,
+        ),
+        # As Tiny-ImageNet and as ImageNet-1K, in batches of 100.
+        "relabel-epoch-64": Job(
+            lambda: plain_views(64, 100), lambda rt: fast_views(rt, 64, 100), 7.0 * n * 3 * 64**2
+        ),
+        "relabel-epoch-224": Job(
+            lambda: plain_views(224, 100), lambda rt: fast_views(rt, 224, 100), 7.0 * n * 3 * 224**2
+        ),
     }
 
 

@@ -164,3 +164,20 @@ def test_low_precision_is_computed_in_float32() -> None:
 def test_refusals(x: Tensor, words: str) -> None:
     with pytest.raises(StillroomError, match=words):
         apply(x, draw(Policy(size=8), 4, (16, 16), 0))
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_pixels_that_are_looked_up_are_those_of_the_product(outside: bool) -> None:
+    """The product has a gradient, so that is how it is asked for; crops reach beyond the border."""
+    x = images(8, 20, 24)
+    boxes = resized_crops(8, (20, 24), (0.05, 0.9), (3 / 4, 4 / 3), 3)
+    if outside:
+        boxes[:, :2] += torch.tensor([[-3, 4], [2, -6], [30, 0], [0, 0]]).repeat(2, 1)
+    for n in (8, 1):
+        drawn = MixDraw((20, 24), (24, 24), boxes[:n], flips(8, 2))
+        product = apply(x.clone().requires_grad_(), drawn)
+        assert product.requires_grad
+        assert float((apply(x, drawn) - product.detach()).abs().max()) <= 1e-12
+        assert float((apply(x, drawn) - twin(x, drawn)).abs().max()) <= 1e-12
+        rough = apply(x.float(), drawn)  # places are rounded: to 24 * 2^-23 of a pixel
+        assert float((rough - product.detach()).abs().max()) <= 1e-4

@@ -2,12 +2,14 @@
 
 Shuffling patches, cropping, resizing with antialias and mirroring are linear and act on rows and
 columns apart. So each image has one matrix for its rows and one for its columns, and a batch is two
-batched products: no loop over images, deterministic gradients on every device.
+batched products: no loop over images, deterministic gradients on every device. Where nothing is
+shuffled, made smaller or derived, a pixel of a view is a mean of four, and those are looked up.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from stillroom.data.randaugment import randaugmented
@@ -44,14 +46,57 @@ def apply(x: Tensor, drawn: MixDraw, preprocess: Preprocess | None = None) -> Te
         raise StillroomError(f"a draw for {max(counts)} images meets a batch of {len(x)}")
     if drawn.ops.shape[1]:
         x = _changed(x, drawn, preprocess)
+    made = x.to(torch.promote_types(x.dtype, torch.float32))
+    with torch.autocast(x.device.type, enabled=False):
+        lookup = _grows(drawn) and not x.requires_grad
+        made = (_looked_up if lookup else _multiplied)(made, drawn)
+    return mixed(made, drawn).to(x.dtype)
+
+
+def _multiplied(x: Tensor, drawn: MixDraw) -> Tensor:
+    """Any views, by a matrix for rows and one for columns."""
     top, left, height, width = drawn.crops.unbind(1)
     down = _matrix(drawn.rows, top, height, drawn.source[0], drawn.size[0], x.device)
     across = _matrix(drawn.cols, left, width, drawn.source[1], drawn.size[1], x.device, drawn.flips)
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    with torch.autocast(x.device.type, enabled=False):
-        y = x.to(dtype).flatten(1, 2) @ _one_or_all(across.to(dtype)).mT  # [B,ch*H,w]
-        y = _one_or_all(down.to(dtype)[:, None]) @ y.unflatten(1, x.shape[1:3])  # [B,ch,h,w]
-    return mixed(y, drawn).to(x.dtype)
+    y = x.flatten(1, 2) @ _one_or_all(across.to(x)).mT  # [B,ch*H,w]
+    made: Tensor = _one_or_all(down.to(x)[:, None]) @ y.unflatten(1, x.shape[1:3])  # [B,ch,h,w]
+    return made
+
+
+def _grows(drawn: MixDraw) -> bool:
+    """Whether views are crops made larger, no strip shuffled; by the draw, on the CPU.
+
+    Crops of the views' own size are left to the product, which moves pixels to the bit.
+    """
+    sides, size = drawn.crops[:, 2:], torch.tensor(drawn.size)
+    if max(drawn.cols.shape[1], drawn.rows.shape[1]) > 1:
+        return False
+    return bool((sides <= size).all()) and not bool((sides == size).all())
+
+
+def _looked_up(x: Tensor, drawn: MixDraw) -> Tensor:
+    """Views of crops that are not made smaller, where antialias changes nothing: bilinear."""
+    top, left, height, width = drawn.crops.unbind(1)
+    down = _places(top, height, drawn.source[0], drawn.size[0], x)
+    across = _places(left, width, drawn.source[1], drawn.size[1], x, drawn.flips)
+    grid = torch.stack(torch.broadcast_tensors(across[:, None], down[:, :, None]), -1)
+    found: Tensor = F.grid_sample(x, grid.expand(len(x), -1, -1, -1), align_corners=False)
+    return found
+
+
+def _places(
+    start: Tensor, length: Tensor, side: int, out: int, x: Tensor, flip: Tensor | None = None
+) -> Tensor:
+    """Where the pixels of a view lie along an axis: [n,out], -1 and 1 the borders of the image.
+
+    Between the centres of the first and last pixel of the box, so that none beyond it counts.
+    """
+    start, length = start[:, None].double(), length[:, None].double()
+    view = torch.arange(out).expand(len(start), -1)
+    if flip is not None:
+        view = torch.where(flip[:, None], out - 1 - view, view)
+    inside = ((view + 0.5) * (length / out) - 0.5).clamp_min(0).minimum(length - 1)
+    return ((2 * (start + inside) + 1) / side - 1).to(x)
 
 
 def _changed(x: Tensor, drawn: MixDraw, preprocess: Preprocess | None) -> Tensor:
