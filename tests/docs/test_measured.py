@@ -343,6 +343,30 @@ def test_the_table_of_a_step_of_gradient_matching_is_what_was_timed() -> None:
     assert f"took {a:.1f} s in turn and {b:.1f} s together" in told
 
 
+def test_the_table_of_recover_and_of_views_is_what_was_timed() -> None:
+    timed = [json.loads(x) for x in (ROOT / "results/benchmarks.jsonl").read_text().splitlines()]
+    of = {(x["job"], x["variant"]): x for x in timed}
+    jobs = {
+        "a step of recover (edc, ConvNet-3, 32 px), s": ("recover-step", 1.0),
+        "views of an epoch, 32 px, batches of 25, ms": ("relabel-epoch", 1e3),
+        "the same, 64 px, batches of 100, ms": ("relabel-epoch-64", 1e3),
+        "the same, 224 px, batches of 100, ms": ("relabel-epoch-224", 1e3),
+    }
+    text = (ROOT / "docs/numerics-and-speed.md").read_text(encoding="utf-8")
+    rows = {r[0]: r[1:] for r in (x.strip("| ").split(" | ") for x in text.splitlines())}
+    for name, (job, unit) in jobs.items():
+        told = rows[name]
+        plain, eager = of[job, "plain twin"], of[job, "float32 eager"]
+        assert float(told[0]) == pytest.approx(plain["seconds"] * unit, rel=5e-3)
+        assert float(told[1]) == pytest.approx(eager["seconds"] * unit, rel=5e-3)
+        assert float(told[2]) == pytest.approx(eager["ratio"], abs=0.051)
+    compiled = of["recover-step", "float32 compiled"]
+    step = rows["a step of recover (edc, ConvNet-3, 32 px), s"]
+    assert float(step[3]) == pytest.approx(compiled["seconds"], rel=5e-3)
+    assert float(step[4]) == pytest.approx(compiled["ratio"], abs=0.051)
+    assert compiled["compiled_from"] == pytest.approx(1500, abs=100)
+
+
 def test_rows_of_labels_of_teachers_are_those_of_the_study() -> None:
     """Of REPRODUCTION.md's section: the same rows, in the same order, on the page of recover."""
     study = taught_study(read_records(ROOT / "results" / "records.jsonl"))
