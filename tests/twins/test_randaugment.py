@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -41,29 +41,33 @@ def affine(image: Image.Image, *matrix: float) -> Image.Image:
 
 
 def pillow(image: Image.Image, op: str, way: int, magnitude: int) -> Image.Image:
-    """One operation as torchvision has Pillow do it."""
-    s, (width, height) = way * magnitude / (MAGNITUDES - 1), image.size
+    """One operation as torchvision has Pillow do it, strengths from its float32 tables."""
+
+    def told(most: float) -> float:
+        return way * float(torch.linspace(0, most, MAGNITUDES)[magnitude])
+
+    width, height = image.size
     moves = {
-        "shear_x": (1, 0.3 * s, 0, 0, 1, 0),
-        "shear_y": (1, 0, 0, 0.3 * s, 1, 0),
-        "translate_x": (1, 0, -int(150 / 331 * width * s), 0, 1, 0),
-        "translate_y": (1, 0, 0, 0, 1, -int(150 / 331 * height * s)),
+        "shear_x": (1, told(0.3), 0, 0, 1, 0),
+        "shear_y": (1, 0, 0, told(0.3), 1, 0),
+        "translate_x": (1, 0, -int(told(150 / 331 * width)), 0, 1, 0),
+        "translate_y": (1, 0, 0, 0, 1, -int(told(150 / 331 * height))),
     }
     if op in moves:
         return affine(image, *moves[op])
-    others: dict[str, Any] = {
+    others: dict[str, Callable[[], Image.Image]] = {
         "identity": lambda: image,
-        "rotate": lambda: image.rotate(30 * s, Image.Resampling.NEAREST),
-        "brightness": lambda: ImageEnhance.Brightness(image).enhance(1 + 0.9 * s),
-        "color": lambda: ImageEnhance.Color(image).enhance(1 + 0.9 * s),
-        "contrast": lambda: ImageEnhance.Contrast(image).enhance(1 + 0.9 * s),
-        "sharpness": lambda: ImageEnhance.Sharpness(image).enhance(1 + 0.9 * s),
+        "rotate": lambda: image.rotate(told(30), Image.Resampling.NEAREST),
+        "brightness": lambda: ImageEnhance.Brightness(image).enhance(1 + told(0.9)),
+        "color": lambda: ImageEnhance.Color(image).enhance(1 + told(0.9)),
+        "contrast": lambda: ImageEnhance.Contrast(image).enhance(1 + told(0.9)),
+        "sharpness": lambda: ImageEnhance.Sharpness(image).enhance(1 + told(0.9)),
         "posterize": lambda: ImageOps.posterize(image, 8 - round(magnitude / 7.5)),
         "solarize": lambda: ImageOps.solarize(image, 255 - 8.5 * magnitude),
         "autocontrast": lambda: ImageOps.autocontrast(image),
         "equalize": lambda: ImageOps.equalize(image),
     }
-    return others[op]()  # type: ignore[no-any-return]
+    return others[op]()
 
 
 def one_by_one(x: Tensor, ops: Tensor, signs: Tensor, magnitude: int) -> Tensor:
@@ -81,7 +85,7 @@ def one_by_one(x: Tensor, ops: Tensor, signs: Tensor, magnitude: int) -> Tensor:
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_an_operation_is_pillows(op: str, size: tuple[int, int, int]) -> None:
     x = pixels(8, *size)
-    for magnitude in (0, 1, 9, 15, 30):
+    for magnitude in range(MAGNITUDES):
         for sign in (False, True):
             ops, signs = torch.full((8, 1), OPERATIONS.index(op)), torch.full((8, 1), sign)
             made = randaugmented(x, ops, signs, magnitude)
@@ -121,6 +125,12 @@ def test_views_begin_with_it() -> None:
     assert made.dtype == torch.float32
     assert drawn.digest() != replace(drawn, magnitude=8).digest()
     assert drawn.digest() != replace(drawn, signs=~drawn.signs).digest()
+    one = replace(drawn, ops=drawn.ops[:1], signs=drawn.signs[:1])  # holds for all
+    every = replace(drawn, ops=one.ops.expand(16, 2), signs=one.signs.expand(16, 2))
+    x = PREPROCESS.apply(x)
+    assert torch.equal(apply(x, one, PREPROCESS), apply(x, every, PREPROCESS))
+    with pytest.raises(StillroomError, match="a draw for 16 images meets a batch of 9"):
+        apply(x[:9], replace(drawn, ops=drawn.ops[:9]), PREPROCESS)
 
 
 def test_what_it_cannot_change_is_refused() -> None:

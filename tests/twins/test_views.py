@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stillroom.data.policy import Policy
 from stillroom.data.replay import MixDraw, draw, flips, padded_crops, resized_crops
-from stillroom.data.views import apply, mixed
+from stillroom.data.views import _grows, _looked_up, _multiplied, apply, mixed
 from stillroom.errors import StillroomError
 
 FLOAT32 = 1e-5  # of values around 1: rounding of weights and of interpolate's own places
@@ -175,9 +175,21 @@ def test_pixels_that_are_looked_up_are_those_of_the_product(outside: bool) -> No
         boxes[:, :2] += torch.tensor([[-3, 4], [2, -6], [30, 0], [0, 0]]).repeat(2, 1)
     for n in (8, 1):
         drawn = MixDraw((20, 24), (24, 24), boxes[:n], flips(8, 2))
+        assert _grows(drawn)
+        assert not torch.equal(_looked_up(x, drawn), _multiplied(x, drawn))  # two ways indeed
+        assert torch.equal(apply(x, drawn), _looked_up(x, drawn))
         product = apply(x.clone().requires_grad_(), drawn)
         assert product.requires_grad
         assert float((apply(x, drawn) - product.detach()).abs().max()) <= 1e-12
         assert float((apply(x, drawn) - twin(x, drawn)).abs().max()) <= 1e-12
         rough = apply(x.float(), drawn)  # places are rounded: to 24 * 2^-23 of a pixel
         assert float((rough - product.detach()).abs().max()) <= 1e-4
+    strips = torch.tensor([[1, 0]])
+    for other in (
+        replace(drawn, cols=strips),
+        replace(drawn, rows=strips),
+        replace(drawn, size=(9, 24)),
+        replace(drawn, crops=torch.tensor([[3, -2, 24, 24]])),
+    ):
+        assert not _grows(other)
+        assert torch.equal(apply(x, other), _multiplied(x, other))

@@ -99,7 +99,9 @@ def _blend(plainer: Callable[[Tensor], Tensor]) -> Make:
     """plain + factor * (x - plain), cut off to whole grey levels as Pillow does."""
 
     def make(x: Tensor, _: Tensor, signs: Tensor, strength: float) -> Tensor:
-        factors = torch.where(signs, 1 - 0.9 * strength, 1 + 0.9 * strength).float()
+        amounts = torch.linspace(0, 0.9, MAGNITUDES)  # float32 there: its last bit moves a level
+        amount = amounts[round(strength * (MAGNITUDES - 1))].double()
+        factors = torch.where(signs, 1 - amount, 1 + amount).float()
         factors, plain = factors.to(x.device)[:, None, None, None], plainer(x)
         return (plain + factors * (x.float() - plain)).clamp_(0, 255).to(torch.uint8)
 
@@ -120,7 +122,8 @@ def _grey(x: Tensor) -> Tensor:
 
 def _mean_grey(x: Tensor) -> Tensor:
     """The mean luma of each image, rounded half up: float [n,1,1,1]."""
-    return (_grey(x).double().mean((1, 2, 3), keepdim=True) + 0.5).floor().float()
+    total, n = _grey(x).long().sum((1, 2, 3), keepdim=True), x.shape[2] * x.shape[3]
+    return ((2 * total + n) // (2 * n)).float()  # integers: exact on every device
 
 
 def _smooth(x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from stillroom.config import Grown, Model
-from stillroom.data.policy import Policy
+from stillroom.data.policy import MAX_OPS, Policy
 from stillroom.files import canonical, sha256
 from stillroom.nets.schedules import SLOWED, Schedule
 
@@ -56,7 +56,9 @@ class View(Grown):
     flip: bool = True
     mix: Literal["none", "cutmix", "mixup"] = "cutmix"
     shuffle: bool = Field(False, description="shuffle the cells of a mosaic: 2 a side above 64 px")
-    ops: int = Field(0, description="operations of RandAugment first, of its usual strength")
+    ops: int = Field(
+        0, ge=0, le=MAX_OPS, description="operations of RandAugment first, of its usual strength"
+    )
 
     def policy(self, size: int) -> Policy:
         """How views of images of `size` pixels are drawn."""
