@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stillroom.data.named import NAMED
+from stillroom.evaluation.published import find_protocol
 from stillroom.evaluation.statistics import Summary
 from stillroom.methods import PRESETS
 from stillroom.recipe import find_row, from_preset
@@ -39,11 +40,8 @@ def verdict(
     """
     if paper is None:
         return "nothing reported"
-    named, _, changed = protocol.partition("+")
-    if paper.protocol != named:
-        return "other protocol"
-    if changed:
-        return "fewer epochs"
+    if paper.protocol != protocol:
+        return _other(paper.protocol, protocol)
     if departure:
         return departure
     if measured.n == 1:
@@ -52,6 +50,15 @@ def verdict(
     if same and measured.std > SPREAD and not drawn:
         return "students too far apart"
     return "reproduced" if same else "not reproduced"
+
+
+def _other(paper: str, protocol: str) -> str:
+    """How two protocols differ: the same but for fewer epochs, or otherwise."""
+    if paper.partition("+")[0] != protocol.partition("+")[0]:
+        return "other protocol"
+    theirs, ours = find_protocol(paper), find_protocol(protocol)
+    shorter = ours.model_copy(update={"epochs": theirs.epochs}) == theirs
+    return "fewer epochs" if shorter and ours.epochs < theirs.epochs else "other protocol"
 
 
 def departure(recipe: Any, data: Mapping[str, Any], paper: Record, step: int | None) -> str:

@@ -95,9 +95,17 @@ class Labelling:
         """What a record says: the regime, who taught, and what is unusual about stored labels.
 
         The same for every set that was labelled so, whatever its images, for students of so many
-        passes; rows are compared only where it is equal.
+        passes; rows are compared only where it is equal. Raises: OSError where online teachers are
+        not made yet.
         """
-        found = [f"{self.regime}:{sha256(canonical(self._who()))[:8]}"]
+        return self._in_words(self._who(), passes)
+
+    def kind(self, passes: int) -> str:
+        """The same by the keys of the teachers, which are known before they are made."""
+        return self._in_words(self.keys, passes)
+
+    def _in_words(self, who: Sequence[str], passes: int) -> str:
+        found = [f"{self.regime}:{sha256(canonical(list(who)))[:8]}"]
         if self.regime == "relabels":
             found += [self.codec] if self.codec != "fp16" else []
             fewer = self.keep is not None and self.keep < passes
@@ -105,14 +113,14 @@ class Labelling:
             found += [f"seed {self.seed}"] if self.seed != SEED else []
         return ",".join(found)
 
-    def _who(self) -> list[str]:
-        """The teaching networks: by their weights where these are at hand, else by their keys.
+    def _who(self) -> Sequence[str]:
+        """The teaching networks: online ones by their weights, else by their keys.
 
         A key holds the version of the code, and two versions that train the same networks give the
-        same labels. Raises: OSError before the networks are made.
+        same labels.
         """
         if self.regime != "teachers":
-            return list(self.keys)
+            return self.keys
         return [_digest(t.key(), Store(t.store).folder(t.key())) for t in self.teachers]
 
     def nbytes(self, images: int, classes: int, protocol: Protocol) -> int:

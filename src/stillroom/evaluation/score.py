@@ -160,7 +160,8 @@ class Score(Stage):
         }
         cost = {"seconds": seconds, "memory": peak_memory(rt.device) if known else 0, "made": made}
         sizes = {name: getattr(taught, name) for name in ("label_bytes", "teacher_bytes")}
-        write_json(out / "timing.json", {**cost, **sizes})
+        told = None if self.labelling is None else self.labelling.told(self.protocol.passes)
+        write_json(out / "timing.json", {**cost, **sizes, "told": told})
 
     def load(self, folder: Path) -> list[dict[str, Any]]:
         """One dict a seed.
@@ -170,8 +171,9 @@ class Score(Stage):
         test classes where the protocol's rule stopped; labels int64 [N]; seconds, a student's share
         of the stage's (with all rates of a search, and opening the data); memory, the peak in bytes
         while they were trained (see `peak_memory`; 0: not known); made, the machine side: device
-        and its name, threads, compile, torch; label_bytes and teacher_bytes, see `Taught`. With
-        `models`, files, where the weights lie and what tells of them.
+        and its name, threads, compile, torch; label_bytes and teacher_bytes, see `Taught`; told,
+        what `Labelling` says of itself, None of a set's own labels. With `models`, files, where the
+        weights lie and what tells of them.
         """
         timing = read_json(folder / "0000" / "timing.json")
         tensors = load_file(folder / "0000" / "predicted.safetensors")

@@ -221,6 +221,14 @@ class Method(Model, ABC):
         """
         return 0.0, 0
 
+    def too_few(self, images: int, ipc: int, size: int) -> str:
+        """Why a class of so many real images, of `size` pixels, is too small to start from, with
+        the remedy; nothing if it is not.
+        """
+        if images >= ipc or getattr(self, "init", "real") != "real":
+            return ""
+        return f"has {images} training images; lower --ipc or drop the class"
+
     def name(self) -> str:
         """What tables call the method: the preset it is, else its kind."""
         return str(getattr(self, "kind", type(self).__name__)).rpartition(":")[2]

@@ -33,3 +33,28 @@ class Crops(Model):
     def cells(self, size: int) -> int:
         """Crops a side of a mosaic of `size` pixels."""
         return self.factor or (1 if size <= WHOLE else 2)
+
+    def scored(self, images: int) -> int:
+        """Forwards that scoring a class of so many images takes, of each network.
+
+        By EDC's rule all images are scored before some are cropped.
+        """
+        cropped = min(self.pool, images) * self.crops
+        return cropped if self.rule == "rded" else cropped + images
+
+    def held(self, images: int) -> int:
+        """Images of that class in memory then: whole ones, crops, and of "rded" padded crops."""
+        cropped = min(self.pool, images) * self.crops
+        return 3 * cropped if self.rule == "rded" else images + 2 * cropped
+
+    def too_few(self, images: int, ipc: int, size: int) -> str:
+        """Why a class of so many images gives too few crops, and the remedy; or nothing."""
+        best = 1 if self.rule == "rded" else self.crops  # crops of an image that may be taken
+        there, wanted = min(self.pool, images) * best, ipc * self.cells(size) ** 2
+        if there >= wanted:
+            return ""
+        more = [name for name, helps in (
+            ("--crops.pool", self.pool < images), ("--crops.crops", self.rule == "edc"),
+        ) if helps]  # fmt: skip
+        remedy = f", or raise {' or '.join(more)}" if more else ""
+        return f"gives {there} crops and {wanted} are needed; lower --ipc{remedy}"

@@ -61,11 +61,12 @@ class Mosaics(Method):
         return self.observers
 
     def start_cost(self, sizes: Sequence[int], ipc: int) -> tuple[float, int]:
-        """Scoring: crops of some images of every class; by EDC's rule all images before that."""
-        cropped = [min(self.crops.pool, size) * self.crops.crops for size in sizes]
-        if self.crops.rule == "rded":
-            return float(sum(cropped)), 3 * max(cropped)  # whole images, crops, padded crops
-        return float(sum(cropped) + sum(sizes)), max(sizes) + 2 * max(cropped)
+        """Scoring."""
+        return float(sum(map(self.crops.scored, sizes))), max(map(self.crops.held, sizes))
+
+    def too_few(self, images: int, ipc: int, size: int) -> str:
+        """Why no class of so many images gives enough crops."""
+        return self.crops.too_few(images, ipc, size)
 
     def start(self, ctx: Context, rows: Tensor) -> Synth:
         """Choose and compose, class by class."""

@@ -22,7 +22,8 @@ from stillroom.nets.ensemble import Ensemble
 from stillroom.nets.hooks import Layer, Stats, Sums, layers, of_batch, patch_side
 
 if TYPE_CHECKING:
-    from stillroom.methods.statistics_matching import StatisticsMatching, Views
+    from stillroom.methods.recover_options import Views
+    from stillroom.methods.statistics_matching import StatisticsMatching
 
 Aims = list[list[tuple[float, Stats]]]  # of the batch, then of every class: (weight, target)
 RATIO = (3 / 4, 4 / 3)  # of the sides of a crop, as everybody has it
@@ -144,8 +145,9 @@ def aims(method: StatisticsMatching, ctx: Context, synth: Synth, seen: Observer)
         local = _local(method, ctx, synth, seen) if method.targets == "local" else {}
         share = 0.0 if method.targets == "whole" else method.share
         found: dict[str, Aims] = {}
-        for i, layer in enumerate(seen.watched):
-            stats = {} if told is None else told.of(i)
+        numbers = {} if told is None else {of.name: i for i, of in enumerate(told.layers)}
+        for layer in seen.watched:
+            stats = {} if told is None else told.of(numbers[layer.name])
             whole = seen.running(layer) if layer.kind == "norm" else _whole(method, stats)
             parts: Aims = [[(1 - share, whole)]]
             if method.targets == "local":

@@ -37,6 +37,9 @@ def mosaics_of(crops: Crops, ctx: Context, rows: Tensor) -> Tensor:
     A class that lies in several chunks is scored in each, with the same draws.
     Raises: StillroomError if a class has too few images.
     """
+    for c in (rows // ctx.ipc).unique().tolist():
+        if why := crops.too_few(len(ctx.bench.train.rows_of(c)), ctx.ipc, ctx.bench.size):
+            raise TooFewImagesError(f"ipc={ctx.ipc} but class {ctx.bench.classes[c]!r} {why}")
     networks = _networks(ctx)
     make = _rded if crops.rule == "rded" else _edc
     found = []
@@ -54,7 +57,7 @@ def _rded(crops: Crops, ctx: Context, networks: list[tuple[OriginalModel, Ensemb
     """
     size, cells = ctx.bench.size, crops.cells(ctx.bench.size)
     side, wanted = size // cells, ctx.ipc * cells**2
-    real = _enough(ctx, c, crops.pool, wanted)
+    real = _drawn(ctx, c, crops.pool)
     count, key = len(real) * crops.crops, ("mosaics", c)
     drawn = MixDraw(
         (size, size),
@@ -77,8 +80,6 @@ def _edc(crops: Crops, ctx: Context, networks: list[tuple[OriginalModel, Ensembl
     every = _drawn(ctx, c, None)
     easiest = _scores(ctx, networks, every, c).sort(stable=True).indices[: crops.pool]
     real = every[easiest]
-    if len(real) * crops.crops < wanted:
-        raise _too_few(ctx, c, len(real) * crops.crops, wanted)
     rounds = torch.cat([_round(crops, ctx, real, sides, c, r)[None] for r in range(crops.crops)])
     made = rounds.transpose(0, 1)  # [images,rounds,ch,H,W]
     scores = _scores(ctx, networks, made.flatten(0, 1), c).view(len(real), crops.crops)
@@ -121,23 +122,9 @@ def _scores(
     return torch.cat(found)
 
 
-def _enough(ctx: Context, c: int, pool: int, wanted: int) -> Tensor:
-    real = _drawn(ctx, c, pool)
-    if len(real) < wanted:
-        raise _too_few(ctx, c, len(real), wanted)
-    return real
-
-
 def _drawn(ctx: Context, c: int, count: int | None) -> Tensor:
     """Some real images of a class, or all: the same for every chunk, unlike those of `ctx.real`."""
     rows = ctx.bench.train.rows_of(c)
     order = torch.randperm(len(rows), generator=rng(ctx.seed, "mosaics", c))[:count]
     pixels = ctx.bench.train.take(rows[order], ctx.device)
     return ctx.bench.preprocess.apply(pixels).to(ctx.rt.dtype)
-
-
-def _too_few(ctx: Context, c: int, there: int, wanted: int) -> TooFewImagesError:
-    return TooFewImagesError(
-        f"ipc={ctx.ipc} needs {wanted} crops of class {ctx.bench.classes[c]!r} and there are "
-        f"{there}; lower --ipc, or raise --crops.pool or --crops.crops"
-    )

@@ -15,9 +15,10 @@ from pydantic import Field, model_validator
 
 from stillroom.artefacts.released_names import Repair
 from stillroom.artefacts.schooling import MOST_MODELS, NamedSchooling, Schooling
-from stillroom.config import Grown, Model
+from stillroom.config import Grown
 from stillroom.methods.base import Context, Method, Synth
 from stillroom.methods.crops import Crops
+from stillroom.methods.recover_options import Flatness, Priors, Views
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,58 +29,10 @@ if TYPE_CHECKING:
     from stillroom.nets.zoo import Arch
 
 
-class Views(Model):
-    """How the images of a chunk are shown to a network: one crop and one flip for all of them."""
-
-    crop: float = Field(0.5, gt=0, le=1, description="least area of a resized crop; 1: none")
-    padding: int = Field(0, ge=0, le=512, description="or a crop after so much padding (G-VBSM)")
-    curriculum: Literal["none", "step", "linear", "cosine"] = Field(
-        "none", description="crops begin as whole images and shrink to that (CDA)"
-    )
-    milestone: float = Field(1.0, ge=0, le=1, description="share of the steps that takes")
-    flip: bool = Field(True, description="mirror at random")
-    jitter: tuple[int, int] = Field(
-        (0, 0), description="then roll by so many pixels, least and most, down and right (SRe2L)"
-    )
-
-    @model_validator(mode="after")
-    def _one_crop(self) -> Views:
-        if self.padding and self.crop < 1:
-            raise ValueError(f"padding {self.padding} is a crop of another kind; set crop to 1")
-        if self.curriculum != "none" and self.crop == 1:
-            raise ValueError("a curriculum ends at a crop; set crop below 1")
-        if self.jitter[0] > self.jitter[1]:
-            raise ValueError(f"jitter {self.jitter}: the first must not be greater")
-        return self
-
-
-class Priors(Model):
-    """Terms of the images alone, by weight."""
-
-    tv: float = Field(0.0, ge=0, description="weight of their total variation")
-    l2: float = Field(0.0, ge=0, description="weight of their norm")
-    spectrum: float = Field(0.0, ge=0, description="weight of G-VBSM's term for variety")
-    spectrum_tau: float = Field(4.0, gt=0, description="its temperature")
-    spectrum_form: Literal["scaled", "released"] = Field(
-        "scaled", description="Gram matrix by its mean diagonal, or as released: no effect"
-    )
-
-
-class Flatness(Model):
-    """EDC's term for flat minima: stay where the moving average of the images is understood."""
-
-    weight: float = Field(0.0, ge=0, description="0: no such term; the paper has 0.25")
-    rate: float = Field(0.99, ge=0, lt=1, description="of the moving average of the images")
-    tau: float = Field(4.0, gt=0, description="temperature")
-    form: Literal["intended", "released"] = Field(
-        "intended", description="KL from images to average, or as released the other way"
-    )
-
-
 class StatisticsMatching(Method, Grown):
     """Cross-entropy of a trained network, plus distances of layer statistics to real ones."""
 
-    later: ClassVar[tuple[str, ...]] = ("scorers", "crops")
+    later: ClassVar[tuple[str, ...]] = ("scorers", "crops", "seen_batch", "seen_augment")
     of_init: ClassVar[tuple[str, ...]] = ("scorers", "crops")
 
     kind: Literal["statistics_matching"] = "statistics_matching"
@@ -114,6 +67,10 @@ class StatisticsMatching(Method, Grown):
         description="of all pixels, or as released: averaged over batches (all data), inside one "
         "image (classes)",
     )
+    seen_batch: int = Field(
+        64, ge=1, strict=True, description="images a batch of the pass over the real images"
+    )
+    seen_augment: str = Field("none", description="augmentation in that pass")
     momentum: float = Field(0.8, ge=0, lt=1, description="of the moving average of statistics")
     average_start: Literal["corrected", "zero"] = Field(
         "corrected", description="of that average: right from the first step, or as released"
@@ -147,7 +104,29 @@ class StatisticsMatching(Method, Grown):
     def _every_field_is_read(self) -> StatisticsMatching:
         if self.init != "mosaics" and (self.scorers or self.crops != Crops()):
             raise ValueError("scorers and crops belong to init mosaics")
+        convs, collected = self.layers == "all", self._looks_up and not self.statistics
+        for name, read, of in (
+            ("share", self.targets != "whole", "targets by class"),
+            ("local_real", self.targets == "local", "targets local"),
+            ("conv_drop", convs, "layers all"),
+            ("variance", self._looks_up, "layers all or targets classes, each"),
+            ("seen_batch", convs and collected and self.variance == "released", "variance "
+             "released of layers all, collected here"),
+            ("seen_augment", collected, "statistics that are collected here"),
+        ):  # fmt: skip
+            if not read and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} belongs to {of}; leave it out")
         return self
+
+    @property
+    def _by_class(self) -> bool:
+        """Whether targets are statistics of every class, from the pass over the real images."""
+        return self.targets in ("classes", "each")
+
+    @property
+    def _looks_up(self) -> bool:
+        """Whether that pass is needed: a norm keeps those of all images itself."""
+        return self.layers == "all" or self._by_class
 
     @model_validator(mode="after")
     def _released(self) -> StatisticsMatching:
@@ -155,7 +134,7 @@ class StatisticsMatching(Method, Grown):
             raise ValueError("repair mends released statistics; name them with statistics")
         if not self.statistics:
             return self
-        if self.layers == "norms":
+        if not self._looks_up:
             raise ValueError("statistics are not looked at with layers norms; leave them out")
         if self.variance == "exact" and "variance" not in self.repair:
             raise ValueError(
@@ -199,13 +178,12 @@ class StatisticsMatching(Method, Grown):
 
         models = pool_of(self.observers, self.num, self.schooling, bench, arch, store)
         found: dict[str, Stage] = {f"observer/{k}": model for k, model in enumerate(models)}
-        if self.layers == "all":
-            by_class = self.targets in ("classes", "each")
+        if self._looks_up:
             for k, model in enumerate(models):
                 found[f"statistics/{k}"] = (
-                    ReleasedStatistics(model, self.statistics, self.repair, by_class)
+                    ReleasedStatistics(model, self.statistics, self.repair, self._by_class)
                     if self.statistics
-                    else Statistics(model, by_class)
+                    else Statistics(model, self._by_class, self.seen_batch, self.seen_augment)
                 )
         if self.init == "mosaics":
             scorers = pool_of(self.scorers, 1, self.schooling, bench, arch, store)
@@ -221,13 +199,25 @@ class StatisticsMatching(Method, Grown):
         return self.observers
 
     def start_cost(self, sizes: Sequence[int], ipc: int) -> tuple[float, int]:
-        """Local targets: some images of the classes of every chunk, for every observer."""
-        if self.targets != "local":
-            return 0.0, 0
-        each = [min(self.local_real, size) for size in sizes]
+        """Local targets: some images of the classes of every chunk, for every observer.
+
+        Mosaics: scoring, of a class in every chunk that it lies in.
+        """
+        each, held = [0] * len(sizes), 0
+        if self.targets == "local":
+            each = [min(self.local_real, size) * self.num for size in sizes]
+            held = max(each) // self.num
+        if self.init == "mosaics":
+            each = [a + self.crops.scored(size) for a, size in zip(each, sizes, strict=True)]
+            held = max(held, max(self.crops.held(size) for size in sizes))
         parts = self.chunks(len(sizes), ipc)
-        shown = sum(each[c] for part in parts for c in {row // ipc for row in part})
-        return float(shown * self.num), max(each)
+        return float(sum(each[c] for part in parts for c in {row // ipc for row in part})), held
+
+    def too_few(self, images: int, ipc: int, size: int) -> str:
+        """Of mosaics: why no class of so many images gives enough crops."""
+        if self.init == "mosaics":
+            return self.crops.too_few(images, ipc, size)
+        return super().too_few(images, ipc, size) if self.init == "real" else ""
 
     def images_held(self, classes: int, ipc: int) -> int:
         """A chunk."""

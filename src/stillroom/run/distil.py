@@ -168,15 +168,10 @@ def check_ipc(recipe: Recipe, bench: Benchmark) -> None:
 
     Raises: StillroomError naming the smallest class.
     """
-    if getattr(recipe.method, "init", "real") != "real":
-        return
     sizes = {c: len(bench.train.rows_of(i)) for i, c in enumerate(bench.classes)}
     name = min(sizes, key=lambda c: sizes[c])
-    if sizes[name] < recipe.ipc:
-        raise StillroomError(
-            f"ipc={recipe.ipc} but class {name!r} has {sizes[name]} training images; "
-            "lower --ipc or drop the class"
-        )
+    if why := recipe.method.too_few(sizes[name], recipe.ipc, bench.size):
+        raise StillroomError(f"ipc={recipe.ipc} but class {name!r} {why}")
 
 
 def _check_out(out: Path, key: str, force: bool) -> None:

@@ -357,7 +357,6 @@ def _records(how: Judging, row: Row, arch: Arch, score: dict[str, Any]) -> list[
 def _record(
     how: Judging, row: Row, arch: Arch, score: dict[str, Any], rule: Selection, metric: str
 ) -> Record:
-    own = row.labels if how.labelling is None else how.labelling.told(how.protocol.passes)
     soft = row.label_bytes if how.labelling is None else 0
     return Record(
         benchmark=how.bench.name,
@@ -368,7 +367,7 @@ def _record(
         augment=row.augment if how.protocol.augment == "set" else how.protocol.augment,
         family=row.family,
         set_seed=row.set_seed,
-        labels=own,
+        labels=row.labels if how.labelling is None else score["told"],
         step=row.step,
         draw=row.draw,
         protocol=how.protocol.id,

@@ -102,7 +102,7 @@ def check_alike(
         found = labelling(asked, load(path), protocol, bench, store, path)
         if found is None:
             return
-        told.append(found.told(protocol.passes))
+        told.append(found.kind(protocol.passes))
         if told[-1] != told[0]:
             raise StillroomError(
                 f"{path} would get labels {told[-1]} and {folder} {told[0]}; a difference might be "

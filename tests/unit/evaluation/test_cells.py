@@ -14,12 +14,15 @@ from stillroom.evaluation.published import find_protocol
 from stillroom.evaluation.statistics import Summary, summarise
 from stillroom.methods import PRESETS
 from stillroom.records import NETWORK_ACCURACY
+from stillroom.reported import reported
 from stillroom.run.cells import CELLS, Cell, agrees
 from stillroom.run.ledger import measured_json, reproduction
 from stillroom.run.reproduce import find_cell
 from stillroom.run.studies import clom_study, networks_table, taught_study
+from stillroom.standing import verdict
 from toy import record
 
+TINY = ("edc", "tiny-imagenet", 1, "resnet18-bn")
 CIFAR = {
     "benchmark": "cifar10",
     "ipc": 10,
@@ -104,6 +107,15 @@ def test_verdicts() -> None:
     assert CELLS["dm/cifar10-ipc10@300"].verdict(of(0.489)) == "fewer steps"
     few = Cell("dm", "cifar10", 10, protocol="vico@1+epochs=9")
     assert few.verdict(of(0.489)) == "fewer epochs"
+    (tiny,) = (r for r in reported() if (r.row, r.benchmark, r.ipc, r.arch) == TINY)
+    said = {  # 39.2 after 1,000 epochs
+        told: verdict(tiny, f"edc-tiny{told}", of(0.392))
+        for told in ("@2+epochs=1000", "@2", "@2+epochs=2000", "@2+epochs=9+lr=0.5", "@1")
+    }
+    assert said == {
+        "@2+epochs=1000": "reproduced", "@2": "fewer epochs", "@2+epochs=2000": "other protocol",
+        "@2+epochs=9+lr=0.5": "other protocol", "@1": "other protocol",
+    }  # fmt: skip
     assert CELLS["herding/cifar10-ipc10"].verdict(of(0.316)) == "other protocol"
     assert CELLS["k-means/cifar10-ipc10"].verdict(of(0.3)) == "nothing reported"
     assert Cell("dm", "cifar10", 10, protocol="quick@1").verdict(of(0.489)) == "other protocol"

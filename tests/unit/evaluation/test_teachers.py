@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from stillroom.run.distil import distil, plan
 from stillroom.run.fits import check_row, full_row
 from stillroom.run.judge import Asked, cost_of_teachers, evaluate, prepared
 from stillroom.run.options import Machine
-from stillroom.run.teachers import Faculty, faculty, labelling
+from stillroom.run.teachers import Faculty, check_alike, faculty, labelling
 from stillroom.runtime import COMPILE_FLOPS, Runtime
 from stillroom.session import Session
 from stillroom.tables import lines
@@ -192,3 +193,18 @@ def test_published_protocols_of_teachers_are_whole() -> None:
     assert json.loads(taught["edc@1"].model_dump_json())["view"]["mix"] == "cutmix"
     sides = {s: taught["edc@1"].view.policy(s).size for s in (8, 224)}
     assert sides == {8: 8, 224: 224}
+
+
+def test_comparing_asks_for_no_teacher_that_is_not_made(
+    bench: Benchmark, store: Path, made: Path
+) -> None:
+    """Nor does a table of students that are in the store, when their teachers are gone."""
+    one = Faculty(archs=("mlp",), num=1, schooling="default+epochs=1+batch=8")
+    check_alike(one, made, [made], ONLINE, bench, Store(store))
+    first = evaluate(made, bench, asked(ONLINE, teachers=one), Store(store), MACHINE, Session())
+    for folder in store.glob("original-*"):
+        if "mlp" in (folder / "stage.json").read_text():
+            shutil.rmtree(folder)
+    again = evaluate(made, bench, asked(ONLINE, teachers=one), Store(store), MACHINE, Session())
+    assert [(r.value, r.labels) for r in again] == [(r.value, r.labels) for r in first]
+    assert first[0].labels.startswith("teachers:")
