@@ -28,6 +28,7 @@ from stillroom.run import fits
 from stillroom.run import judge as judges
 from stillroom.run import machine as machines
 from stillroom.run.distil import distil, plan
+from stillroom.run.judging import Asked
 from stillroom.run.options import DataOptions, Machine
 from stillroom.runtime import Numerics
 from stillroom.session import Interrupted, Session
@@ -178,7 +179,7 @@ def evaluate(
         "force": force,
         "teachers": teachers or {},
     }
-    asked = settled(judges.Asked, fields, "evaluate")
+    asked = settled(Asked, fields, "evaluate")
     with _session(progress, settings) as session:
         return judges.evaluate(path, bench, asked, store, settings, session, path / LEDGER)
 

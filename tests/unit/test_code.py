@@ -36,7 +36,8 @@ from stillroom.methods.base import Method, Optim, Outer, Synth
 from stillroom.methods.distil import Distil, _foreign_code
 from stillroom.nets.zoo import Arch, resolve
 from stillroom.run.fits import student_of
-from stillroom.run.judge import Asked, evaluate
+from stillroom.run.judge import evaluate
+from stillroom.run.judging import Asked
 from stillroom.run.options import Machine
 from stillroom.runtime import Runtime
 from stillroom.session import Session

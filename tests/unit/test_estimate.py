@@ -125,10 +125,10 @@ def test_a_plan_counts_scoring(tmp_path: Path) -> None:
 def test_a_plan_counts_local_targets(tmp_path: Path) -> None:
     """Some images of both classes for the one chunk, for each of two models."""
     (nets,) = nets_of("convnet1-w4")
-    asked = {"observers": ("convnet1-w4",), "num": 2, "local_real": 7}
+    asked = {"observers": ("convnet1-w4",), "num": 2}
     plain, local = (
-        planned(tmp_path, "edc", **asked, targets=targets).estimate.flops
-        for targets in ("whole", "local")
+        planned(tmp_path, "edc", **asked, **targets).estimate.flops
+        for targets in ({"targets": "whole"}, {"targets": "local", "local_real": 7})
     )
     assert local - plain == 2 * 2 * 7 * nets.forward_flops()
 

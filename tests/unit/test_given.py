@@ -35,7 +35,8 @@ from stillroom.nets.zoo import weights as module
 from stillroom.recipe import from_preset
 from stillroom.run.assess import held_out
 from stillroom.run.distil import distil, plan
-from stillroom.run.judge import Asked, evaluate
+from stillroom.run.judge import evaluate
+from stillroom.run.judging import Asked
 from stillroom.run.options import Machine
 from stillroom.run.prepare import cost_of_originals, obtain_originals, originals
 from stillroom.run.teachers import Faculty, faculty
@@ -473,7 +474,7 @@ def test_recover_by_released_statistics(bench: Benchmark, store: Path, tmp_path:
     [
         ({"statistics": "x.zip"}, "hold no exact variances; set variance to released"),
         ({"repair": ("doubled",)}, "repair mends released statistics; name them"),
-        ({"statistics": "x.zip", "variance": "released", "layers": "norms"}, "with layers norms"),
+        ({"statistics": "x.zip", "layers": "norms", "targets": "whole"}, "with layers norms"),
         ({"statistics": "x.zip", "variance": "released", "repair": ("nothing",)}, "repair"),
     ],
 )

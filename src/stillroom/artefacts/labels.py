@@ -105,8 +105,18 @@ class Relabels:
         """Bytes on disk: manifest, soft labels and shards."""
         return sum(path.stat().st_size for path in self.files)
 
+    def verify(self) -> None:
+        """Read every file once. Raises: StillroomError naming the one that is damaged."""
+        self._verify(self.folder / SOFT, self.soft_sha256)
+        for shard in self.shards:
+            self._verify(shard.path, shard.sha256)
+
     def copy(self, folder: Path) -> None:
-        """Copy the files into a folder, which may exist; into their own nothing is to be done."""
+        """Copy the files into a folder, which may exist; into their own nothing is to be done.
+
+        Raises: StillroomError naming a file that is damaged.
+        """
+        self.verify()
         folder.mkdir(parents=True, exist_ok=True)
         if folder.samefile(self.folder):
             return

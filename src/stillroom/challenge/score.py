@@ -20,7 +20,8 @@ from stillroom.evaluation.published import find_protocol
 from stillroom.evaluation.statistics import Summary, summarise
 from stillroom.files import write_atomic, write_json
 from stillroom.run.estimate import Cost
-from stillroom.run.judge import Asked, Judging, cost_of, judge, judging
+from stillroom.run.judge import judge
+from stillroom.run.judging import Asked, Judging, cost_of, judging
 from stillroom.run.options import Machine
 from stillroom.run.rows import Row, row_of
 from stillroom.session import Session

@@ -271,7 +271,7 @@ def _run(settle: Callable[[Benchmark], tuple[Recipe, str | None]], how: Started)
         for note in bench.notes:
             shown.say(note)
         if how.plan:
-            _show_plan(planned, how.machine)
+            _show_plan(planned, recipe.evaluate, how.machine)
             return
         shown.say(f"settings: {f'recipe {row}' if row else 'defaults, no recipe fits these data'}")
         if planned.estimate.flops > 1e12 and not planned.store.complete(planned.stage.key()):
@@ -280,11 +280,13 @@ def _run(settle: Callable[[Benchmark], tuple[Recipe, str | None]], how: Started)
         made = distil(planned, how.machine)
         say(f"{len(made)} images of {len(made.classes)} classes ({planned.stage.key()})")
         if how.out is not None:
-            own = ["--arch", recipe.arch] if ":" in recipe.arch else []  # code of the user's own
+            by = recipe.method.judged_by()
+            own = ["--protocol", by] if by else []
+            own += ["--arch", recipe.arch] if ":" in recipe.arch else []  # code of the user's own
             if how.machine.store is not None:
                 own += ["--store", str(how.machine.store)]
-            judge = shlex.join(["stillroom", "evaluate", str(how.out), "--baselines", *own])
-            say(f"in {how.out}; judge it with: {judge}")
+            judge = shlex.join(["stillroom", "evaluate", str(how.out), *own, "--baselines"])
+            say(f"in {how.out}" + ("" if recipe.evaluate else f"; judge it with: {judge}"))
         else:
             say("kept in the store; the same command with --out DIR publishes it at once")
         for spec in recipe.evaluate:
@@ -293,24 +295,12 @@ def _run(settle: Callable[[Benchmark], tuple[Recipe, str | None]], how: Started)
 
 def _evaluate_recipe(spec: Any, planned: Any, how: Started, session: Session) -> None:
     from stillroom.cli.evaluate import judge_and_show
-    from stillroom.evaluation.published import find_protocol
     from stillroom.records import LEDGER
-    from stillroom.run.fits import student_of
-    from stillroom.run.judge import Asked
-    from stillroom.run.teachers import Faculty
+    from stillroom.run.evaluations import asked_of
 
     stage = planned.stage
     held = planned.store.folder(stage.key()) / "steps" / str(stage.method.steps(stage.outer))
-    own = student_of(stage.load(planned.store.folder(stage.key())))
-    schooling = getattr(stage.method, "schooling", None) if spec.teachers else None
-    teachers = Faculty(archs=spec.teachers, schooling=schooling)
-    asked = Asked(
-        protocol=find_protocol(spec.protocol),
-        archs=[own if arch == "auto" else arch for arch in spec.archs],
-        seeds=spec.seeds,
-        baselines=spec.baselines,
-        teachers=teachers,
-    )
+    asked = asked_of(spec, stage.method, stage.load(planned.store.folder(stage.key())))
     # Without --out the set lies in the store, to which nothing is added once it is published.
     ledger = how.out / LEDGER if how.out is not None else None
     judge_and_show(how.out or held, planned.bench, asked, how.machine, session, ledger)
@@ -343,8 +333,9 @@ def _time(planned: Any) -> str:
     return f"{time} on this {planned.rt.device}, {how} {planned.rt.numerics}"
 
 
-def _show_plan(planned: Any, machine: Machine) -> None:
+def _show_plan(planned: Any, judged: Any, machine: Machine) -> None:
     from stillroom.cli.show import key_values
+    from stillroom.run.evaluations import costs_of_evaluations
     from stillroom.tables import size
 
     estimate, stage, bench = planned.estimate, planned.stage, planned.bench
@@ -368,6 +359,7 @@ def _show_plan(planned: Any, machine: Machine) -> None:
             ("memory", f"about {size(estimate.memory)} of tensors, beside torch itself"),
             ("disk", f"about {size(estimate.disk)}, beside {size(decoded)} of decoded data"),
             *_originals(planned, machine),
+            *costs_of_evaluations(judged, planned, machine),
         ],
     )
 

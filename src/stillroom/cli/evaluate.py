@@ -38,8 +38,8 @@ def _evaluate(**values: Any) -> None:
     from stillroom.recipe import settled
     from stillroom.records import LEDGER, read_records
     from stillroom.run import fits
-    from stillroom.run import judge as judges
     from stillroom.run import machine as machines
+    from stillroom.run.judging import Asked
     from stillroom.run.teachers import check_alike
 
     machine = flags.settle(Machine, values, "machine")
@@ -58,7 +58,7 @@ def _evaluate(**values: Any) -> None:
         "schooling": values["schooling"],
         "soft": values["soft_labels"],
     }
-    asked = settled(judges.Asked, fields, "evaluate")
+    asked = settled(Asked, fields, "evaluate")
     rivals = [user_path(other, "against") for other in values["against"] or ()]
     named = None if values["records"] is None else user_path(values["records"], "records")
     ledgers = {path: named or path / LEDGER for path in [folder, *rivals] if path}
@@ -97,13 +97,14 @@ def _show_cost(
     from stillroom.progress import Shown
     from stillroom.run import judge as judges
     from stillroom.run import machine as machines
+    from stillroom.run.judging import cost_of, cost_of_teachers
 
     store, shown = machines.store(machine), Shown(True)
     wanted = [(folder, asked), *((path, _of_rivals(asked)) for path in rivals)]
     with shown.interruptible():
         for path, what in wanted:
             how, rows = judges.prepared(path, bench, what, store, machine, shown)
-            cost, taught = judges.cost_of(how, rows), judges.cost_of_teachers(how, rows)
+            cost, taught = cost_of(how, rows), cost_of_teachers(how, rows)
             pairs = [
                 ("rows", ", ".join(dict.fromkeys(row.name for row in rows))),
                 ("networks", ", ".join(arch.name for arch in how.archs)),

@@ -28,6 +28,8 @@ def inspect(folder: Annotated[Path, Parameter(name="SET", help="a set's folder")
 
     folder = user_path(folder, "SET")
     data, held = load(folder), sizes(folder)
+    if data.relabels is not None:
+        data.relabels.verify()  # as `load` did with the rest; a flipped bit shows nowhere else
     pixels = data.pixels()
     told = data.provenance
     soft = [f"{size(held.labels)} of soft labels"] if held.labels else []

@@ -221,6 +221,12 @@ class Method(Model, ABC):
         """
         return 0.0, 0
 
+    def judged_by(self) -> str:
+        """A protocol that any set of the method can be judged by, where its images are not meant
+        for labels of their own; else nothing.
+        """
+        return ""
+
     def too_few(self, images: int, ipc: int, size: int) -> str:
         """Why a class of so many real images, of `size` pixels, is too small to start from, with
         the remedy; nothing if it is not.

@@ -64,6 +64,10 @@ class Mosaics(Method):
         """Scoring."""
         return float(sum(map(self.crops.scored, sizes))), max(map(self.crops.held, sizes))
 
+    def judged_by(self) -> str:
+        """Students of its paper learn what trained networks say of the images."""
+        return "rded@1"
+
     def too_few(self, images: int, ipc: int, size: int) -> str:
         """Why no class of so many images gives enough crops."""
         return self.crops.too_few(images, ipc, size)

@@ -201,17 +201,24 @@ class StatisticsMatching(Method, Grown):
     def start_cost(self, sizes: Sequence[int], ipc: int) -> tuple[float, int]:
         """Local targets: some images of the classes of every chunk, for every observer.
 
-        Mosaics: scoring, of a class in every chunk that it lies in.
+        Mosaics: scoring, of a class in every chunk that it lies in; scorers that are others are
+        sized as the observers.
         """
         each, held = [0] * len(sizes), 0
         if self.targets == "local":
             each = [min(self.local_real, size) * self.num for size in sizes]
             held = max(each) // self.num
         if self.init == "mosaics":
-            each = [a + self.crops.scored(size) for a, size in zip(each, sizes, strict=True)]
+            models = 1 if self.scorers else self.num
+            scored = [models * self.crops.scored(size) for size in sizes]
+            each = [a + b for a, b in zip(each, scored, strict=True)]
             held = max(held, max(self.crops.held(size) for size in sizes))
         parts = self.chunks(len(sizes), ipc)
         return float(sum(each[c] for part in parts for c in {row // ipc for row in part})), held
+
+    def judged_by(self) -> str:
+        """Students of its paper learn what trained networks say of the images."""
+        return "edc@1"
 
     def too_few(self, images: int, ipc: int, size: int) -> str:
         """Of mosaics: why no class of so many images gives enough crops."""

@@ -39,9 +39,17 @@ def plain_code(name: str, data: Distilled) -> str:
     return "\n".join(lines) + "\n"
 
 
-def training_code(data: Distilled) -> str:
-    """The loss that goes with the labels, as a line for a training loop with a `model`."""
+def training_code(data: Distilled, taught: bool = False) -> str:
+    """The loss that goes with the labels, as a line for a training loop with a `model`.
+
+    `taught`: the number on the page is of students that learned what trained networks say.
+    """
     hints = []
+    if taught:
+        hints += [
+            "# the number above is of students with labels of trained networks, which",
+            "# `stillroom evaluate` makes or the set carries; with its own labels:",
+        ]
     if data.augment != "none":
         hints.append("# students here were trained with the augmentation named under Provenance")
     if data.lr is not None:

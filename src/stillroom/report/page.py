@@ -95,7 +95,9 @@ def _view(shown: Shown, prefix: str, real_images: bool) -> dict[str, Any]:
         "groups": provenance.groups(shown),
         "recipe": provenance.whole_recipe(shown),
         "plain": loading.plain_code(shown.name, shown.data),
-        "training": loading.training_code(shown.data),
+        "training": loading.training_code(
+            shown.data, bool(shown.main and shown.main.conditions.taught)
+        ),
         "stillroom": loading.stillroom_code(shown.name, shown.data),
         "limits": sentences.limits(shown),
         "bibtex": bibtex(provenance.papers(shown)),

@@ -46,7 +46,8 @@ def headline(shown: Shown) -> tuple[str, list[Fact]]:
     right = f"{percent(line.summary.mean)} % of the test images of {line.conditions.benchmark}"
     if shown.key not in line.set_keys:
         these = f"the set as it was at step {line.step} (not the images below)"
-    lead = f"Trained on {these} alone, a {line.arch} network gets {right} right"
+    whose = "with labels of trained networks" if line.conditions.taught else "alone"
+    lead = f"Trained on {these} {whose}, a {line.arch} network gets {right} right"
     if random is None:
         question = "Better than random images?"
         facts = [(question, "Not measured", "There is no random baseline beside it.")]
@@ -56,7 +57,8 @@ def headline(shown: Shown) -> tuple[str, list[Fact]]:
         drawn = shown.data.ipc * len(shown.data.classes)
         many = "as many" if drawn == len(shown.data) else f"{drawn}"  # classes of unequal size
         picked = f"{many} real ones picked at random"
-        lead += f"; trained on {picked}, {percent(random.summary.mean)} %."
+        alike = " with labels of the same networks" if line.conditions.taught else ""
+        lead += f"; trained on {picked}{alike}, {percent(random.summary.mean)} %."
         facts = [_fact("Better than random images?", line, random)]
     classes = len(shown.data.classes)
     lead += f" Guessing one of {plural(classes, 'class')} gets {percent(1 / classes)} %."

@@ -4,83 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
-from stillroom.artefacts.opened import nets_for
-from stillroom.artefacts.originals import Original
-from stillroom.artefacts.stage import Stage, code_digest
+from stillroom.artefacts.stage import code_digest
 from stillroom.artefacts.store import Store, obtain_all
-from stillroom.config import Model
 from stillroom.data.benchmarks import Benchmark
-from stillroom.distilled import Distilled, load
+from stillroom.distilled import load
 from stillroom.errors import StillroomError
-from stillroom.evaluation.lessons import Labelling
-from stillroom.evaluation.protocol import SELECTIONS, Protocol, Selection
+from stillroom.evaluation.protocol import SELECTIONS, Selection
 from stillroom.evaluation.score import Score
-from stillroom.nets.ensemble import Backend
 from stillroom.nets.zoo import Arch
 from stillroom.records import LEDGER, add_records
 from stillroom.run import machine as machines
-from stillroom.run.estimate import Cost, seconds, student_flops, student_steps
 from stillroom.run.exhibits import NEIGHBOURS, write_exhibit, write_neighbours
-from stillroom.run.fits import check_protocol, check_row, full_row
+from stillroom.run.fits import check_row, full_row
 from stillroom.run.given import in_a_note, trusted
+from stillroom.run.judging import Asked, Judging, cost_of, cost_of_teachers, judging, wanted
 from stillroom.run.models import copy_student, file_name, refuse_others
 from stillroom.run.options import Machine
-from stillroom.run.prepare import cost_of_originals
 from stillroom.run.publish import EXHIBITS
 from stillroom.run.rows import Maker, Row, baseline_rows, real_jpeg_rows, rows_of_set
-from stillroom.run.teachers import Faculty, labelling
-from stillroom.runtime import Numerics, Runtime
 from stillroom.session import Session
 from stillroom.types import Record
 
-ROWS_OF_A_COMMAND = 3  # compiled code serves them all; a usual command judges more
-WORTH_PROBING = 1e12  # floating-point operations, some seconds
 WORTH_SAYING = 20.0  # seconds
-STEP = 0.01  # seconds of a step beside its network: draws, augmentation, the optimiser
-
-
-@dataclass(frozen=True)
-class Judging:
-    """How rows are judged; the same for a set and for its baselines."""
-
-    bench: Benchmark
-    described: dict[str, Any]
-    protocol: Protocol
-    archs: tuple[Arch, ...]
-    seeds: tuple[int, ...]
-    numerics: Numerics
-    students: Backend
-    models: bool
-    labelling: Labelling | None
-    forward: Mapping[str, float]  # FLOPs of one image, by architecture
-    rt: Runtime
-    store: Store
-    machine: Machine
-    accuracies: Mapping[str, float] = field(default_factory=dict)  # of teachers' given weights
-
-
-class Asked(Model):
-    """What a user asks of an evaluation, beside the set."""
-
-    protocol: Protocol
-    archs: tuple[str | Callable[..., Any], ...] = Field(min_length=1)
-    seeds: int | None = Field(None, ge=1, le=1000, strict=True)
-    steps: str = "last"
-    baselines: bool = False
-    numerics: Numerics = "float32"
-    students: Backend = "loop"
-    real_jpegs: bool = False
-    real_images: bool = True
-    save_models: Path | None = None
-    force: bool = False
-    teachers: Faculty = Faculty()
 
 
 def evaluate(
@@ -100,7 +50,7 @@ def evaluate(
     """
     how, rows = prepared(folder, bench, asked, store, machine, session)
     if asked.save_models is not None and not asked.force:
-        refuse_others(asked.save_models, _wanted(how, rows))
+        refuse_others(asked.save_models, wanted(how, rows))
     taught = cost_of_teachers(how, rows)
     if taught is not None and taught.left:
         session.say(taught.in_words())
@@ -186,38 +136,6 @@ def _check_taught(how: Judging, rows: Sequence[Row], more: bool) -> None:
         )
 
 
-def cost_of_teachers(how: Judging, rows: Sequence[Row]) -> Cost | None:
-    """Count the teachers that are not in the store; None where nobody is asked."""
-    needed: dict[str, Original] = {}
-    left: list[Stage] = [stage for _, stage in _wanted(how, rows)] if how.labelling else []
-    while left:
-        stage = left.pop()
-        left += stage.needs()
-        if isinstance(stage, Original):
-            needed[stage.key()] = stage
-    if not needed:
-        return None
-    some = list(needed.values())
-    return cost_of_originals(some, how.machine, how.rt.session, how.store)[0]
-
-
-def cost_of(how: Judging, rows: Sequence[Row]) -> Cost:
-    """Count what is not in the store; the time is a rough estimate, of a half-second probe."""
-    wanted = _wanted(how, rows)
-    left = [pair for pair in wanted if not how.store.complete(pair[1].key())]
-    flops, steps = 0.0, 0
-    for row, stage in left:
-        images = row.ipc * len(how.bench.classes) or len(how.bench.train)
-        each = student_flops(how.forward[stage.arch.name], how.protocol, how.bench, images)
-        flops += len(stage.seeds) * each
-        own = how.protocol.settled(images, len(how.bench.classes), stage.arch.name)
-        steps += len(stage.seeds) * student_steps(own, images)
-    students, missing = (sum(len(stage.seeds) for _, stage in some) for some in (wanted, left))
-    taken = steps * STEP + (seconds(flops, how.rt) if flops > WORTH_PROBING else 0.0)
-    taken /= how.machine.workers
-    return Cost("student", students, missing, flops, taken)
-
-
 def _batches(rows: Sequence[Row], workers: int) -> list[list[Row]]:
     """Rows that are judged together: one after another, so that each is kept when it is done.
 
@@ -239,51 +157,6 @@ def _exhibit(folder: Path, students: Sequence[Student], bench: Benchmark) -> Non
         write_exhibit(folder, same[0].records[0], bench.classes, [s.score for s in same])
 
 
-def judging(
-    bench: Benchmark,
-    asked: Asked,
-    store: Store,
-    machine: Machine,
-    session: Session,
-    images: int,
-    made: Distilled | None = None,
-    folder: Path | None = None,
-) -> Judging:
-    """Settle everything that all rows share. `images` of a row only sizes the work.
-
-    `made` is the set in `folder` whose own teachers teach, or whose labels count, where the
-    protocol wants some and nobody names them.
-    """
-    # By name: of a network asked for twice every student would count twice.
-    chosen = tuple(
-        {a.name: a for a in (machines.choose_arch(n, bench) for n in asked.archs)}.values()
-    )
-    protocol = asked.protocol
-    check_protocol(protocol, bench)
-    seeds = asked.seeds or protocol.seeds
-    bare = machines.runtime(machine, asked.numerics, 0, session)
-    probe = dataclasses.replace(bare, session=Session())
-    forward = {a.name: nets_for(a, bench, probe).forward_flops() for a in chosen}
-    # By one row, not by all rows of the command, so that a baseline beside it changes nothing.
-    each = sum(student_flops(f, protocol, bench, images) for f in forward.values())
-    work = each * seeds * ROWS_OF_A_COMMAND
-    return Judging(
-        bench=bench,
-        described=bench.describe(),
-        protocol=asked.protocol,
-        archs=chosen,
-        seeds=tuple(range(seeds)),
-        numerics=asked.numerics,
-        students=asked.students,
-        models=asked.save_models is not None,
-        labelling=labelling(asked.teachers, made, protocol, bench, store, folder),
-        forward=forward,
-        rt=machines.runtime(machine, asked.numerics, work, session),
-        store=store,
-        machine=machine,
-    )
-
-
 @dataclass(frozen=True)
 class Student:
     """One student: its row, what `Score` kept of it, and a record for every selection rule.
@@ -299,10 +172,10 @@ class Student:
 
 def judge(how: Judging, rows: Sequence[Row]) -> list[Student]:
     """Train and test the students of rows; a random draw gets one student of its own seed."""
-    wanted = _wanted(how, rows)
+    asked_for = wanted(how, rows)
     names = ", ".join(dict.fromkeys(row.name for row in rows))
     how.rt.session.say(f"{names} on {', '.join(arch.name for arch in how.archs)}")
-    stages = [stage for _, stage in wanted]
+    stages = [stage for _, stage in asked_for]
     found = obtain_all(how.store, stages, machines.executor(how.machine), how.rt)
     return [
         Student(
@@ -311,36 +184,9 @@ def judge(how: Judging, rows: Sequence[Row]) -> list[Student]:
             score,
             _records(how, row, stage.arch, score),
         )
-        for (row, stage), scores in zip(wanted, found, strict=True)
+        for (row, stage), scores in zip(asked_for, found, strict=True)
         for score in scores
     ]
-
-
-def _wanted(how: Judging, rows: Sequence[Row]) -> list[tuple[Row, Score]]:
-    wanted: list[tuple[Row, Score]] = []
-    for row, arch in itertools.product(rows, how.archs):
-        seeds = how.seeds if row.draw is None else (row.draw,)
-        together = [seeds] if how.students == "vmap" else [(seed,) for seed in seeds]
-        wanted += [(row, _score(how, row, arch, some)) for some in together]
-    return wanted
-
-
-def _score(how: Judging, row: Row, arch: Arch, seeds: tuple[int, ...]) -> Score:
-    return Score(
-        protocol=how.protocol,
-        bench=how.described,
-        set_digest=row.digest,
-        arch=arch,
-        seeds=seeds,
-        numerics=how.numerics,
-        students=how.students,
-        augment=row.augment if row.folder is None else "",
-        set_folder=row.folder,
-        store=how.store.root,
-        models=how.models,
-        labelling=how.labelling and how.labelling.of_set(row.digest),
-        images=row.images if how.labelling else 0,
-    )
 
 
 def _records(how: Judging, row: Row, arch: Arch, score: dict[str, Any]) -> list[Record]:

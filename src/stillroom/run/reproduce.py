@@ -23,14 +23,8 @@ from stillroom.run.cells import CELLS, DISTILLATION, MODELS, SCHOOLING, Cell, ag
 from stillroom.run.distil import Plan, distil, plan
 from stillroom.run.estimate import Cost, seconds, student_flops
 from stillroom.run.fits import full_row
-from stillroom.run.judge import (
-    Asked,
-    Judging,
-    cost_of,
-    cost_of_teachers,
-    judge,
-    judging,
-)
+from stillroom.run.judge import judge
+from stillroom.run.judging import Asked, Judging, cost_of, cost_of_teachers, judging
 from stillroom.run.ledger import recorded
 from stillroom.run.options import Machine
 from stillroom.run.prepare import cost_of_originals, costs_of_stages
@@ -129,9 +123,10 @@ def plan_of(
         found.append(("teachers", cost.in_words()))
     images = cell.ipc * len(bench.classes) or len(bench.train)
     students = cell.students * len(cell.rows)
-    flops = students * sum(
+    each = sum(
         student_flops(forward, how.protocol, bench, images) for forward in how.forward.values()
     )
+    flops = students * (each + how.protocol.passes * images * how.teaching)
     whole = Cost("student", students, students, flops, seconds(flops, how.rt) / machine.workers)
     found.append(("students", whole.in_words()))
     if cell.assess:

@@ -29,6 +29,7 @@ from stillroom.records import add_records, read_records
 from stillroom.run import judge
 from stillroom.run import relabel as relabels
 from stillroom.run.distil import distil, plan
+from stillroom.run.judging import Asked, cost_of_teachers
 from stillroom.run.options import Machine
 from stillroom.run.rows import Maker, Row, real_jpeg_rows
 from stillroom.run.teachers import Faculty, check_alike
@@ -71,7 +72,7 @@ class World:
         self, folder: Path, protocol: Any = STORED, teachers: Faculty | None = None, **more: Any
     ) -> list[Record]:
         given = {"teachers": teachers or Faculty(), "archs": ("convnet1-w4",), "seeds": 2}
-        asked = judge.Asked(**{"protocol": protocol, **given, **more})
+        asked = Asked(**{"protocol": protocol, **given, **more})
         found = judge.evaluate(folder, self.bench, asked, self.store, MACHINE, Session())
         return [r for r in found if r.metric == "accuracy"]
 
@@ -90,9 +91,9 @@ def test_carried_labels_teach_what_the_teachers_would_say_here(
     shutil.copytree(world.store.root, empty.root)
     for path in [*empty.root.glob("original-*"), *empty.root.glob("relabels-*")]:
         shutil.rmtree(path)
-    asked = judge.Asked(protocol=STORED, archs=("convnet1-w4",), seeds=2)
+    asked = Asked(protocol=STORED, archs=("convnet1-w4",), seeds=2)
     how, rows = judge.prepared(world.made, world.bench, asked, empty, MACHINE, Session())
-    assert judge.cost_of_teachers(how, rows) is None
+    assert cost_of_teachers(how, rows) is None
     found = judge.evaluate(world.made, world.bench, asked, empty, MACHINE, Session())
     brought = [r for r in found if r.metric == "accuracy"]
     assert not list(empty.root.glob("original-*"))

@@ -12,7 +12,8 @@ from stillroom.artefacts.store import Store
 from stillroom.cli import run
 from stillroom.evaluation.published import find_protocol
 from stillroom.records import read_records
-from stillroom.run.judge import STEP, Asked, cost_of, judge, prepared
+from stillroom.run.judge import judge, prepared
+from stillroom.run.judging import STEP, Asked, cost_of
 from stillroom.run.options import Machine
 from stillroom.session import Interrupted, Session
 

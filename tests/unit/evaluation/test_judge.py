@@ -19,7 +19,8 @@ from stillroom.nets.zoo import resolve
 from stillroom.recipe import from_preset
 from stillroom.records import read_records
 from stillroom.run.distil import distil, plan
-from stillroom.run.judge import Asked, evaluate
+from stillroom.run.judge import evaluate
+from stillroom.run.judging import Asked
 from stillroom.run.options import Machine
 from stillroom.session import Session
 from stillroom.tables import lines

@@ -18,7 +18,8 @@ from stillroom.evaluation.students import Kept
 from stillroom.nets.zoo import resolve
 from stillroom.recipe import from_preset
 from stillroom.run.distil import distil, plan
-from stillroom.run.judge import Asked, _wanted, evaluate, prepared
+from stillroom.run.judge import evaluate, prepared
+from stillroom.run.judging import Asked, wanted
 from stillroom.run.options import Machine
 from stillroom.session import Session
 
@@ -104,7 +105,7 @@ def test_they_are_kept_where_they_are_asked_for_alone(bench, store, tmp_path) ->
     """And a key of before is what it was."""
     out = made(bench, store, tmp_path / "set")
     stages = [
-        _wanted(*prepared(out, bench, asked(f), Store(store), MACHINE, Session()))[0][1]
+        wanted(*prepared(out, bench, asked(f), Store(store), MACHINE, Session()))[0][1]
         for f in (None, tmp_path / "kept")
     ]
     assert "models" not in stages[0].identity()

@@ -29,7 +29,8 @@ from stillroom.nets.train import Training
 from stillroom.recipe import from_preset
 from stillroom.run.distil import distil, plan
 from stillroom.run.fits import check_row, full_row
-from stillroom.run.judge import Asked, cost_of_teachers, evaluate, prepared
+from stillroom.run.judge import evaluate, prepared
+from stillroom.run.judging import Asked, cost_of_teachers
 from stillroom.run.options import Machine
 from stillroom.run.teachers import Faculty, check_alike, faculty, labelling
 from stillroom.runtime import COMPILE_FLOPS, Runtime

@@ -1,0 +1,98 @@
+"""The evaluations that a recipe asks for: as `Asked`, and what they will cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stillroom.artefacts.opened import nets_for
+from stillroom.artefacts.originals import Original
+from stillroom.artefacts.schooling import Schooling
+from stillroom.data.benchmarks import Benchmark
+from stillroom.distilled import Distilled
+from stillroom.evaluation.protocol import TAUGHT
+from stillroom.evaluation.published import find_protocol
+from stillroom.methods.base import Method
+from stillroom.recipe import EvaluateSpec
+from stillroom.run import machine as machines
+from stillroom.run.distil import Plan
+from stillroom.run.estimate import Cost, seconds, student_flops
+from stillroom.run.fits import student_of
+from stillroom.run.judging import Asked
+from stillroom.run.options import Machine
+from stillroom.run.prepare import cost_of_originals, originals
+from stillroom.run.rows import RANDOM_DRAWS
+from stillroom.run.teachers import Faculty
+from stillroom.session import Session
+from stillroom.tables import CORESETS
+
+
+def asked_of(spec: EvaluateSpec, method: Method, made: Distilled) -> Asked:
+    """What a recipe asks to be done with the set that was made by it."""
+    own = student_of(made)
+    return Asked(
+        protocol=find_protocol(spec.protocol),
+        archs=tuple(own if arch == "auto" else arch for arch in spec.archs),
+        seeds=spec.seeds,
+        baselines=spec.baselines,
+        teachers=Faculty(archs=spec.teachers, schooling=_schooling(spec, method)),
+    )
+
+
+def _schooling(spec: EvaluateSpec, method: Method) -> Schooling | None:
+    return getattr(method, "schooling", None) if spec.teachers else None
+
+
+def costs_of_evaluations(
+    specs: Sequence[EvaluateSpec], planned: Plan, machine: Machine
+) -> list[tuple[str, str]]:
+    """What every evaluation of a recipe takes from nothing: (protocol, in words).
+
+    Students of the set and of its baselines, labels of teachers among that; and what those teachers
+    take that the distillation does not train.
+    """
+    found = []
+    for spec in specs:
+        chosen, draws = (len(CORESETS), RANDOM_DRAWS) if spec.baselines else (0, 0)
+        students = (1 + chosen) * spec.seeds + draws
+        flops = _flops(spec, planned, students, 1 + chosen + draws)
+        taken = seconds(flops, planned.rt) / machine.workers
+        cost = Cost("student", students * len(spec.archs), students * len(spec.archs), flops, taken)
+        beside = ", of baselines too" if spec.baselines else ""
+        found.append((spec.protocol, cost.in_words() + beside))
+        if teachers := _teachers(spec, planned):
+            known = {s.key() for s in planned.stage.wants().values()}
+            left = [one for one in teachers if one.key() not in known]
+            if left:
+                more, _ = cost_of_originals(left, machine, Session(), planned.store)
+                found.append(("its teachers", more.in_words()))
+    return found
+
+
+def _flops(spec: EvaluateSpec, planned: Plan, students: int, sets: int) -> float:
+    """Of so many students of each network, on so many sets."""
+    bench, stage = planned.bench, planned.stage
+    protocol, images = find_protocol(spec.protocol), planned.estimate.images
+    archs = [stage.arch if a == "auto" else machines.choose_arch(a, bench) for a in spec.archs]
+    each = sum(
+        student_flops(nets_for(a, bench, planned.rt).forward_flops(), protocol, bench, images)
+        for a in archs
+    )
+    shown = students * len(archs) if protocol.labels == "teachers" else sets  # stored: once a set
+    return students * each + shown * protocol.passes * images * _teaching(spec, planned, bench)
+
+
+def _teaching(spec: EvaluateSpec, planned: Plan, bench: Benchmark) -> float:
+    """Operations of all teachers for one image."""
+    archs = {one.key(): one.arch for one in _teachers(spec, planned)}
+    return sum(nets_for(arch, bench, planned.rt).forward_flops() for arch in archs.values())
+
+
+def _teachers(spec: EvaluateSpec, planned: Plan) -> list[Original]:
+    """Those that are named, else the observers of the method; none under other protocols."""
+    if find_protocol(spec.protocol).labels not in TAUGHT:
+        return []
+    if spec.teachers:
+        schooling = _schooling(spec, planned.stage.method) or Schooling()
+        return list(originals(planned.bench, spec.teachers, 1, schooling, planned.store))
+    wants = planned.stage.wants().items()
+    return [s for name, s in wants if name.startswith("observer/") and isinstance(s, Original)]
