@@ -20,6 +20,7 @@ from stillroom.artefacts.executor import Serial
 from stillroom.artefacts.label_header import epoch_bytes
 from stillroom.artefacts.originals import opened
 from stillroom.artefacts.store import Store, obtain
+from stillroom.cli import run
 from stillroom.data.benchmarks import Benchmark, from_arrays
 from stillroom.data.views import apply
 from stillroom.distilled import RELABELS, set_bytes, set_digest
@@ -223,6 +224,23 @@ def test_those_who_labelled_a_set_label_it_anew(world: World, tmp_path: Path) ->
         world.plan(folder, **asked)
     world.prepare(folder, force=True)
     assert contents(folder) == contents(world.made)
+
+
+@pytest.mark.parametrize("name", ["labels-000000.safetensors", "soft.safetensors"])
+def test_a_flipped_bit_is_neither_shown_nor_copied(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    folder = shutil.copytree(world.made, tmp_path / "set")
+    path = folder / RELABELS / name
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    for command in (
+        ["inspect", str(folder)],
+        ["export", str(folder), "--to", "folder", "--out", str(tmp_path / "copy")],
+    ):
+        assert run(command) == 2
+        assert "SHA-256 does not match" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "copy" / RELABELS / name).exists()
 
 
 def test_a_page_tells_what_a_set_carries_and_how_to_read_it(

@@ -359,7 +359,7 @@ def _show_plan(planned: Any, judged: Any, machine: Machine) -> None:
             ("memory", f"about {size(estimate.memory)} of tensors, beside torch itself"),
             ("disk", f"about {size(estimate.disk)}, beside {size(decoded)} of decoded data"),
             *_originals(planned, machine),
-            *costs_of_evaluations(judged, planned, machine),
+            *((n, c.in_words()) for n, c in costs_of_evaluations(judged, planned, machine)),
         ],
     )
 

@@ -44,8 +44,8 @@ def _schooling(spec: EvaluateSpec, method: Method) -> Schooling | None:
 
 def costs_of_evaluations(
     specs: Sequence[EvaluateSpec], planned: Plan, machine: Machine
-) -> list[tuple[str, str]]:
-    """What every evaluation of a recipe takes from nothing: (protocol, in words).
+) -> list[tuple[str, Cost]]:
+    """What every evaluation of a recipe takes from nothing: by protocol.
 
     Students of the set and of its baselines, labels of teachers among that; and what those teachers
     take that the distillation does not train.
@@ -56,15 +56,14 @@ def costs_of_evaluations(
         students = (1 + chosen) * spec.seeds + draws
         flops = _flops(spec, planned, students, 1 + chosen + draws)
         taken = seconds(flops, planned.rt) / machine.workers
-        cost = Cost("student", students * len(spec.archs), students * len(spec.archs), flops, taken)
-        beside = ", of baselines too" if spec.baselines else ""
-        found.append((spec.protocol, cost.in_words() + beside))
+        count = students * len(spec.archs)
+        found.append((spec.protocol, Cost("student", count, count, flops, taken)))
         if teachers := _teachers(spec, planned):
             known = {s.key() for s in planned.stage.wants().values()}
             left = [one for one in teachers if one.key() not in known]
             if left:
                 more, _ = cost_of_originals(left, machine, Session(), planned.store)
-                found.append(("its teachers", more.in_words()))
+                found.append(("its teachers", more))
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from dataclasses import replace
@@ -28,9 +29,10 @@ from stillroom.evaluation.published import PROTOCOLS, find_protocol
 from stillroom.nets.train import Training
 from stillroom.recipe import from_preset
 from stillroom.run.distil import distil, plan
+from stillroom.run.evaluations import asked_of, costs_of_evaluations
 from stillroom.run.fits import check_row, full_row
 from stillroom.run.judge import evaluate, prepared
-from stillroom.run.judging import Asked, cost_of_teachers
+from stillroom.run.judging import Asked, cost_of, cost_of_teachers
 from stillroom.run.options import Machine
 from stillroom.run.teachers import Faculty, check_alike, faculty, labelling
 from stillroom.runtime import COMPILE_FLOPS, Runtime
@@ -209,3 +211,41 @@ def test_comparing_asks_for_no_teacher_that_is_not_made(
     again = evaluate(made, bench, asked(ONLINE, teachers=one), Store(store), MACHINE, Session())
     assert [(r.value, r.labels) for r in again] == [(r.value, r.labels) for r in first]
     assert first[0].labels.startswith("teachers:")
+
+
+@pytest.mark.parametrize("protocol", ["edc@1+epochs=4", "edc-cifar10@2+epochs=4", "quick@1"])
+@pytest.mark.parametrize("baselines", [True, False])
+def test_a_plan_foresees_what_a_recipe_judges(
+    bench: Benchmark, store: Path, tmp_path: Path, protocol: str, baselines: bool
+) -> None:
+    """As many students and operations as the evaluation itself counts once the set is there."""
+    given = {
+        "outer": {"steps": 2},
+        "arch": "convnet1-w4",
+        "method": {"observers": ["auto", "convnet2-w4"], "schooling": {"epochs": 1, "batch": 8}},
+        "evaluate": [{"protocol": protocol, "seeds": 2, "baselines": baselines}],
+    }
+    recipe, _ = from_preset("edc", "toy", 2, given)
+    planned = plan(recipe, bench, MACHINE, Session(), store=Store(store), out=tmp_path / "set")
+    ((name, foreseen),) = costs_of_evaluations(recipe.evaluate, planned, MACHINE)
+    assert name == protocol
+    made = distil(planned, MACHINE)
+    what = asked_of(recipe.evaluate[0], planned.stage.method, made)
+    counted = cost_of(*prepared(tmp_path / "set", bench, what, Store(store), MACHINE, Session()))
+    assert foreseen.total == foreseen.left == counted.total == (11 if baselines else 2)
+    stored = protocol.startswith("edc@1")  # with the one soft label an image, which is left out
+    assert foreseen.flops == pytest.approx(counted.flops, rel=0.2 if stored else 1e-9)
+    assert foreseen.flops <= counted.flops
+
+
+def test_a_teachers_forwards_are_counted(bench: Benchmark, store: Path, made: Path) -> None:
+    """Of every view of every student where they label online; once a set where it is stored."""
+    flops = {}
+    for protocol in (STORED, ONLINE):
+        how, rows = prepared(made, bench, asked(protocol), Store(store), MACHINE, Session())
+        flops[protocol.name] = cost_of(how, rows).flops
+        alone = dataclasses.replace(how, teaching=0.0)
+        views = {"edc": 4 + 1, "edc-cifar10": 2 * 4}[protocol.name]  # epochs; two students
+        assert how.teaching > 0
+        taught = flops[protocol.name] - cost_of(alone, rows).flops
+        assert taught == pytest.approx(views * 4 * how.teaching)
