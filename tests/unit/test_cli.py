@@ -16,6 +16,7 @@ import pytest
 
 import stillroom
 from stillroom.cli import VERBS, run
+from stillroom.cli.elsewhere import REFUSED
 from stillroom.errors import StillroomError
 from stillroom.methods import METHODS, PRESETS
 from stillroom.methods.base import Optim, Outer
@@ -467,3 +468,14 @@ def test_a_flag_behind_a_recipe_is_told_as_a_setting(capsys: pytest.CaptureFixtu
         "behind a recipe settings are key.sub=value, such as outer.steps=5"
         in capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize("option", REFUSED)
+def test_options_of_the_papers_scripts_are_refused_by_name(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each that no command has; the reason, not the nearest name."""
+    for verb in (["distill", "edc", "--data", "digits"], ["evaluate", "out"]):
+        assert run([*verb, option, "1"]) == 2
+        told = " ".join(capsys.readouterr().err.split())
+        assert told == f"error: {option} of the papers' scripts: {REFUSED[option]}"

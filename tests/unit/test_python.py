@@ -73,7 +73,7 @@ def test_assess_measures_a_set_and_keeps_the_records(tmp_path: Path) -> None:
     assert len(read_records(tmp_path / "a" / "records.jsonl")) == len(found)
     for wrong, why in (
         ({"num": 0}, "num=0 must be a whole number in 1..1000"),
-        ({"originals": "clam"}, "originals='clam' is unknown"),
+        ({"originals": "clam"}, "schooling='clam' is unknown"),
         ({"net": "nosuchnet"}, "nosuchnet"),
     ):
         with pytest.raises(StillroomError, match=why):

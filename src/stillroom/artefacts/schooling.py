@@ -229,7 +229,7 @@ def find_schooling(name: str) -> Schooling:
     base, *changes = name.split("+")
     if base not in SCHOOLINGS:
         raise StillroomError(
-            f"originals={name[:80]!r} is unknown; known: {', '.join(SCHOOLINGS)}"
+            f"schooling={name[:80]!r} is unknown; known: {', '.join(SCHOOLINGS)}"
             f"{suggest(base, SCHOOLINGS)}"
         )
     values: dict[str, Any] = {}
@@ -237,7 +237,7 @@ def find_schooling(name: str) -> Schooling:
         field, equals, text = change.partition("=")
         if not equals or field not in Schooling.model_fields:
             raise StillroomError(
-                f"originals={name[:80]!r}: {change[:40]!r} must be FIELD=VALUE, FIELD one of "
+                f"schooling={name[:80]!r}: {change[:40]!r} must be FIELD=VALUE, FIELD one of "
                 f"{', '.join(Schooling.model_fields)}{suggest(field, Schooling.model_fields)}"
             )
         try:
@@ -247,7 +247,7 @@ def find_schooling(name: str) -> Schooling:
     try:
         return changed(SCHOOLINGS[base], values)
     except StillroomError as error:
-        raise StillroomError(f"originals={name[:80]!r}: {error}") from None
+        raise StillroomError(f"schooling={name[:80]!r}: {error}") from None
 
 
 def changed(base: Schooling, values: dict[str, Any]) -> Schooling:

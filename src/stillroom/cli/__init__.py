@@ -11,6 +11,7 @@ from typing import NoReturn
 from cyclopts import App, CycloptsError
 
 import stillroom
+from stillroom.cli.elsewhere import REFUSED
 from stillroom.errors import StillroomError
 from stillroom.session import Interrupted
 
@@ -120,6 +121,9 @@ def _meant(arguments: list[str], told: str) -> str:
         re.search(r"Unknown option: \W*(--[\w-]+)", told),
     )
     inner = {"--lr": "--images.lr", "--momentum": "--images.momentum", "--iterations": "--steps"}
+    for dead in (a.partition("=")[0] for a in arguments):
+        if dead in REFUSED and ("Unknown option" in told or "requires an argument" in told):
+            return f"{dead} of the papers' scripts: {REFUSED[dead]}"
     if verb == "distill" and flag and len(arguments) > 1 and arguments[1] not in _presets():
         return f"{told}; behind a recipe settings are key.sub=value, such as outer.steps=5"
     if verb == "distill" and flag and flag[1] in inner:
