@@ -80,7 +80,10 @@ def test_trouble_with_a_set_is_documented(here, documented, capsys):
     check([*DM, "--steps", "30", *demo], documented, capsys)
     check(["evaluate", "out/demo", "--protocol", "viko"], documented, capsys)
     check(["evaluate", "out/demo", "--steps", "10"], documented, capsys)
-    check(["evaluate", "out/demo", "--store", "empty"], documented, capsys)
+    photos = ["distill", "dm", "--data", "photos", "--ipc", "1", "--out", "out/photos"]
+    assert run([*photos, *SHORT]) == 0
+    capsys.readouterr()
+    check(["evaluate", "out/photos", "--store", "empty"], documented, capsys)
     check(["evaluate", "out/demo", "--data", "digits", "--size", "16"], documented, capsys)
     check(["export", "out/demo", "--to", "folder", "--out", "out/demo"], documented, capsys)
     (here / "out" / "notes").mkdir()

@@ -317,6 +317,8 @@ def _list_protocols() -> None:
         told = rate[p.lr] if isinstance(p.lr, str) else f"{p.lr:g}"
         steps = f"{p.schedule} at {', '.join(map(str, p.milestones))}" if p.milestones else ""
         augment = "the set's" if p.augment == "set" else p.augment.partition(":")[0]
+        if p.view is not None:
+            augment = "views, RandAugment" if p.view.ops else "views"
         own = (p.id, f"{p.passes:,}", told, steps or p.schedule, augment, p.labels, p.select)
         cells.append((*own, str(p.seeds)))
     rows("protocols (+epochs=N behind a name; so batch, lr, momentum, weight_decay)", heads, cells)

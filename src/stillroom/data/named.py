@@ -51,8 +51,9 @@ class Found:
     constants: str | None
 
 
+EMBEDDED = "digits"  # the data that come with the package: nothing is fetched
 NAMED: dict[str, Named] = {
-    "digits": Named(
+    EMBEDDED: Named(
         "Digits (scikit-learn)", 10, 8, None, None, augment=DSA_UNMIRRORED, arch="convnet2"
     ),
     "mnist": Named(
@@ -130,7 +131,7 @@ def known(name: str, classes: int, channels: int, size: int) -> str | None:
     named = NAMED.get(name)
     if named is None or (named.classes, named.size) != (classes, size):
         return None
-    grey = name in ("digits", "mnist", "fashion-mnist")
+    grey = name in (EMBEDDED, "mnist", "fashion-mnist")
     return name if channels == (1 if grey else 3) else None
 
 

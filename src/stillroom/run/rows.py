@@ -150,7 +150,7 @@ def real_jpeg_rows(
         told = (
             f"even {plural(ipc, 'JPEG')} a class take more bytes ({first}) than the set ({budget})"
         )
-        maker.rt.session.say(f"random-jpeg: {told}; one row, of as many images")
+        maker.rt.session.say(f"random-jpeg: {told}; as many as fit beside it")
     fitting = min(smallest, max(1, ipc * budget // first))
     each = (needed(fitting) - first) / (fitting - ipc) if fitting != ipc else first / ipc
     fitting = min(smallest, max(1, fitting + int((budget - needed(fitting)) / each)))

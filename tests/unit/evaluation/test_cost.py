@@ -125,3 +125,16 @@ def test_a_ledger_in_a_folder_that_is_not_there_is_refused(world: Path, capsys) 
     assert run(evaluate(world, "--records", str(world / "nowhere" / "records.jsonl"))) == 2
     assert "nowhere does not exist; make it" in " ".join(capsys.readouterr().err.split())
     assert not (world / "nowhere").exists()
+
+
+def test_a_set_of_digits_needs_no_store_that_saw_them(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They come with the package; a set of digits of another size must still be given its data."""
+    empty = ["--store", f"{tmp_path}/empty"]
+    assert run(["evaluate", f"{world}/set", "--seeds", "2", "--plan", *empty]) == 0
+    assert "2 students to train" in capsys.readouterr().out
+    larger = [*SET, "--size", "16", "--out", f"{tmp_path}/larger", *common(tmp_path)]
+    assert run(larger) == 0
+    assert run(["evaluate", f"{tmp_path}/larger", *empty, "--plan"]) == 2
+    assert "pass --data" in " ".join(capsys.readouterr().err.split())
