@@ -568,7 +568,11 @@ def damaged_cache(w: World) -> list[str]:
     store = w.own_store()
     for path in store.glob("data-*/train.images.u8"):
         flip_file(path)
-    return w.evaluate(w.base)
+    return w.evaluate(w.forged(not_embedded))
+
+
+# data that do not come with the package: no copy of them can be made anew
+not_embedded = setting("data", "name", "mine")
 
 
 def damaged_snapshot(w: World) -> list[str]:
@@ -658,7 +662,7 @@ STORES: dict[str, tuple[Case, str]] = {
     "judge nothing": (lambda w: ["evaluate"], "evaluate needs a SET folder, or full:DATA"),
     "judge full nothing": (lambda w: w.evaluate("full:nope"), "data='nope' is neither a folder"),
     "judge without its data": (
-        lambda w: w.evaluate(w.base, "--store", str(w.tmp / "empty")),
+        lambda w: w.evaluate(w.forged(not_embedded), "--store", str(w.tmp / "empty")),
         "the store has no decoded copy of the data",
     ),
     "judge hostile data": (

@@ -40,7 +40,11 @@ _BELONGS: dict[str, tuple[str, tuple[str, ...]]] = {
 TAUGHT = ("relabels", "teachers")  # labels that trained networks give, of drawn views
 WHOLE = 64  # px: up to here RDED's mosaics are single crops
 MAX_EPOCHS = 100_000
-CHANGEABLE = ("epochs", "batch", "lr", "momentum", "weight_decay")
+LOSSES = ("soft_ce", "kl", "mse_gt", "dist")  # of labels that trained networks give
+CHANGEABLE = (
+    "epochs", "batch", "pieces", "lr", "momentum", "weight_decay", "loss", "temperature",
+    "ce_weight",
+)  # fmt: skip
 
 
 class View(Grown):
@@ -206,11 +210,17 @@ class Protocol(Grown):
         base = f"{self.name}@{self.version}"
         published = PROTOCOLS.get(base, self)
         changed = [
-            f"+{field}={getattr(self, field):g}"
+            (field, getattr(self, field))
             for field in CHANGEABLE
             if field not in published.ruled and getattr(published, field) != getattr(self, field)
         ]
-        return base + "".join(changed)
+        loss = "" if self.loss == published.loss else self.loss
+        told = [
+            f"+{field}={value if field == 'loss' else f'{value:g}'}"
+            for field, value in changed
+            if not (loss and field in _BELONGS and value == type(self).model_fields[field].default)
+        ]
+        return base + "".join(told)
 
     @property
     def ruled(self) -> tuple[str, ...]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from pydantic import ValidationError
+
 from stillroom.errors import StillroomError, suggest
 from stillroom.evaluation.decoupled_protocols import DECOUPLED
 from stillroom.evaluation.matching_protocols import MATCHING
-from stillroom.evaluation.protocol import CHANGEABLE, MAX_EPOCHS, Protocol
+from stillroom.evaluation.protocol import CHANGEABLE, LOSSES, MAX_EPOCHS, TAUGHT, Protocol
 
 _QUICK = Protocol(
     name="quick",
@@ -68,17 +70,22 @@ def find_protocol(name: str) -> Protocol:
     return _changed(found, name, dict(_change(found, name, text) for text in changes))
 
 
-def _change(protocol: Protocol, name: str, text: str) -> tuple[str, float]:
+def _change(protocol: Protocol, name: str, text: str) -> tuple[str, float | str]:
     """What one `field=value` behind a protocol's name asks for."""
     field, _, value = text.partition("=")
-    whole = field in ("epochs", "batch")
+    if field == "loss" and value in LOSSES and protocol.labels in TAUGHT:
+        return field, value
+    whole = field in ("epochs", "batch", "pieces")
     least, most = (1, MAX_EPOCHS) if whole else (0.0, 0.999 if field == "momentum" else 1e3)
     plain = re.fullmatch(r"\d{1,6}" if whole else r"\d{1,3}(\.\d{1,9})?(e-?\d)?", value, re.ASCII)
     number = (int if whole else float)(value) if plain else -1
-    if field not in CHANGEABLE or not least <= number <= most or (field == "lr" and not number):
+    positive = field in ("lr", "temperature")
+    known = field in CHANGEABLE and field != "loss"
+    if not known or not least <= number <= most or (positive and not number):
         raise StillroomError(
             f"protocol={name[:80]!r}: only {', '.join(f'+{one}=' for one in CHANGEABLE)} can "
-            f"follow a name: epochs and batch whole numbers in 1..{MAX_EPOCHS}, momentum below 1"
+            f"follow a name: epochs, batch and pieces whole numbers in 1..{MAX_EPOCHS}, momentum "
+            f"below 1, loss where teachers label: {', '.join(LOSSES)}"
         )
     if field in protocol.ruled:
         raise StillroomError(
@@ -87,7 +94,7 @@ def _change(protocol: Protocol, name: str, text: str) -> tuple[str, float]:
     return field, number
 
 
-def _changed(protocol: Protocol, name: str, values: dict[str, float]) -> Protocol:
+def _changed(protocol: Protocol, name: str, values: dict[str, float | str]) -> Protocol:
     changed: dict[str, Any] = dict(values)
     if "epochs" in values:
         count = int(values["epochs"])
@@ -97,4 +104,13 @@ def _changed(protocol: Protocol, name: str, values: dict[str, float]) -> Protoco
             "milestones": tuple(round(m * share) for m in protocol.milestones),
             "warmup": round(protocol.warmup * share),
         }
-    return protocol.model_copy(update=changed)
+    if "loss" in values:  # what belonged to the other loss goes with it
+        fields = Protocol.model_fields
+        changed = {
+            n: fields[n].default for n in ("temperature", "ce_weight", "t_squared")
+        } | changed
+    try:
+        return Protocol.model_validate({**dict(protocol), **changed})
+    except ValidationError as error:
+        why = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+        raise StillroomError(f"protocol={name[:80]!r}: {why}") from None

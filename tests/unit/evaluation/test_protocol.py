@@ -306,3 +306,30 @@ def test_the_table_of_the_page_is_that_of_the_protocols() -> None:
         )
         assert augment == (shown if p.view is None else "views"), name
         assert (labels, selection, seeds) == (p.labels, p.select, str(p.seeds)), name
+
+
+def test_the_loss_of_a_protocol_of_teachers_can_be_another() -> None:
+    """What belonged to its own loss goes with that; the name tells all, and leads back."""
+    made = find_protocol("edc@1+loss=dist+temperature=20")
+    assert (made.loss, made.temperature, made.ce_weight) == ("dist", 20.0, 0.0)
+    assert made.id == "edc@1+loss=dist+temperature=20"
+    for name in (
+        "edc@1+loss=kl", "edc@1+loss=soft_ce+temperature=4", "sre2l@2+temperature=3",
+        "edc-cifar10@2+ce_weight=0.1", "sre2l@2+loss=mse_gt+ce_weight=0.1", "vico@1+pieces=4",
+    ):  # fmt: skip
+        changed = find_protocol(name)
+        assert changed.id == name
+        assert find_protocol(changed.id) == changed
+        assert changed.digest() != find_protocol(name.partition("+")[0]).digest()
+    tiny = find_protocol("sre2l-tiny@1+loss=mse_gt")
+    assert not tiny.t_squared
+    for wrong, told in (
+        ("vico@1+loss=kl", "loss where teachers label"),
+        ("edc@1+loss=huber", "loss where teachers label: soft_ce, kl, mse_gt, dist"),
+        ("edc@1+temperature=3", "temperature belongs to loss"),
+        ("edc@1+loss=kl+ce_weight=0.1", "ce_weight belongs to loss mse_gt"),
+        ("edc@1+loss=kl+temperature=0", "can follow a name"),
+        ("edc@1+pieces=0", "can follow a name"),
+    ):
+        with pytest.raises(StillroomError, match=told):
+            find_protocol(wrong)

@@ -62,7 +62,10 @@ def asked(protocol, **more: Any) -> Asked:
     return Asked(protocol=protocol, archs=("convnet1-w4",), seeds=2, **more)
 
 
-@pytest.mark.parametrize("protocol", [STORED, ONLINE], ids=lambda p: p.name)
+OTHER = find_protocol("edc@1+epochs=4+loss=dist+temperature=4")
+
+
+@pytest.mark.parametrize("protocol", [STORED, ONLINE, OTHER], ids=lambda p: p.id)
 def test_a_set_and_its_baselines_have_one_kind_of_labels(
     bench: Benchmark, store: Path, made: Path, protocol
 ) -> None:
