@@ -1,8 +1,8 @@
 """Time the fast paths against plain twins in the same run: `make bench`, or one by name.
 
     python benchmarks/run.py [dm-step] [dc-step] [dc-step-100] [student-epoch] [students-vmap]
-                             [originals-vmap] [test-pass] [recover-step] [relabel-epoch]
-                             [relabel-epoch-64] [relabel-epoch-224]
+                             [originals-vmap] [expert-epoch] [test-pass] [recover-step]
+                             [relabel-epoch] [relabel-epoch-64] [relabel-epoch-224]
                              [--json FILE]
 
 Every line is a ratio to the plain twin: eager float32, one class or one batch at a time, PyTorch's
@@ -33,6 +33,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torch.utils.data import DataLoader, TensorDataset
 
 from stillroom.artefacts.opened import real_images
 from stillroom.artefacts.originals import OriginalModel
@@ -50,8 +51,9 @@ from stillroom.methods.gradient_matching import GradientMatching
 from stillroom.methods.statistics_matching import StatisticsMatching
 from stillroom.nets.ensemble import Backend, Nets
 from stillroom.nets.hooks import Sums, layers
+from stillroom.nets.inner import flat
 from stillroom.nets.sources import Images
-from stillroom.nets.train import Training, predict, train
+from stillroom.nets.train import Progress, Training, predict, train
 from stillroom.nets.zoo import feature_function, resolve
 from stillroom.rng import rng
 from stillroom.runtime import (
@@ -74,6 +76,7 @@ NAMES = (
     "student-epoch",
     "students-vmap",
     "originals-vmap",
+    "expert-epoch",
     "test-pass",
     "recover-step",
     "relabel-epoch",
@@ -249,6 +252,26 @@ def plain_originals(bench: Benchmark, device: torch.device, k: int) -> Callable[
     return work
 
 
+def plain_expert(bench: Benchmark, device: torch.device) -> Callable[[], object]:
+    """An epoch of an expert: a data loader over the real images, parameters kept at its end."""
+    net = resolve("convnet3").build(CLASSES, 3, SIZE).to(device)
+    sgd = torch.optim.SGD(net.parameters(), lr=0.01)
+    images = bench.preprocess.apply(bench.train.take(torch.arange(len(bench.train)), device))
+    data = TensorDataset(images, bench.train.labels.to(device))
+    loader, strategy = DataLoader(data, batch_size=256, shuffle=True), parse(DSA)
+    kept, step = list[list[torch.Tensor]](), iter(range(10**9))
+
+    def work() -> None:
+        for x, y in loader:
+            drawn = draw(strategy, len(x), SIZE, rng(0, next(step)))
+            sgd.zero_grad()
+            F.cross_entropy(net(apply(x, drawn)), y).backward()
+            sgd.step()
+        kept[:] = [[p.detach().cpu().clone() for p in net.parameters()]]
+
+    return work
+
+
 def plain_test(bench: Benchmark, device: torch.device) -> Callable[[], object]:
     """Logits of 2,000 test images in batches of 256."""
     net = resolve("convnet3").build(CLASSES, 3, SIZE).to(device).eval()
@@ -405,6 +428,18 @@ def fast_originals(bench: Benchmark, rt: Runtime, k: int) -> Callable[[], object
     return lambda: train(nets, data, training, seeds)
 
 
+def fast_expert(bench: Benchmark, rt: Runtime) -> Callable[[], object]:
+    data = real_images(bench.train, bench.preprocess, SIZE, rt)
+    training = Training(1, 256, 0.01, 0.0, 0.0, "constant", parse(DSA))
+    nets = Nets(resolve("convnet3"), CLASSES, 3, SIZE, rt).seeded([0], "expert")
+    kept = list[torch.Tensor]()
+
+    def keep(_: Progress) -> None:
+        kept[:] = [flat(nets.member(0)[0]).float().cpu()]
+
+    return lambda: train(nets, data, training, [0], keep=keep)
+
+
 def fast_test(bench: Benchmark, rt: Runtime) -> Callable[[], object]:
     nets = Nets(resolve("convnet3"), CLASSES, 3, SIZE, rt).seeded([0], "student")
 
@@ -514,6 +549,11 @@ def jobs(device: torch.device) -> dict[str, Job]:
             lambda: plain_originals(ten(), device, 3),
             lambda rt: fast_originals(ten(), rt, 3),
             forward * 9.0 * CLASSES * 300,
+        ),
+        "expert-epoch": Job(
+            lambda: plain_expert(ten(), device),
+            lambda rt: fast_expert(ten(), rt),
+            forward * 3.0 * CLASSES * 300,
         ),
         "test-pass": Job(
             lambda: plain_test(ten(), device), lambda rt: fast_test(ten(), rt), forward * 2000.0

@@ -62,6 +62,15 @@ class Runtime:
         pays = flops >= COMPILE_FLOPS * functions
         return replace(self, compile=pays) if self.by_size else self
 
+    def under(self, numerics: Numerics) -> Runtime:
+        """The same with other numerics.
+
+        Raises: StillroomError if the device has none such.
+        """
+        if numerics == "tf32" and self.device.type != "cuda":
+            raise StillroomError("numerics=tf32 exists on CUDA only; use float32 or bf16 here")
+        return replace(self, numerics=numerics)
+
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Forward passes run under this: bfloat16 convolutions under "bf16", else nothing."""
         if self.numerics == "bf16":

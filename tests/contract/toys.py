@@ -72,7 +72,7 @@ class Guided(SecondOrder):
 
     def stages(self, bench, arch, store):
         one = Schooling(epochs=1, batch=8)
-        return {"expert": Original(one, bench, resolve("convnet1-w4"), 0, "float32", store)}
+        return {"expert": Original(one, bench, resolve("convnet1-w4"), 0, store)}
 
     def loss(self, ctx: Context, synth: Synth, it: int) -> Iterator[Tensor]:
         weights = ctx.artefacts["expert"].weights

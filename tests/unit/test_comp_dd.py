@@ -146,7 +146,7 @@ def test_real_images_of_every_subset(tmp_path: Path) -> None:
 def test_complexity_of_classes(bench: Benchmark, store: Path) -> None:
     """Of every image by its map; rows drawn by key, each class's own; the network's own layer."""
     schooling = Schooling(epochs=5, batch=8)
-    model = Original(schooling, bench.describe(), resolve("convnet1-w4"), 0, "float32", store)
+    model = Original(schooling, bench.describe(), resolve("convnet1-w4"), 0, store)
     rt = Runtime(device=torch.device("cpu"), threads=1)
     stage = Complexities(model, each=5)
     rows, found = obtain(Store(store), stage, Serial(), rt)

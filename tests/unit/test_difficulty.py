@@ -41,7 +41,7 @@ def runtime(**changes) -> Runtime:
 def expert(bench: Benchmark, store: Path, **order) -> Expert:
     given = {"epochs": 4, "batch": 16, "lr": 0.05, "momentum": 0.0, "schedule": "constant"}
     schooling = Schooling(**given, order={**ORDER, **order})
-    return Expert(schooling, bench.describe(), resolve(ARCH), 0, "float32", 4, False, store)
+    return Expert(schooling, bench.describe(), resolve(ARCH), 0, 4, False, store)
 
 
 @pytest.mark.parametrize("size", [5000, 500, 7])
@@ -151,7 +151,7 @@ def test_keys_of_before_stay() -> None:
 
 def test_original_models_have_no_order(bench: Benchmark, store: Path) -> None:
     with pytest.raises(StillroomError, match=r"order\.scores=grand: ordered data are of experts"):
-        Original(SCHOOLINGS["pad"], bench.describe(), resolve(ARCH), 0, "float32", store)
+        Original(SCHOOLINGS["pad"], bench.describe(), resolve(ARCH), 0, store)
 
 
 @pytest.mark.parametrize(

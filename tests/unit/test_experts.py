@@ -38,7 +38,7 @@ ARCH = "convnet1-w4"
 def stage(bench: Benchmark, store: Path, upto: int, whole: bool = False, **more) -> Expert:
     given = {"epochs": 4, "batch": 16, "lr": 0.05, "momentum": 0.0, "schedule": "constant"}
     schooling = Schooling(**{**given, "rho": 0.05, "alpha": 0.3, **more})
-    return Expert(schooling, bench.describe(), resolve(ARCH), 1, "float32", upto, whole, store)
+    return Expert(schooling, bench.describe(), resolve(ARCH), 1, upto, whole, store)
 
 
 def runtime(**changes) -> Runtime:
@@ -199,3 +199,20 @@ def test_without_a_part_across_it_is_plain_sam() -> None:
 def test_what_nothing_would_read_is_refused(given: dict) -> None:
     with pytest.raises(ValidationError):
         TrajectoryMatching(**given)
+
+
+def test_numerics_are_of_the_schooling(bench: Benchmark, store: Path, tmp_path: Path) -> None:
+    """bf16 goes about the same way, under a key of its own; the run's own numerics play no part."""
+    held = Store(tmp_path)
+    plain, coarse = stage(bench, store, 2), stage(bench, store, 2, numerics="bf16")
+    assert (plain.numerics, coarse.numerics) == ("float32", "bf16")
+    assert plain.key() != coarse.key()
+    assert "numerics" not in plain.schooling.model_dump()
+    exact, found = (obtain(held, one, Serial(), runtime()) for one in (plain, coarse))
+    again = obtain(Store(tmp_path / "b"), coarse, Serial(), runtime(numerics="float64"))
+    assert np.array_equal(again.rows, found.rows)
+    assert torch.equal(found.after(0), exact.after(0))
+    moved, other = exact.last() - exact.after(0), found.last() - exact.after(0)
+    assert 0 < float((moved - other).norm() / moved.norm()) < 0.2
+    with pytest.raises(StillroomError, match="numerics=tf32 exists on CUDA only"):
+        obtain(held, stage(bench, store, 2, numerics="tf32"), Serial(), runtime())

@@ -69,7 +69,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> OriginalModel:
         *toy_images(), *toy_images(seed=1), classes=("left", "right"), name="toy", store=folder
     )
     how = Schooling(epochs=20, batch=8, lr=0.05)
-    stage = Original(how, bench.describe(), resolve(ARCH), 0, "float32", folder)
+    stage = Original(how, bench.describe(), resolve(ARCH), 0, folder)
     return obtain(Store(folder), stage, Serial(), RT)
 
 

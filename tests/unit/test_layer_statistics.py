@@ -29,7 +29,7 @@ ARCH = "convnet2-w4-bn"
 
 def model(bench: Benchmark, store: Path, arch: str = ARCH, index: int = 0) -> Original:
     schooling = Schooling(epochs=1, batch=8)
-    return Original(schooling, bench.describe(), resolve(arch), index, "float32", store)
+    return Original(schooling, bench.describe(), resolve(arch), index, store)
 
 
 def runtime(**more) -> Runtime:

@@ -35,7 +35,7 @@ QUICK = {"epochs": 6, "batch": 8, "lr": 0.05}
 
 def stage(bench: Benchmark, store: Path, index: int = 0, arch: str = "convnet1-w4", **more):
     schooling = Schooling(**{**QUICK, **more})
-    return Original(schooling, bench.describe(), resolve(arch), index, "float32", store)
+    return Original(schooling, bench.describe(), resolve(arch), index, store)
 
 
 def runtime(**changes) -> Runtime:
@@ -194,7 +194,7 @@ def test_teachers_of_the_decoupled_methods(
     bench: Benchmark, store: Path, name: str, passes: int, first: float, last: float
 ) -> None:
     arch = resolve("convnet1-w4")
-    one = Original(SCHOOLINGS[name], bench.describe(), arch, 0, "float32", store)
+    one = Original(SCHOOLINGS[name], bench.describe(), arch, 0, store)
     training = Work(one, store, runtime()).training()
     assert training.passes == SCHOOLINGS[name].passes == passes
     assert rate(training, 0) == pytest.approx(first)

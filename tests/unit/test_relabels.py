@@ -43,7 +43,7 @@ def teachers(bench: Benchmark, store: Path) -> tuple[Original, ...]:
     return tuple(
         Original(
             Schooling(epochs=2, batch=8, raw_pixels=raw), bench.describe(), resolve(arch), 0,
-            "float32", store,
+            store,
         )
         for arch, raw in asked
     )  # fmt: skip

@@ -291,7 +291,7 @@ def test_statistics_of_other_weights_are_refused(
 def test_networks_that_are_trained_here_have_no_released_statistics(
     bench: Benchmark, store: Path, tmp_path: Path, right: Arrays
 ) -> None:
-    trained = Original(Schooling(), bench.describe(), resolve("convnet1"), 0, "float32", store)
+    trained = Original(Schooling(), bench.describe(), resolve("convnet1"), 0, store)
     with pytest.raises(StillroomError, match=r"name weights: convnet1=published or =FILE"):
         read(released.written(right, tmp_path / "tree"), trained, store)
 

@@ -135,5 +135,5 @@ def difficulty_of(
     usual = SCHOOLINGS["default"]  # stopped early in its course, not a short one run to its end
     long = {"epochs": max(usual.epochs, order.epochs), "stop": order.epochs}
     taught: Schooling = changed(usual, long)
-    models = (Original(taught, bench, arch, i, "float32", store) for i in range(order.models))
+    models = (Original(taught, bench, arch, i, store) for i in range(order.models))
     return Difficulty(order.scores, tuple(models))

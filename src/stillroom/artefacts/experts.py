@@ -83,7 +83,6 @@ class Expert(Stage):
     bench: dict[str, Any]
     arch: Arch
     index: int
-    numerics: Numerics
     upto: int
     whole: bool
     store: Path = field(compare=False)
@@ -111,6 +110,11 @@ class Expert(Stage):
             "epochs": self.epochs,
             **({"difficulty": self.difficulty.key()} if self.difficulty else {}),
         }
+
+    @property
+    def numerics(self) -> Numerics:
+        """Those of its schooling."""
+        return self.schooling.numerics
 
     @property
     def difficulty(self) -> Difficulty | None:
@@ -144,7 +148,7 @@ class Expert(Stage):
 
         Raises: StillroomError if it diverges.
         """
-        rt = dataclasses.replace(rt, numerics=self.numerics)  # whatever it is made for
+        rt = rt.under(self.numerics)  # whatever it is made for
         followed = dataclasses.replace(self, schooling=self.trained, whole=True)
         work = Work(followed, out, rt.sized(self.flops(rt)))
         if self.difficulty is not None:

@@ -82,7 +82,6 @@ class Original(Stage):
     bench: dict[str, Any]
     arch: Arch
     index: int
-    numerics: Numerics
     store: Path = field(compare=False)
     weights: str = ""
 
@@ -92,6 +91,11 @@ class Original(Stage):
                 f"order.scores={self.schooling.order.scores}: ordered data are of experts; an "
                 "original model sees all images in every epoch"
             )
+
+    @property
+    def numerics(self) -> Numerics:
+        """Those of its schooling; given weights are tested in float32."""
+        return "float32" if self.weights else self.schooling.numerics
 
     @property
     def name(self) -> str:
@@ -123,7 +127,7 @@ class Original(Stage):
 
         Raises: StillroomError if it diverges, or given weights are not there any more.
         """
-        rt = dataclasses.replace(rt, numerics=self.numerics)  # whatever it is made for
+        rt = rt.under(self.numerics)  # whatever it is made for
         if self.weights:
             _test_given(self, out, rt.sized(self.flops(rt)))
             return
@@ -182,7 +186,7 @@ def pool_of(
             raise StillroomError(
                 f"{name} is one model and {num} of each network are asked for; ask for one"
             )
-        found += [Original(schooling, bench, one, i, "float32", store, weights) for i in range(num)]
+        found += [Original(schooling, bench, one, i, store, weights) for i in range(num)]
     return found
 
 

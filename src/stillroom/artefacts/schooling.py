@@ -73,7 +73,9 @@ class Order(Model):
 class Schooling(Grown):
     """How an original model is trained; the fields are those of the trainer."""
 
-    later: ClassVar[tuple[str, ...]] = ("warmup", "stop", "rho", "alpha", "adaptive", "order")
+    later: ClassVar[tuple[str, ...]] = (
+        "warmup", "stop", "rho", "alpha", "adaptive", "order", "numerics"
+    )  # fmt: skip
 
     epochs: int = Field(30, ge=1, le=MAX_EPOCHS, strict=True, description="passes over the data")
     batch: int = Field(256, ge=1, strict=True, description="images a step")
@@ -98,6 +100,9 @@ class Schooling(Grown):
     )
     select: Literal["last", "best"] = Field(
         "last", description="weights that are kept: the last, or those best on the test images"
+    )
+    numerics: Literal["float32", "tf32", "bf16"] = Field(
+        "float32", description="of its passes; bf16 is about twice as fast where it is compiled"
     )
 
     @field_validator("warmup", "stop")

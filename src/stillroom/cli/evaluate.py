@@ -306,7 +306,7 @@ def in_words(found: Paired | None) -> str:
 
 def _list_protocols() -> None:
     from stillroom.cli.show import rows, say
-    from stillroom.evaluation.protocol import QUIRKS
+    from stillroom.evaluation.protocol import CHANGEABLE, QUIRKS
     from stillroom.evaluation.published import PROTOCOLS
 
     heads = ("protocol", "epochs", "rate", "schedule", "augmentation", "labels", "headline", "n")
@@ -321,7 +321,8 @@ def _list_protocols() -> None:
             augment = "views, RandAugment" if p.view.ops else "views"
         own = (p.id, f"{p.passes:,}", told, steps or p.schedule, augment, p.labels, p.select)
         cells.append((*own, str(p.seeds)))
-    rows("protocols (+epochs=N behind a name; so batch, lr, momentum, weight_decay)", heads, cells)
+    more = ", ".join(CHANGEABLE[1:])
+    rows(f"protocols (+epochs=N behind a name; so {more})", heads, cells)
     for p in PROTOCOLS.values():
         quirks = "".join(f" Quirk {name}: {QUIRKS[name]}." for name in p.quirks)
         papers = f" Papers: {', '.join(p.papers)}." if p.papers else ""

@@ -45,6 +45,8 @@ def _reproduce(**values: Any) -> None:
     if ledger is not None and ledger.exists():
         read_records(ledger)  # what cannot be added to is said before the work
     options = flags.settle(DataOptions, values, "options")
+    if cell.zca:
+        options = options.model_copy(update={"zca": True})
     machine = flags.settle(Machine, values, "machine")
     store = machines.store(machine)
     shown = Shown(values["quiet"])

@@ -107,9 +107,7 @@ class Distil(Stage):
             taken = [s.index for s in found.values() if isinstance(s, Original)]
             taken += [index for _, index in self.start_models]
             free = 1 + max(taken, default=-1)
-            found[WATCH] = Original(
-                self.watch.schooling, self.bench, self.arch, free, "float32", self.store
-            )
+            found[WATCH] = Original(self.watch.schooling, self.bench, self.arch, free, self.store)
         return found
 
     def about(self) -> str:

@@ -173,7 +173,7 @@ class TrajectoryMatching(Method):
         whole = self.init == "known" or self.labels == "learned"  # their ends are asked
         upto = self.window.needed
         found: dict[str, Stage] = {
-            f"expert/{i:04d}": Expert(self.schooling, bench, arch, i, "float32", upto, whole, store)
+            f"expert/{i:04d}": Expert(self.schooling, bench, arch, i, upto, whole, store)
             for i in range(self.experts)
         }
         if self.areas.beta is not None:

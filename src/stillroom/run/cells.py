@@ -37,7 +37,8 @@ class Cell:
     is measured too. `augment` is what students of a baseline see, under a protocol that leaves that
     to the set; in a name it stands behind the protocol where it is not DSA's. `method` are other
     values of the method than the recipe's. `teachers` are the networks whose labels students get,
-    under a protocol of teachers, trained as `taught` says.
+    under a protocol of teachers, trained as `taught` says. With `zca` all of it is of whitened
+    images.
     """
 
     preset: str
@@ -54,6 +55,7 @@ class Cell:
     method: Mapping[str, Any] = field(default_factory=dict)
     teachers: tuple[str, ...] = ()
     taught: str = "default"
+    zca: bool = False
 
     @property
     def label(self) -> str:
@@ -171,6 +173,7 @@ QUARTERS = (250, 500, 1000)
 HOUR = (1000, 2000, 4000, 6000)  # as many as an hour of two CPU cores allows in bf16
 HELD_OUT = ("convnet2", "lenet")  # networks that no cell distils with
 OBSERVERS = ("convnet3-bn", "convnet3", "convnet3-w32-bn")  # of the four stages on a CPU
+TRAJECTORY = (100, 250, 500, 1000)  # as many as an hour of two CPU cores allows in float32
 LABELLED: dict[str, Any] = {
     "protocol": "edc-cifar10@1+epochs=300",
     "teachers": OBSERVERS,
@@ -178,6 +181,7 @@ LABELLED: dict[str, Any] = {
 }
 _RECOVERED = {"observers": OBSERVERS, "schooling": SCHOOLING}
 _BY_ONE = {"observers": OBSERVERS[:1], "schooling": SCHOOLING}
+_FOLLOWED = {"experts": 20, "schooling": "mtt+epochs=3+numerics=bf16", "window": {"last": 2}}
 CELLS: dict[str, Cell] = {
     cell.name: cell
     for cell in (
@@ -222,6 +226,16 @@ CELLS: dict[str, Cell] = {
         Cell("gvbsm", "cifar10", 10, **LABELLED, method=_RECOVERED, steps=(1000,)),
         Cell("edc-paper", "cifar10", 10, **LABELLED, method=_RECOVERED),
         Cell("edc", "cifar10", 10, **LABELLED, method=_RECOVERED, steps=(1000,)),
+        # Trajectory matching: 20 experts of three epochs, which all of it shares.
+        *(
+            Cell(preset, "cifar10", 1, protocol, zca=True, students=students)
+            for protocol in ("mtt@1", "datm@1", "edf@1")
+            for preset, students in (("random", 5), ("class-mean", 3))
+        ),
+        Cell("dm", "cifar10", 1, "mtt@1", zca=True, numerics="bf16", steps=(1000,)),
+        Cell("mtt", "cifar10", 1, "mtt@1", zca=True, steps=TRAJECTORY, method=_FOLLOWED),
+        Cell("datm", "cifar10", 1, "datm@1", zca=True, steps=TRAJECTORY, method=_FOLLOWED),
+        Cell("edf", "cifar10", 1, "edf@1", zca=True, steps=TRAJECTORY, method=_FOLLOWED),
         Cell("full", "cifar10", 0, protocol="vico@1+epochs=10", students=1),
     )
 }

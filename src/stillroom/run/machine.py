@@ -27,8 +27,6 @@ def runtime(machine: Machine, numerics: Numerics, flops: float, session: Session
     if machine.deterministic:  # cuBLAS reads it when it is first used
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     device = pick_device(machine.device)
-    if numerics == "tf32" and device.type != "cuda":
-        raise StillroomError("numerics=tf32 exists on CUDA only; use float32 or bf16 here")
     able = can_compile(device)
     if machine.compile == "on" and not able:
         raise StillroomError(
@@ -37,7 +35,6 @@ def runtime(machine: Machine, numerics: Numerics, flops: float, session: Session
         )
     made = Runtime(
         device=device,
-        numerics=numerics,
         compile=able and machine.compile == "on",
         by_size=able and machine.compile == "auto" and device.type == "cpu",
         threads=machine.threads or default_threads(machine.workers),
@@ -45,7 +42,7 @@ def runtime(machine: Machine, numerics: Numerics, flops: float, session: Session
         allow_drift=machine.allow_drift,
         session=session,
     )
-    return made.sized(flops)
+    return made.under(numerics).sized(flops)
 
 
 def store(machine: Machine) -> Store:

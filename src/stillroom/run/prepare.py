@@ -60,7 +60,7 @@ def experts(
     schooling = as_students(schooling, bench.known)
     last = schooling.passes if upto is None else upto
     return [
-        Expert(schooling, bench.describe(), arch, i, "float32", last, False, store.root)
+        Expert(schooling, bench.describe(), arch, i, last, False, store.root)
         for arch in chosen
         for i in range(num)
     ]
@@ -92,14 +92,16 @@ def _cost_of_trained(
         {s.key(): s for s in with_needs(wanted, store.holds) if isinstance(s, kind)}.values()
     )
     left = [stage for stage in stages if not store.complete(stage.key())]
-    bare = machines.runtime(machine, "float32", 0, session)
+    numerics = left[0].numerics if left else "float32"
+    bare = machines.runtime(machine, numerics, 0, session)
     probe = dataclasses.replace(bare, session=Session())
     each = [stage.flops(probe) for stage in left]
     flops, rt = sum(each), bare.sized(max(each, default=0.0))
     taken = seconds(flops, rt) / machine.workers
     given = {isinstance(stage, Original) and bool(stage.weights) for stage in left}
     verb = "to train" if given <= {False} else "to test" if given == {True} else "to train or test"
-    return Cost(what, len(stages), len(left), flops, taken, verb), rt
+    cost = Cost(what, len(stages), len(left), flops, taken, verb)
+    return cost, rt.under("float32")  # what looks at them; each is trained under its own
 
 
 def costs_of_stages(

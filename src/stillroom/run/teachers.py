@@ -219,7 +219,7 @@ def _again(told: Told, bench: Benchmark, store: Store) -> Original:
     arch = resolve(canonical_name(told.arch))  # a name of the zoo, never an import path
     schooling = Schooling(**told.schooling)
     described = bench.describe()
-    return Original(schooling, described, arch, told.index, "float32", store.root, told.weights)
+    return Original(schooling, described, arch, told.index, store.root, told.weights)
 
 
 def _own(made: Distilled, protocol: Protocol, bench: Benchmark, store: Store) -> Sequence[Original]:
