@@ -35,7 +35,7 @@ class LogitMatching(Method):
         """One network of the recipe's architecture, trained on the real images."""
         from stillroom.artefacts.originals import Original
 
-        return {"teacher": Original(self.schooling, bench, arch, 0, "float32", store)}
+        return {"teacher": Original(self.schooling, bench, arch, 0, store)}
 
     def start(self, ctx: Context, rows: Tensor) -> Synth:
         """Real images of each class."""
