@@ -330,7 +330,7 @@ def followed(out: Path) -> list[str]:
     line += ["--arch", "convnet1-w4", "--experts", "2", "--inner", "6", "--batch", "4"]
     line += ["--schooling.epochs", "60", "--schooling.lr", "0.05", "--window.last", "5"]
     line += ["--schooling.order.scores", "el2n", "--schooling.order.models", "1"]
-    line += ["--schooling.order.epochs", "2", "--areas.schooling.epochs", "2"]
+    line += ["--schooling.order.epochs", "2", "--areas.schooling", "default+epochs=2"]
     line += ["--schooling.order.after", "30", "45"]
     return [*line, "--areas.every", "3", "--gate", "3", "--out", str(out)]
 

@@ -15,6 +15,7 @@ from stillroom.distilled import Distilled, load
 from stillroom.errors import StillroomError
 from stillroom.interchange.edf_config import DEAD, convert
 from stillroom.interchange.tensors import imported
+from stillroom.methods.trajectory_options import Labeller
 from stillroom.recipe import load_recipe, validate
 from stillroom.rng import rng
 from stillroom.run.publish import export_tensors
@@ -77,7 +78,11 @@ def test_dead_keys_change_nothing(key: str) -> None:
     ("more", "told"),
     [
         ({"texture": True}, "textures have no counterpart"),
-        ({"Label_Model_Timestamp": 20}, "labels start from the last weights"),
+        ({"Label_Model_Timestamp": 0}, "Label_Model_Timestamp=0 is no epoch of a training"),
+        (
+            {"Initialize_Label_With_Another_Model": True, "Initialize_Label_Model": "ConvNetD"},
+            "Initialize_Label_Model='ConvNetD' is unknown",
+        ),
         ({"dataset": "CIFAR"}, "did you mean 'CIFAR10'"),
         ({"model": "ConvNett"}, "did you mean 'ConvNet'"),
         ({"pix_init": "samples"}, "pix_init='samples' is unknown"),
@@ -96,6 +101,21 @@ def test_what_has_no_counterpart_is_refused(more: dict, told: str) -> None:
     with pytest.raises(StillroomError) as error:
         converted(**more)
     assert told in str(error.value)
+
+
+def test_who_labels_is_told() -> None:
+    """The experts before their end; or another network, trained as experts are."""
+    assert converted()[0].method.labeller == Labeller()
+    made, _ = converted(Label_Model_Timestamp=20)
+    assert made.method.labeller == Labeller(epoch=20)
+    other = {"Initialize_Label_With_Another_Model": True, "Initialize_Label_Model": "ConvNetD4"}
+    made, _ = converted(**other)
+    assert made.method.labeller == Labeller(net="convnet4", schooling="datm")
+    made, notes = converted(
+        **other, Label_Model_Timestamp=7, Initialize_Label_Model_Dir="../buffer"
+    )
+    assert made.method.labeller == Labeller(net="convnet4", schooling="datm+stop=7")
+    assert "Initialize_Label_Model_Dir: left out, the network that labels is trained" in notes
 
 
 def test_crops_of_edf_are_wide_in_any_strategy() -> None:

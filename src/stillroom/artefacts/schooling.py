@@ -77,6 +77,10 @@ class Schooling(Grown):
         "warmup", "stop", "rho", "alpha", "adaptive", "order", "numerics"
     )  # fmt: skip
 
+    by_name: ClassVar[str] = (
+        "how they are trained, by name: NAME or NAME+field=value, as of prepare"
+    )
+
     epochs: int = Field(30, ge=1, le=MAX_EPOCHS, strict=True, description="passes over the data")
     batch: int = Field(256, ge=1, strict=True, description="images a step")
     lr: float = Field(0.02, gt=0, description="step size of SGD")

@@ -44,6 +44,7 @@ def of_model(
     """Parameters `<slot>__<field>` for every field of `model`, nested models included.
 
     The flag of a nested field is `--outer-field.inner-field`; help shows the default that applies.
+    A model that goes by a name (`by_name`) has a flag for that too, and deeper only that one.
     """
     found: list[inspect.Parameter] = []
     panel = PANELS[group]
@@ -56,6 +57,12 @@ def of_model(
         if inner is not None:
             if default is None:
                 continue  # a learnable that this method does not have
+            if by_name := getattr(inner, "by_name", ""):
+                found.append(
+                    _named(f"{slot}{SEPARATOR}{name}", f"--{prefix}{name}", by_name, panel)
+                )
+                if prefix:
+                    continue
             given = dict(default)  # of a model too: dumping one would build its validator
             found += of_model(
                 inner, f"{slot}{SEPARATOR}{name}", group, given, (), f"{prefix}{name}."
@@ -76,6 +83,12 @@ def of_model(
         annotation: Any = Annotated[kind | None, parameter]
         found.append(keyword(f"{slot}{SEPARATOR}{name}", annotation))
     return found
+
+
+def _named(name: str, flag: str, known: str, panel: Group) -> inspect.Parameter:
+    """The flag of a model that goes by a name."""
+    told = Parameter(name=flag.replace("_", "-"), help=known, group=panel)
+    return keyword(name, Annotated[str | None, told])
 
 
 def keyword(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
@@ -155,6 +168,11 @@ def chosen(values: dict[str, Any], slot: str) -> dict[str, Any]:
         level = found
         for part in parts[1:-1]:
             level = level.setdefault(part, {})
+            if not isinstance(level, dict):
+                field = parts[-1].replace("_", "-")
+                raise StillroomError(
+                    f"--{part} {level} and --{part}.{field}: write {level}+{parts[-1]}={value}"
+                )
         level[parts[-1]] = value
     return found
 

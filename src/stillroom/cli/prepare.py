@@ -156,7 +156,7 @@ def _experts(**values: Any) -> None:
     from stillroom.cli.show import key_values, say
     from stillroom.progress import Shown
     from stillroom.run.prepare import cost_of_experts, costs_of_stages, experts, obtain_experts
-    from stillroom.tables import percent, size
+    from stillroom.tables import percent
 
     machine, shown = flags.settle(Machine, values, "machine"), Shown(values["quiet"])
     with shown.interruptible(machine.minutes):
@@ -166,10 +166,8 @@ def _experts(**values: Any) -> None:
         rt = cost_of_experts(stages, machine, shown, store)[1]
         costs = costs_of_stages(stages, machine, shown, store)
         if values["plan"]:
-            disk = sum(stage.nbytes(rt) for stage in stages)
             pairs = [("trained as", _in_words(stages[0].schooling))]
             pairs += [("to make", cost.in_words()) for cost in costs]
-            pairs += [("disk", f"about {size(disk)}")]
             key_values(f"experts of {bench.name} (estimates; nothing was run)", pairs)
             return
         for cost in costs:

@@ -53,6 +53,9 @@ DEFAULTS: dict[str, Any] = {
     "act_threshold": -1.0,
     "model_name": "",
     "target_layer_deep": "",
+    "Initialize_Label_With_Another_Model": False,
+    "Initialize_Label_Model": "",
+    "Label_Model_Timestamp": -1,
 }
 # These have no default there, or one that cannot run.
 OWN = ("beta", "loss_threshold", "depth_ratio", "loss_ratio")
@@ -77,15 +80,12 @@ DEAD = {
     "data_path": "see --data-root",
     "buffer_path": "experts lie in the store, see --store",
     "activation_model_path": "the network that looks is trained, or brought, see docs/methods/mtt",
+    "Initialize_Label_Model_Dir": "the network that labels is trained, or brought, as NAME=FILE",
     "canvas_size": "of textures",
     "canvas_samples": "of textures",
 }
 REFUSED = {
     "texture": (False, "textures have no counterpart"),
-    "Initialize_Label_With_Another_Model": (False, "labels start from the experts"),
-    "Initialize_Label_Model": ("", "labels start from the experts"),
-    "Initialize_Label_Model_Dir": ("", "labels start from the experts"),
-    "Label_Model_Timestamp": (-1, "labels start from the last weights of the experts"),
 }
 DATA = {"CIFAR10": "cifar10", "CIFAR100": "cifar100", "Tiny": "tiny-imagenet"}
 NETS = {"ConvNet": "convnet3", "AlexNet": "alexnet", "VGG11": "vgg11", "ResNet18": "resnet18"}
@@ -265,7 +265,23 @@ def _method(read: Reader, family: Family, images: int) -> dict[str, Any]:
         "parameters": _parameters(read, family),
     }
     areas = _areas(read) if family == "edf" else None
-    return found if areas is None else {**found, "areas": areas}
+    if areas is not None:
+        found["areas"] = areas
+    labeller = _labeller(read)
+    return {**found, "labeller": labeller} if labeller else found
+
+
+def _labeller(read: Reader) -> dict[str, Any]:
+    """Who labels: another network, trained as experts are there, or experts before their end."""
+    epoch = read.whole("Label_Model_Timestamp")
+    if epoch == 0 or epoch < -1:
+        raise StillroomError(
+            f"{read.source}: Label_Model_Timestamp={epoch} is no epoch of a training; -1 is its end"
+        )
+    if read.flag("Initialize_Label_With_Another_Model"):
+        schooling = "datm" + (f"+stop={epoch}" if epoch > 0 else "")
+        return {"net": _network(read, "Initialize_Label_Model"), "schooling": schooling}
+    return {"epoch": epoch} if epoch > 0 else {}
 
 
 def _augment(read: Reader, family: Family) -> str:

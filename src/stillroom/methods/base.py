@@ -209,6 +209,12 @@ class Method(Model, ABC):
         """
         return None
 
+    def parameters_held(self, on_gpu: bool) -> int:
+        """Copies of a network's parameters that a step keeps on its device; sizes plans, never
+        results.
+        """
+        return 0
+
     def norm_images(self, classes: int) -> int:
         """Real images of one forward without a graph that gives BatchNorm its statistics, where the
         network has any; sizes plans, never results.

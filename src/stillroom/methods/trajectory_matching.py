@@ -8,100 +8,34 @@ specification of trajectory matching, section 4 to 6.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from stillroom.artefacts.schooling import SCHOOLINGS, NamedSchooling
-from stillroom.config import DSA, Model
+from stillroom.config import DSA, Grown
 from stillroom.methods.base import Context, Method, Synth
+from stillroom.methods.trajectory_options import EXPERTS, Areas, Labeller, Parameters, Window
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from stillroom.artefacts.experts import Trajectory
     from stillroom.artefacts.stage import Stage
+    from stillroom.methods.trajectory_start import Logits
     from stillroom.nets.zoo import Arch
 
 LEAST_RATE = 1e-6  # of the student, which the reference lets turn negative
 
 
-class Window(Model):
-    """Which stretch of an expert is matched: `epochs` of it from a drawn start on.
-
-    Starts are drawn from `first` to below `last`. With `grow` the end of that range climbs from
-    `begin` to `last` over so many steps (DATM's sequential generation).
-    """
-
-    first: int = Field(0, ge=0, strict=True, description="earliest epoch that a stretch starts at")
-    last: int = Field(2, ge=1, strict=True, description="starts lie before this epoch")
-    begin: int = Field(1, ge=1, strict=True, description="where that bound is at the first step")
-    grow: int = Field(0, ge=0, strict=True, description="steps in which it climbs; 0: it stands")
-    epochs: int = Field(2, ge=1, strict=True, description="epochs of the expert in a stretch")
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Window:
-        bound = self.begin if self.grow else self.last
-        if not self.first < bound <= self.last:
-            raise ValueError(
-                f"no start lies from first {self.first} to below {bound} (last {self.last})"
-            )
-        if not self.grow and self.begin != 1:
-            raise ValueError("begin belongs to grow, the steps in which the bound climbs from it")
-        return self
-
-    @property
-    def needed(self) -> int:
-        """The last epoch of an expert that is ever read."""
-        return self.last - 1 + self.epochs
-
-
-class Parameters(Model):
-    """Which parameters of the network count in the distance."""
-
-    drop: Literal["none", "easy", "shallow"] = Field(
-        "none",
-        description="left out: those that fit best (EDF), or of the first layers (PAD)",
-    )
-    share: float = Field(0.0, ge=0, lt=1, description="share of them that is left out")
-
-    @model_validator(mode="after")
-    def _told_which(self) -> Parameters:
-        if self.share and self.drop == "none":
-            raise ValueError("share belongs to a drop: easy or shallow")
-        return self
-
-
-class Areas(Model):
-    """EDF's emphasis on the pixels in which a trained network sees the class of an image."""
-
-    beta: float | None = Field(
-        None, ge=0, description="gradients there are multiplied by this plus the map; none: nowhere"
-    )
-    every: int = Field(50, ge=1, strict=True, description="steps from one look to the next")
-    threshold: float | None = Field(
-        None, ge=0, le=1, description="a map is active from here on; none: from its mean on"
-    )
-    net: str = Field("auto", description="which network looks, an original model; auto: the own")
-    layer: str = Field("auto", description="in which layer; auto: the deepest that is a map")
-    schooling: NamedSchooling = Field(
-        SCHOOLINGS["default"], description="how that network is trained"
-    )
-    cam: Literal["grad-cam", "smooth-grad-cam++"] = Field(
-        "grad-cam", description="as in the paper, or as in its code"
-    )
-
-    @model_validator(mode="after")
-    def _every_field_is_read(self) -> Areas:
-        if self.beta is None and self != Areas.model_construct():
-            raise ValueError("these belong to a beta, without which nothing is emphasised")
-        return self
-
-
-class TrajectoryMatching(Method):
+class TrajectoryMatching(Grown, Method):
     """Distance of a student's parameters to an expert's, through the student's whole training."""
+
+    later: ClassVar[tuple[str, ...]] = ("labeller",)
 
     kind: Literal["trajectory_matching"] = "trajectory_matching"
     experts: int = Field(20, ge=1, le=10**4, strict=True, description="networks that are followed")
@@ -139,6 +73,9 @@ class TrajectoryMatching(Method):
     init: Literal["real", "noise", "known"] = Field(
         "real", description="first images: real, noise, or real ones that an expert classifies"
     )
+    labeller: Labeller = Field(
+        Labeller.model_construct(), description="who knows first images, and labels them"
+    )
     papers: ClassVar[tuple[str, ...]] = (
         "cazenavette2022mtt",
         "du2023ftd",
@@ -152,7 +89,14 @@ class TrajectoryMatching(Method):
     def _every_field_is_read(self) -> TrajectoryMatching:
         if self.engine == "unrolled" and self.theta != "device":
             raise ValueError("theta is of exact and tesla; unrolled keeps the whole graph")
+        if not self._asked and self.labeller != Labeller.model_construct():
+            raise ValueError("labeller belongs to init known or to labels learned; set one of them")
         return self
+
+    @property
+    def _asked(self) -> bool:
+        """Whether somebody is asked about the first images."""
+        return self.init == "known" or self.labels == "learned"
 
     def name(self) -> str:
         """The preset that it is nearest to."""
@@ -170,8 +114,9 @@ class TrajectoryMatching(Method):
         from stillroom.artefacts.experts import Expert
         from stillroom.artefacts.originals import pool_of
 
-        whole = self.init == "known" or self.labels == "learned"  # their ends are asked
-        upto = self.window.needed
+        own = self._asked and self.labeller.net == EXPERTS
+        whole = own and self.labeller.epoch is None  # their ends are asked
+        upto = max(self.window.needed, self.labeller.epoch or 0)
         found: dict[str, Stage] = {
             f"expert/{i:04d}": Expert(self.schooling, bench, arch, i, upto, whole, store)
             for i in range(self.experts)
@@ -180,12 +125,20 @@ class TrajectoryMatching(Method):
             (found["looks"],) = pool_of(
                 [self.areas.net], 1, self.areas.schooling, bench, arch, store
             )
+        if self.labeller.net != EXPERTS:
+            (found["labels"],) = pool_of(
+                [self.labeller.net], 1, self.labeller.schooling, bench, arch, store
+            )
         return found
 
     def renamed(self, rename: Callable[[str], str]) -> TrajectoryMatching:
-        """The network that looks under another name."""
-        areas = self.areas.model_copy(update={"net": rename(self.areas.net)})
-        return self.model_copy(update={"areas": areas}) if self.areas.beta is not None else self
+        """The networks that look and label under other names."""
+        update: dict[str, Any] = {}
+        if self.areas.beta is not None:
+            update["areas"] = self.areas.model_copy(update={"net": rename(self.areas.net)})
+        if self.labeller.net != EXPERTS:
+            update["labeller"] = self.labeller.model_copy(update={"net": rename(self.labeller.net)})
+        return self.model_copy(update=update)
 
     def image_forwards(self, classes: int, ipc: int) -> float:
         """A gradient and the gradient of a gradient a step of the student: three and nine."""
@@ -195,6 +148,11 @@ class TrajectoryMatching(Method):
         """A batch under two derivatives; of all steps where the graph is kept."""
         return 3 * min(self.batch, classes * ipc) * (self.inner if self.engine == "unrolled" else 1)
 
+    def parameters_held(self, on_gpu: bool) -> int:
+        """Those before every step of the student, or of a stretch of them, beside a step's own."""
+        kept = {"device": self.inner, "host": 0 if on_gpu else self.inner}
+        return 4 + kept.get(self.theta, 2 * math.isqrt(self.inner))
+
     def start(self, ctx: Context, rows: Tensor) -> Synth:
         """Real images or noise, the labels that go with them, and the rate."""
         import torch
@@ -203,27 +161,27 @@ class TrajectoryMatching(Method):
         from stillroom.methods.trajectory_start import first_labels, known_images
 
         of_class = (rows // ctx.ipc).to(ctx.device)
-        experts = [self._expert(ctx, i) for i in range(self.experts)]
+        asked = self._labellers(ctx)
         if self.init == "known":
-            images = known_images(ctx, rows, experts)
+            images = known_images(ctx, rows, asked)
         else:
             images = start_images(ctx, rows, self.init)
         labels = of_class
         if self.labels == "learned":
             known = self.init == "known"
-            labels = first_labels(ctx, images, of_class, experts, known).requires_grad_()
+            labels = first_labels(images, of_class, asked, known).requires_grad_()
         rate = torch.tensor(self.rate, dtype=ctx.rt.dtype, device=ctx.device, requires_grad=True)
         return Synth(images.requires_grad_(), labels, of_class, rate)
 
     def settle_start(self, ctx: Context, synth: Synth) -> None:
-        """Learned labels begin as what the first expert says of the given images."""
+        """Learned labels begin as what the first labeller says of the given images."""
         import torch
 
         from stillroom.methods.trajectory_start import first_labels
 
         if self.labels == "learned":
-            experts = [self._expert(ctx, 0)]
-            labels = first_labels(ctx, synth.images.detach(), synth.of_class, experts, known=False)
+            asked = self._labellers(ctx)[:1]
+            labels = first_labels(synth.images.detach(), synth.of_class, asked, known=False)
             with torch.no_grad():
                 synth.labels.copy_(labels)
 
@@ -294,6 +252,18 @@ class TrajectoryMatching(Method):
         said = synth.memory.get("assigned")
         return synth.labels if said is None or isinstance(said, float) else said
 
+    def _labellers(self, ctx: Context) -> list[Logits]:
+        """Who is asked about first images, in this order: functions of images."""
+        from stillroom.methods.trajectory_start import logits_of, logits_of_original
+
+        if self.labeller.net != EXPERTS:
+            return [logits_of_original(ctx, ctx.artefacts["labels"])]
+        epoch = self.labeller.epoch
+        return [
+            logits_of(ctx, one.last if epoch is None else partial(one.after, epoch))
+            for one in (self._expert(ctx, i) for i in range(self.experts))
+        ]
+
     def _expert(self, ctx: Context, number: int) -> Trajectory:
         found: Trajectory = ctx.artefacts[f"expert/{number:04d}"]
         return found
@@ -311,12 +281,13 @@ class TrajectoryMatching(Method):
         import torch
 
         from stillroom.artefacts.originals import opened
+        from stillroom.methods.original_loss import shown_to
         from stillroom.nets.maps import activation_maps, deepest
 
         nets = ctx.once("looks", lambda: opened(ctx.artefacts["looks"], ctx.bench, ctx.rt))
         layer = self.areas.layer if self.areas.layer != "auto" else deepest(nets)
         key = int(torch.randint(2**62, (), generator=ctx.rng("maps", it)))
-        images = synth.images.detach()
+        images = shown_to(ctx, ctx.artefacts["looks"], synth.images.detach())
         return activation_maps(nets, layer, images, synth.of_class, self.areas.cam, key)
 
     def _stretch(self, ctx: Context, expert: Trajectory, it: int) -> tuple[Tensor, Tensor]:

@@ -5,43 +5,45 @@ DATM: Guo et al. 2024, arXiv:2310.05773, and its code; specification of trajecto
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from stillroom.artefacts.experts import Trajectory
+from stillroom.artefacts.originals import OriginalModel, opened
 from stillroom.errors import StillroomError
 from stillroom.methods.base import Context
+from stillroom.methods.original_loss import shown_to
 from stillroom.nets.ensemble import Ensemble
 from stillroom.nets.inner import views
 
+Logits = Callable[[Tensor], Tensor]  # of images [N,ch,H,W] in network space: [N,C], no graph
 AT_ONCE = 256  # real images that are looked at before the next ones are
 
 
-def known_images(ctx: Context, rows: Tensor, experts: Sequence[Trajectory]) -> Tensor:
-    """float [N,ch,H,W]: distinct real images that the first expert classifies rightly.
+def known_images(ctx: Context, rows: Tensor, asked: Sequence[Logits]) -> Tensor:
+    """float [N,ch,H,W]: distinct real images that the first of `asked` classifies rightly.
 
-    In an order drawn by key; where a class has too few, the next experts are asked about the rest.
-    Raises: StillroomError naming a class that has too few whatever expert is asked.
+    In an order drawn by key; where a class has too few, the next ones are asked about the rest.
+    Raises: StillroomError naming a class that has too few whoever is asked.
     """
     picked = []
     for c in (rows // ctx.ipc).unique().tolist():
-        found = _known(ctx, c, experts)
+        found = _known(ctx, c, asked)
         within = rows[rows // ctx.ipc == c] - c * ctx.ipc
         picked.append(found[within.to(found.device)])
     return torch.cat(picked)
 
 
-def _known(ctx: Context, c: int, experts: Sequence[Trajectory]) -> Tensor:
+def _known(ctx: Context, c: int, asked: Sequence[Logits]) -> Tensor:
     size = len(ctx.bench.train.rows_of(c))
     images = ctx.real(c, size, "known", c)
     left = torch.ones(size, dtype=torch.bool, device=images.device)
     chosen: list[int] = []
-    for expert in experts:
+    for logits in asked:
         for begin in range(0, size, AT_ONCE):
             some = slice(begin, begin + AT_ONCE)
-            right = logits_of(ctx, expert, images[some]).argmax(1) == c
+            right = logits(images[some]).argmax(1) == c
             new = (right & left[some]).nonzero().squeeze(1) + begin
             chosen += new.tolist()
             left[new] = False
@@ -49,23 +51,19 @@ def _known(ctx: Context, c: int, experts: Sequence[Trajectory]) -> Tensor:
                 return images[chosen[: ctx.ipc]]
     raise StillroomError(
         f"of class {ctx.bench.classes[c]!r} only {len(chosen)} training images are classified "
-        f"rightly by any of {len(experts)} experts, and ipc={ctx.ipc}; train them longer, or start "
-        "from --init real"
+        f"rightly by one of the {len(asked)} that are asked, and ipc={ctx.ipc}; train longer, or "
+        "start from --init real"
     )
 
 
-def first_labels(
-    ctx: Context, images: Tensor, of_class: Tensor, experts: Sequence[Trajectory], known: bool
-) -> Tensor:
-    """Logits [N,C]: of the experts that classify an image rightly, averaged.
+def first_labels(images: Tensor, of_class: Tensor, asked: Sequence[Logits], known: bool) -> Tensor:
+    """Logits [N,C]: of those of `asked` that classify an image rightly, averaged.
 
-    With images that no expert was asked about (`known` false) those of the first expert, as they
-    are.
+    With images that nobody was asked about (`known` false) those of the first, as they are.
     """
     if not known:
-        return logits_of(ctx, experts[0], images)
-    logits = torch.stack([logits_of(ctx, expert, images) for expert in experts])
-    return agreed_logits(logits, of_class)
+        return asked[0](images)
+    return agreed_logits(torch.stack([logits(images) for logits in asked]), of_class)
 
 
 def agreed_logits(logits: Tensor, of_class: Tensor) -> Tensor:
@@ -77,10 +75,28 @@ def agreed_logits(logits: Tensor, of_class: Tensor) -> Tensor:
     return (logits * right).sum(0) / right.sum(0)
 
 
-@torch.no_grad()
-def logits_of(ctx: Context, expert: Trajectory, images: Tensor) -> Tensor:
-    """Logits [N,C] of the expert's last parameters for images in network space."""
-    return with_parameters(ctx, expert.last().to(ctx.device, ctx.rt.dtype)).logits(images)[0]
+def logits_of(ctx: Context, read: Callable[[], Tensor]) -> Logits:
+    """What the network of this run says with the parameters [P] that `read` gives when asked."""
+
+    @torch.no_grad()
+    def logits(images: Tensor) -> Tensor:
+        theta = read().to(ctx.device, ctx.rt.dtype)
+        found: Tensor = with_parameters(ctx, theta).logits(images)[0]
+        return found
+
+    return logits
+
+
+def logits_of_original(ctx: Context, model: OriginalModel) -> Logits:
+    """What an original model says, in the space of pixels that it takes."""
+    nets = opened(model, ctx.bench, ctx.rt)
+
+    @torch.no_grad()
+    def logits(images: Tensor) -> Tensor:
+        found: Tensor = nets.logits(shown_to(ctx, model, images))[0]
+        return found
+
+    return logits
 
 
 def with_parameters(ctx: Context, theta: Tensor) -> Ensemble:

@@ -42,9 +42,9 @@ def passes_of(wanted: Iterable[Stage], store: Store) -> list[Pass]:
 
 @dataclass(frozen=True)
 class Cost:
-    """What making some things takes: all, those not in the store, FLOPs, seconds, bytes of memory.
+    """What making some things takes: all, those not in the store, FLOPs, seconds, bytes.
 
-    `what` they are, as one of them; `verb` what is done to them; memory 0: not estimated.
+    `what` they are, as one of them; `verb` what is done to them; memory and disk 0: not estimated.
     """
 
     what: str
@@ -54,6 +54,7 @@ class Cost:
     seconds: float
     verb: str = "to train"
     memory: int = 0
+    disk: int = 0
 
     def in_words(self) -> str:
         """One line for a person."""
@@ -61,7 +62,8 @@ class Cost:
         held = f" ({known} more are in the store)" if known else ""
         time = f", {about(self.seconds)}" if self.left else ""
         memory = f", about {size(self.memory)} of memory" if self.left and self.memory else ""
-        return f"{plural(self.left, self.what)} {self.verb}{held}{time}{memory}"
+        disk = f", {size(self.disk)} on disk" if self.left and self.disk else ""
+        return f"{plural(self.left, self.what)} {self.verb}{held}{time}{memory}{disk}"
 
 
 def distil_estimate(recipe: Recipe, bench: Benchmark, nets_of: Callable[[str], Nets]) -> Estimate:
@@ -89,6 +91,8 @@ def distil_estimate(recipe: Recipe, bench: Benchmark, nets_of: Callable[[str], N
         real = min(int(getattr(recipe.method, "batch_real", 0)), max(sizes))
         method = recipe.method.model_copy(update={"batch_real": real} if real else {})
         flops += float(steps) * forward * method.image_forwards(classes, recipe.ipc)
+        if copies := method.parameters_held(on_gpu):
+            memory += copies * parameter_bytes(nets)
         together = method.images_held(classes, recipe.ipc)
         if together is not None:
             norms = method.norm_images(classes) if nets.has_batchnorm() else 0
@@ -109,6 +113,11 @@ def distil_estimate(recipe: Recipe, bench: Benchmark, nets_of: Callable[[str], N
     width = {"float32": 4, "float16": 2, "uint8": 1, "jpeg": 1}[recipe.stored_as]
     disk = (n * pixels // 4 * width) * (1 + len(recipe.outer.keep))
     return Estimate(steps, flops, int(memory), disk, n)
+
+
+def parameter_bytes(nets: Nets) -> int:
+    """Of the parameters of one network."""
+    return sum(p.numel() * p.element_size() for p in nets.build(0, "plan").parameters())
 
 
 def _term_memory(nets: Nets, images: int, real: int) -> int:

@@ -100,7 +100,8 @@ def _cost_of_trained(
     taken = seconds(flops, rt) / machine.workers
     given = {isinstance(stage, Original) and bool(stage.weights) for stage in left}
     verb = "to train" if given <= {False} else "to test" if given == {True} else "to train or test"
-    cost = Cost(what, len(stages), len(left), flops, taken, verb)
+    disk = sum(stage.nbytes(probe) for stage in left if isinstance(stage, Expert))
+    cost = Cost(what, len(stages), len(left), flops, taken, verb, disk=disk)
     return cost, rt.under("float32")  # what looks at them; each is trained under its own
 
 

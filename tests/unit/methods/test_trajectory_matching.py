@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from stillroom.artefacts.experts import Expert
 from stillroom.artefacts.opened import nets_for
+from stillroom.artefacts.originals import Original, opened
 from stillroom.artefacts.store import Store
 from stillroom.data.benchmarks import Benchmark
-from stillroom.distilled import load
+from stillroom.distilled import Distilled, load
+from stillroom.errors import StillroomError
 from stillroom.methods import PRESETS
 from stillroom.nets.inner import views
 from stillroom.recipe import from_preset
-from stillroom.run.distil import distil, plan
+from stillroom.run.distil import Plan, distil, plan
 from stillroom.run.options import Machine
 from stillroom.runtime import Runtime
 from stillroom.session import Session
@@ -83,3 +86,66 @@ def test_a_preset_is_called_by_its_name(name: str) -> None:
     made, _ = from_preset(name, "nothing-published", 1, {})
     assert made.method.name() == name
     assert PRESETS[name].kind == "trajectory_matching"
+
+
+STILL = {"lr": 1e-12}
+HELD = {"steps": 1, "images": STILL, "labels": STILL, "rate": STILL}
+
+
+def known(bench: Benchmark, store: Path, **labeller: Any) -> tuple[Plan, Distilled]:
+    """The first images and labels of DATM, by whoever is asked."""
+    method = {**SHORT, "labels": "learned", "init": "known", "gate": None, "labeller": labeller}
+    method["schooling"] = {**SHORT["schooling"], "epochs": 8, "lr": 0.1}
+    given = {"arch": "convnet1-w4", "method": method, "outer": HELD}
+    recipe, _ = from_preset("datm", "toy", 2, given)
+    planned = plan(recipe, bench, MACHINE, Session(), store=Store(store))
+    return planned, distil(planned, MACHINE)
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_another_network_labels(bench: Benchmark, store: Path, raw: bool) -> None:
+    """It classifies every first image rightly, and its logits are their labels."""
+    schooling = {"epochs": 20, "batch": 8, "lr": 0.05, "raw_pixels": raw}
+    planned, made = known(bench, store, net="convnet1-w8", schooling=schooling)
+    (stage,) = [s for s in planned.stage.wants().values() if isinstance(s, Original)]
+    model = stage.load(Store(store).folder(stage.key()))
+    nets = opened(model, bench, Runtime(device=torch.device("cpu"), threads=1))
+    with torch.no_grad():
+        images = model.space(bench).apply(bench.preprocess.invert(made.images))
+        wanted = nets.logits(images)[0]
+    torch.testing.assert_close(made.labels, wanted, rtol=1e-3, atol=1e-4)
+    assert made.labels.argmax(1).tolist() == made.of_class.tolist() == [0, 0, 1, 1]
+    experts = [s for s in planned.stage.wants().values() if isinstance(s, Expert)]
+    assert {s.epochs for s in experts} == {(0, 1)}  # as far as they are read, not to their end
+
+
+def test_experts_label_before_their_end(bench: Benchmark, store: Path) -> None:
+    planned, made = known(bench, store, epoch=6)
+    (stage,) = [s for s in planned.stage.wants().values() if isinstance(s, Expert)]
+    assert stage.epochs == tuple(range(7))
+    expert = stage.load(Store(store).folder(stage.key()))
+    nets = nets_for(stage.arch, bench, Runtime(device=torch.device("cpu"), threads=1))
+    one = nets.make(1, 0, "any")
+    for name, value in views(expert.after(6), one.member(0)[0]).items():
+        one.member(0)[0][name].copy_(value)
+    with torch.no_grad():
+        wanted = one.logits(made.images)[0]
+    torch.testing.assert_close(made.labels, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("method", "told"),
+    [
+        ({"labeller": {"net": "convnet2"}}, "labeller belongs to init known or to labels learned"),
+        ({"init": "known", "labeller": {"schooling": "clom"}}, "schooling is of a network"),
+        ({"init": "known", "labeller": {"net": "convnet2", "epoch": 2}}, "epoch is of the experts"),
+    ],
+)
+def test_a_labeller_that_nothing_asks_is_refused(method: dict[str, Any], told: str) -> None:
+    with pytest.raises(StillroomError, match=told):
+        from_preset("mtt", "toy", 2, {"arch": "convnet1-w4", "method": method})
+
+
+def test_a_labeller_changes_no_key_where_there_is_none() -> None:
+    recipe, _ = from_preset("mtt", "toy", 2, {})
+    assert "labeller" not in recipe.method.model_dump()
