@@ -36,9 +36,9 @@ class Cell:
     trained as `SCHOOLING`; with `assess`, architectures, what held-out originals say of every set
     is measured too. `augment` is what students of a baseline see, under a protocol that leaves that
     to the set; in a name it stands behind the protocol where it is not DSA's. `method` are other
-    values of the method than the recipe's. `teachers` are the networks whose labels students get,
-    under a protocol of teachers, trained as `taught` says. With `zca` all of it is of whitened
-    images.
+    values of the method than the recipe's, `outer` of the loop beside the steps. `teachers` are the
+    networks whose labels students get, under a protocol of teachers, trained as `taught` says. With
+    `zca` all of it is of whitened images.
     """
 
     preset: str
@@ -53,6 +53,7 @@ class Cell:
     assess: tuple[str, ...] = ()
     augment: str = DSA
     method: Mapping[str, Any] = field(default_factory=dict)
+    outer: Mapping[str, Any] = field(default_factory=dict)
     teachers: tuple[str, ...] = ()
     taught: str = "default"
     zca: bool = False
@@ -87,7 +88,7 @@ class Cell:
         """What it asks of a recipe beyond the published one, but for numerics."""
         given: dict[str, Any] = {"arch": self.arch}
         if self.steps:
-            given["outer"] = {"steps": self.steps[-1], "keep": list(self.steps)}
+            given["outer"] = {**self.outer, "steps": self.steps[-1], "keep": list(self.steps)}
         if self.method:
             given["method"] = dict(self.method)
         if self.clom is not None:
@@ -173,7 +174,6 @@ QUARTERS = (250, 500, 1000)
 HOUR = (1000, 2000, 4000, 6000)  # as many as an hour of two CPU cores allows in bf16
 HELD_OUT = ("convnet2", "lenet")  # networks that no cell distils with
 OBSERVERS = ("convnet3-bn", "convnet3", "convnet3-w32-bn")  # of the four stages on a CPU
-TRAJECTORY = (100, 250, 500, 1000)  # as many as an hour of two CPU cores allows in float32
 LABELLED: dict[str, Any] = {
     "protocol": "edc-cifar10@1+epochs=300",
     "teachers": OBSERVERS,
@@ -182,6 +182,7 @@ LABELLED: dict[str, Any] = {
 _RECOVERED = {"observers": OBSERVERS, "schooling": SCHOOLING}
 _BY_ONE = {"observers": OBSERVERS[:1], "schooling": SCHOOLING}
 _FOLLOWED = {"experts": 20, "schooling": "mtt+epochs=3+numerics=bf16", "window": {"last": 2}}
+_LOOKS = {"areas": {"beta": 1.0, "schooling": "default+epochs=5+numerics=bf16"}}
 CELLS: dict[str, Cell] = {
     cell.name: cell
     for cell in (
@@ -233,9 +234,22 @@ CELLS: dict[str, Cell] = {
             for preset, students in (("random", 5), ("class-mean", 3))
         ),
         Cell("dm", "cifar10", 1, "mtt@1", zca=True, numerics="bf16", steps=(1000,)),
-        Cell("mtt", "cifar10", 1, "mtt@1", zca=True, steps=TRAJECTORY, method=_FOLLOWED),
-        Cell("datm", "cifar10", 1, "datm@1", zca=True, steps=TRAJECTORY, method=_FOLLOWED),
-        Cell("edf", "cifar10", 1, "edf@1", zca=True, steps=TRAJECTORY, method=_FOLLOWED),
+        # As many steps as an hour of two cores with AVX-512 allows in float32.
+        Cell("mtt", "cifar10", 1, "mtt@1", zca=True, steps=(200, 400, 800, 1600), method=_FOLLOWED),
+        Cell(
+            "datm", "cifar10", 1, "datm@1", zca=True, steps=(125, 250, 500, 1000), method=_FOLLOWED
+        ),
+        # Its published step size is of a network of five layers.
+        Cell(
+            "edf",
+            "cifar10",
+            1,
+            "edf@1",
+            zca=True,
+            steps=(250, 500, 1000, 2000),
+            method={**_FOLLOWED, **_LOOKS},
+            outer={"images": {"lr": 100.0}},
+        ),
         Cell("full", "cifar10", 0, protocol="vico@1+epochs=10", students=1),
     )
 }
