@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from stillroom.data.named import NAMED
-from stillroom.evaluation.published import find_protocol
+from stillroom.errors import StillroomError
+from stillroom.evaluation.published import changed, find_protocol
 from stillroom.evaluation.statistics import Summary
 from stillroom.methods import PRESETS
 from stillroom.recipe import find_row, from_preset
@@ -56,9 +57,12 @@ def _other(paper: str, protocol: str) -> str:
     """How two protocols differ: the same but for fewer epochs, or otherwise."""
     if paper.partition("+")[0] != protocol.partition("+")[0]:
         return "other protocol"
-    theirs, ours = find_protocol(paper), find_protocol(protocol)
-    shorter = ours.model_copy(update={"epochs": theirs.epochs}) == theirs
-    return "fewer epochs" if shorter and ours.epochs < theirs.epochs else "other protocol"
+    try:
+        theirs, ours = find_protocol(paper), find_protocol(protocol)
+    except StillroomError:  # a record of another version, that changed what this one does not
+        return "other protocol"
+    shorter = ours.epochs < theirs.epochs and changed(theirs, {"epochs": ours.epochs}) == ours
+    return "fewer epochs" if shorter else "other protocol"
 
 
 def departure(recipe: Any, data: Mapping[str, Any], paper: Record, step: int | None) -> str:

@@ -15,8 +15,8 @@ import cyclopts
 import pytest
 
 import stillroom
-from stillroom.cli import VERBS, run
-from stillroom.cli.elsewhere import REFUSED
+from stillroom.cli import VERBS, app, run
+from stillroom.cli.elsewhere import ELSEWHERE
 from stillroom.errors import StillroomError
 from stillroom.methods import METHODS, PRESETS
 from stillroom.methods.base import Optim, Outer
@@ -470,12 +470,43 @@ def test_a_flag_behind_a_recipe_is_told_as_a_setting(capsys: pytest.CaptureFixtu
     )
 
 
-@pytest.mark.parametrize("option", REFUSED)
+LINES = {
+    "distill": ["distill", "edc", "--data", "digits", "--ipc", "1"],
+    "prepare": ["prepare", "relabels", "out"],
+    "evaluate": ["evaluate", "out"],
+}
+
+
+@pytest.mark.parametrize(
+    ("verb", "option"), [(verb, option) for verb, some in ELSEWHERE.items() for option in some]
+)
 def test_options_of_the_papers_scripts_are_refused_by_name(
-    option: str, capsys: pytest.CaptureFixture[str]
+    verb: str, option: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each that no command has; the reason, not the nearest name."""
-    for verb in (["distill", "edc", "--data", "digits"], ["evaluate", "out"]):
-        assert run([*verb, option, "1"]) == 2
-        told = " ".join(capsys.readouterr().err.split())
-        assert told == f"error: {option} of the papers' scripts: {REFUSED[option]}"
+    """Each that the verb lacks; the reason, not the nearest name, and one that it has."""
+    assert run([*LINES[verb], option, "1"]) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert told == f"error: {option} of the papers' scripts: {ELSEWHERE[verb][option]}"
+    if len(option) > 2:
+        assert run([*LINES[verb], option.replace("-", "_").replace("__", "--", 1), "1"]) == 2
+        assert ELSEWHERE[verb][option][:60] in " ".join(capsys.readouterr().err.split())
+    names = {"distill": ["edc", "gvbsm"], "prepare": ["relabels", "teachers"], "evaluate": []}
+    some = [app[verb][name] for name in names[verb]] or [app[verb]]
+    has = {n for one in some for a in one.assemble_argument_collection() for n in a.names}
+    text = ELSEWHERE[verb][option].replace("stillroom evaluate --protocols", "")
+    if verb != "prepare":
+        text = text.replace("prepare relabels --codec", "")
+    assert set(re.findall(r"--[\w.-]+\w", text)) <= has
+
+
+def test_an_option_of_another_work_is_an_unknown_one(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where a verb or a method has no use for what the scripts call so; and the first is told."""
+    for line in (
+        ["distill", "dm", "--data", "digits", "--ipc", "1", "--r-loss", "0"],
+        ["inspect", "out", "--temperature", "3"],
+        ["evaluate", "out", "--bogus", "1", "--out", "--gpu-id"],
+    ):
+        assert run(line) == 2
+        assert "scripts" not in capsys.readouterr().err
+    assert run(["distill", "edc", "--data", "digits", "--ipc-number", "10"]) == 2
+    assert "--ipc-number of the papers' scripts: it is --ipc here" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from typing import NoReturn
 from cyclopts import App, CycloptsError
 
 import stillroom
-from stillroom.cli.elsewhere import REFUSED
+from stillroom.cli.elsewhere import meant
 from stillroom.errors import StillroomError
 from stillroom.session import Interrupted
 
@@ -116,14 +116,15 @@ def _misnamed(arguments: list[str]) -> str:
 
 def _meant(arguments: list[str], told: str) -> str:
     """A better hint than a similar name, where people of this field mean something else."""
-    verb, flag = (
-        arguments[0] if arguments else "",
-        re.search(r"Unknown option: \W*(--[\w-]+)", told),
-    )
+    verb, name = (*arguments, "", "")[:2]
+    flag = re.search(r"Unknown option: [^\w-]*(-[\w-]+)", told)
     inner = {"--lr": "--images.lr", "--momentum": "--images.momentum", "--iterations": "--steps"}
-    for dead in (a.partition("=")[0] for a in arguments):
-        if dead in REFUSED and ("Unknown option" in told or "requires an argument" in told):
-            return f"{dead} of the papers' scripts: {REFUSED[dead]}"
+    # What is missing goes by another name in the papers' scripts, if one of their options is there.
+    lacking = "requires an argument" in told
+    given = [flag[1]] if flag else [a.partition("=")[0] for a in arguments if lacking]
+    for text in (meant(verb, name, one) for one in given):
+        if text:
+            return text
     if verb == "distill" and flag and len(arguments) > 1 and arguments[1] not in _presets():
         return f"{told}; behind a recipe settings are key.sub=value, such as outer.steps=5"
     if verb == "distill" and flag and flag[1] in inner:

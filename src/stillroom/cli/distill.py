@@ -244,19 +244,17 @@ def _clom(values: dict[str, Any]) -> dict[str, Any]:
 
 def _run(settle: Callable[[Benchmark], tuple[Recipe, str | None]], how: Started) -> None:
     from stillroom.cli.show import say
-    from stillroom.evaluation.published import find_protocol
     from stillroom.progress import Shown
+    from stillroom.recipe import protocol_of
     from stillroom.run import machine as machines
     from stillroom.run.distil import distil, plan
-    from stillroom.run.fits import check_protocol
+    from stillroom.run.evaluations import check_evaluations
 
     shown = Shown(how.quiet)
     store = machines.store(how.machine)
     with shown.interruptible(how.machine.minutes):
         bench = machines.benchmark(how.data, how.options, store)
         recipe, row = settle(bench)
-        for spec in recipe.evaluate:  # a wrong name is said before the work, not after it
-            check_protocol(find_protocol(spec.protocol), bench)
         planned = plan(
             recipe,
             bench,
@@ -268,6 +266,7 @@ def _run(settle: Callable[[Benchmark], tuple[Recipe, str | None]], how: Started)
             row=row,
             force=how.force,
         )
+        check_evaluations(recipe.evaluate, planned)  # said before the work, not after it
         for note in bench.notes:
             shown.say(note)
         if how.plan:
@@ -281,7 +280,7 @@ def _run(settle: Callable[[Benchmark], tuple[Recipe, str | None]], how: Started)
         say(f"{len(made)} images of {len(made.classes)} classes ({planned.stage.key()})")
         if how.out is not None:
             by = recipe.method.judged_by()
-            own = ["--protocol", by] if by else []
+            own = ["--protocol", (row and protocol_of(row)) or by] if by else []
             own += ["--arch", recipe.arch] if ":" in recipe.arch else []  # code of the user's own
             if how.machine.store is not None:
                 own += ["--store", str(how.machine.store)]

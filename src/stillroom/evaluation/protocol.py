@@ -41,10 +41,17 @@ TAUGHT = ("relabels", "teachers")  # labels that trained networks give, of drawn
 WHOLE = 64  # px: up to here RDED's mosaics are single crops
 MAX_EPOCHS = 100_000
 LOSSES = ("soft_ce", "kl", "mse_gt", "dist")  # of labels that trained networks give
-CHANGEABLE = (
-    "epochs", "batch", "pieces", "lr", "momentum", "weight_decay", "loss", "temperature",
-    "ce_weight",
-)  # fmt: skip
+WHOLES = ("epochs", "batch", "pieces")
+LIMITS = {
+    **dict.fromkeys(WHOLES, (1.0, float(MAX_EPOCHS))),
+    "lr": (1e-9, 1e3),
+    "momentum": (0.0, 0.999),
+    "weight_decay": (0.0, 1e3),
+    "temperature": (0.01, 1e3),
+    "ce_weight": (0.0, 1e3),
+}
+CHANGEABLE = (*WHOLES, "lr", "momentum", "weight_decay", "loss", "temperature", "ce_weight")
+"""What may be changed behind a name, in this order: what a change takes along comes first."""
 
 
 class View(Grown):
@@ -190,6 +197,8 @@ class Protocol(Grown):
             default = type(self).model_fields[name].default
             if getattr(self, name) != default and getattr(self, by) not in values:
                 raise ValueError(f"{name} belongs to {by} {', '.join(values)}")
+        if self.pieces > 1 and self.loss == "dist":
+            raise ValueError("pieces of a batch belong to losses other than dist, which compares")
         if (self.loss == "ce") == (self.labels in ("logits", *TAUGHT)):
             raise ValueError("labels of teachers are for losses other than ce, which need them")
         if (self.labels in TAUGHT) != (self.view is not None):
@@ -205,22 +214,10 @@ class Protocol(Grown):
     @property
     def id(self) -> str:
         """`name@version`, as records quote it, with what was changed of the published one."""
-        from stillroom.evaluation.published import PROTOCOLS
+        from stillroom.evaluation.published import PROTOCOLS, spelled
 
         base = f"{self.name}@{self.version}"
-        published = PROTOCOLS.get(base, self)
-        changed = [
-            (field, getattr(self, field))
-            for field in CHANGEABLE
-            if field not in published.ruled and getattr(published, field) != getattr(self, field)
-        ]
-        loss = "" if self.loss == published.loss else self.loss
-        told = [
-            f"+{field}={value if field == 'loss' else f'{value:g}'}"
-            for field, value in changed
-            if not (loss and field in _BELONGS and value == type(self).model_fields[field].default)
-        ]
-        return base + "".join(told)
+        return base + (spelled(PROTOCOLS[base], self) if base in PROTOCOLS else "")
 
     @property
     def ruled(self) -> tuple[str, ...]:

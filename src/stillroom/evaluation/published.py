@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from stillroom.errors import StillroomError, suggest
 from stillroom.evaluation.decoupled_protocols import DECOUPLED
 from stillroom.evaluation.matching_protocols import MATCHING
-from stillroom.evaluation.protocol import CHANGEABLE, LOSSES, MAX_EPOCHS, TAUGHT, Protocol
+from stillroom.evaluation.protocol import CHANGEABLE, LIMITS, LOSSES, TAUGHT, WHOLES, Protocol
 
 _QUICK = Protocol(
     name="quick",
@@ -67,50 +67,96 @@ def find_protocol(name: str) -> Protocol:
                 f"{suggest(base, PROTOCOLS)}"
             )
         found = max(versions, key=lambda p: p.version)
-    return _changed(found, name, dict(_change(found, name, text) for text in changes))
+    values = [_asked(found, name, text) for text in changes]
+    if len(dict(values)) < len(values):
+        raise StillroomError(f"protocol={name[:80]!r} changes one thing twice")
+    try:
+        return changed(found, dict(values))
+    except StillroomError as error:
+        raise StillroomError(f"protocol={name[:80]!r}: {error}") from None
 
 
-def _change(protocol: Protocol, name: str, text: str) -> tuple[str, float | str]:
+def changed(protocol: Protocol, values: dict[str, Any]) -> Protocol:
+    """The same with other values; what belongs to the old ones goes with them.
+
+    Of other epochs checks, milestones and warm-up keep their shares. With another loss go the
+    temperature and the weights of the old one.
+    Raises: StillroomError if nothing would read a value.
+    """
+    for field in CHANGEABLE:
+        if field in values and values[field] != getattr(protocol, field):
+            protocol = _with(protocol, field, values[field])
+    return protocol
+
+
+def spelled(published: Protocol, made: Protocol) -> str:
+    """What stands behind the name of a published protocol that was changed into another."""
+    told = ""
+    for field in CHANGEABLE:
+        value = getattr(made, field)
+        if field not in published.ruled and value != getattr(published, field):
+            told += f"+{field}={_text(value)}"
+            published = published.model_copy(update=_along(published, field, value))
+    return told
+
+
+def _text(value: float | str) -> str:
+    """So that it is read back as the same value."""
+    whole = isinstance(value, float) and value.is_integer()
+    return str(int(value)) if whole else str(value)
+
+
+def _asked(protocol: Protocol, name: str, text: str) -> tuple[str, float | str]:
     """What one `field=value` behind a protocol's name asks for."""
     field, _, value = text.partition("=")
-    if field == "loss" and value in LOSSES and protocol.labels in TAUGHT:
-        return field, value
-    whole = field in ("epochs", "batch", "pieces")
-    least, most = (1, MAX_EPOCHS) if whole else (0.0, 0.999 if field == "momentum" else 1e3)
-    plain = re.fullmatch(r"\d{1,6}" if whole else r"\d{1,3}(\.\d{1,9})?(e-?\d)?", value, re.ASCII)
-    number = (int if whole else float)(value) if plain else -1
-    positive = field in ("lr", "temperature")
-    known = field in CHANGEABLE and field != "loss"
-    if not known or not least <= number <= most or (positive and not number):
+    if field not in CHANGEABLE:
         raise StillroomError(
             f"protocol={name[:80]!r}: only {', '.join(f'+{one}=' for one in CHANGEABLE)} can "
-            f"follow a name: epochs, batch and pieces whole numbers in 1..{MAX_EPOCHS}, momentum "
-            f"below 1, loss where teachers label: {', '.join(LOSSES)}"
+            f"follow a name{suggest(field, CHANGEABLE)}"
         )
     if field in protocol.ruled:
         raise StillroomError(
             f"protocol={name[:80]!r}: the {field} of {protocol.id} follows from set and student"
         )
-    return field, number
+    if field == "loss":
+        if value not in LOSSES or protocol.labels not in TAUGHT:
+            raise StillroomError(
+                f"protocol={name[:80]!r}: loss is of protocols where teachers label, one of "
+                f"{', '.join(LOSSES)}"
+            )
+        return field, value
+    pattern = r"\d{1,6}" if field in WHOLES else r"\d{1,6}(\.\d{1,20})?(e[+-]?\d{1,2})?"
+    number = float(value) if re.fullmatch(pattern, value, re.ASCII) else -1.0
+    least, most = LIMITS[field]
+    if not least <= number <= most:
+        kind = "a whole number" if field in WHOLES else "a number"
+        raise StillroomError(
+            f"protocol={name[:80]!r}: {field}={value[:20]} must be {kind} in {least:g}..{most:g}"
+        )
+    return field, int(number) if field in WHOLES else number
 
 
-def _changed(protocol: Protocol, name: str, values: dict[str, float | str]) -> Protocol:
-    changed: dict[str, Any] = dict(values)
-    if "epochs" in values:
-        count = int(values["epochs"])
-        share = count / protocol.epochs
-        changed |= {
-            "checks": min(protocol.checks, count),
+def _with(protocol: Protocol, field: str, value: Any) -> Protocol:
+    if field == "momentum" and protocol.optimiser != "sgd":
+        raise StillroomError(f"momentum is of sgd, and {protocol.name} has {protocol.optimiser}")
+    try:
+        return Protocol.model_validate({**dict(protocol), **_along(protocol, field, value)})
+    except ValidationError as error:
+        why = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+        raise StillroomError(why) from None
+
+
+def _along(protocol: Protocol, field: str, value: Any) -> dict[str, Any]:
+    """A value, and those that go with it."""
+    found = {field: value}
+    if field == "epochs":
+        share = value / protocol.epochs
+        found |= {
+            "checks": min(protocol.checks, value),
             "milestones": tuple(round(m * share) for m in protocol.milestones),
             "warmup": round(protocol.warmup * share),
         }
-    if "loss" in values:  # what belonged to the other loss goes with it
+    if field == "loss":
         fields = Protocol.model_fields
-        changed = {
-            n: fields[n].default for n in ("temperature", "ce_weight", "t_squared")
-        } | changed
-    try:
-        return Protocol.model_validate({**dict(protocol), **changed})
-    except ValidationError as error:
-        why = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
-        raise StillroomError(f"protocol={name[:80]!r}: {why}") from None
+        found |= {n: fields[n].default for n in ("temperature", "ce_weight", "t_squared")}
+    return found

@@ -218,7 +218,7 @@ class StatisticsMatching(Method, Grown):
 
     def judged_by(self) -> str:
         """Students of its paper learn what trained networks say of the images."""
-        return "edc@1"
+        return {"edc": "edc@1", "gvbsm": "gvbsm@1", "sre2l": "sre2l@2", "cda": "cda@1"}[self.name()]
 
     def too_few(self, images: int, ipc: int, size: int) -> str:
         """Of mosaics: why no class of so many images gives enough crops."""

@@ -9,14 +9,16 @@ from stillroom.artefacts.originals import Original
 from stillroom.artefacts.schooling import Schooling
 from stillroom.data.benchmarks import Benchmark
 from stillroom.distilled import Distilled
+from stillroom.errors import StillroomError
 from stillroom.evaluation.protocol import TAUGHT
 from stillroom.evaluation.published import find_protocol
 from stillroom.methods.base import Method
+from stillroom.nets.zoo import Arch
 from stillroom.recipe import EvaluateSpec
 from stillroom.run import machine as machines
 from stillroom.run.distil import Plan
 from stillroom.run.estimate import Cost, seconds, student_flops
-from stillroom.run.fits import student_of
+from stillroom.run.fits import check_pieces, check_protocol, student_of
 from stillroom.run.judging import Asked
 from stillroom.run.options import Machine
 from stillroom.run.prepare import cost_of_originals, originals
@@ -40,6 +42,31 @@ def asked_of(spec: EvaluateSpec, method: Method, made: Distilled) -> Asked:
 
 def _schooling(spec: EvaluateSpec, method: Method) -> Schooling | None:
     return getattr(method, "schooling", None) if spec.teachers else None
+
+
+def check_evaluations(specs: Sequence[EvaluateSpec], planned: Plan) -> None:
+    """Refuse now what an evaluation would refuse after the distillation.
+
+    Raises: StillroomError naming the evaluation and the remedy.
+    """
+    for i, spec in enumerate(specs):
+        try:
+            protocol = find_protocol(spec.protocol)
+            check_protocol(protocol, planned.bench)
+            archs = _archs(spec, planned)
+            check_pieces(protocol, [nets_for(a, planned.bench, planned.rt) for a in archs])
+        except StillroomError as error:
+            raise StillroomError(f"evaluate.{i}: {error}") from None
+        if protocol.labels in TAUGHT and not _teachers(spec, planned):
+            raise StillroomError(
+                f"evaluate.{i}: teachers label under {protocol.id}, and the method has none; name "
+                "networks in its teachers"
+            )
+
+
+def _archs(spec: EvaluateSpec, planned: Plan) -> list[Arch]:
+    bench, own = planned.bench, planned.stage.arch
+    return [own if a == "auto" else machines.choose_arch(a, bench) for a in spec.archs]
 
 
 def costs_of_evaluations(
@@ -69,9 +96,9 @@ def costs_of_evaluations(
 
 def _flops(spec: EvaluateSpec, planned: Plan, students: int, sets: int) -> float:
     """Of so many students of each network, on so many sets."""
-    bench, stage = planned.bench, planned.stage
+    bench = planned.bench
     protocol, images = find_protocol(spec.protocol), planned.estimate.images
-    archs = [stage.arch if a == "auto" else machines.choose_arch(a, bench) for a in spec.archs]
+    archs = _archs(spec, planned)
     each = sum(
         student_flops(nets_for(a, bench, planned.rt).forward_flops(), protocol, bench, images)
         for a in archs

@@ -14,6 +14,7 @@ from stillroom.errors import StillroomError
 from stillroom.evaluation.protocol import Protocol
 from stillroom.evaluation.published import PROTOCOLS
 from stillroom.evaluation.score import FULL
+from stillroom.nets.ensemble import Nets
 from stillroom.nets.zoo import canonical as canonical_name
 from stillroom.run.machine import benchmark
 from stillroom.run.options import DataOptions
@@ -182,6 +183,19 @@ def check_read_alike(data: Distilled, bench: Benchmark, name: str) -> None:
         f"{name}: it was made of the same images read otherwise ({', '.join(differ[:3])}); "
         "leave --data out, or give the options that it was made with"
     )
+
+
+def check_pieces(protocol: Protocol, nets: Sequence[Nets]) -> None:
+    """Refuse to split the batches of networks with BatchNorm, before the first one trains.
+
+    Raises: StillroomError as the trainer does.
+    """
+    for one in nets if protocol.pieces > 1 else ():
+        if one.has_batchnorm():
+            raise StillroomError(
+                f"{protocol.id}: {one.arch.name} has BatchNorm, whose statistics are those of a "
+                "whole batch; leave +pieces out"
+            )
 
 
 def check_protocol(protocol: Protocol, bench: Benchmark) -> None:

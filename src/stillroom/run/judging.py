@@ -26,7 +26,7 @@ from stillroom.nets.ensemble import Backend
 from stillroom.nets.zoo import Arch
 from stillroom.run import machine as machines
 from stillroom.run.estimate import Cost, seconds, student_flops, student_steps
-from stillroom.run.fits import check_protocol
+from stillroom.run.fits import check_pieces, check_protocol
 from stillroom.run.options import Machine
 from stillroom.run.prepare import cost_of_originals
 from stillroom.run.rows import Row
@@ -101,7 +101,9 @@ def judging(
     seeds = asked.seeds or protocol.seeds
     bare = machines.runtime(machine, asked.numerics, 0, session)
     probe = dataclasses.replace(bare, session=Session())
-    forward = {a.name: nets_for(a, bench, probe).forward_flops() for a in chosen}
+    nets = {a.name: nets_for(a, bench, probe) for a in chosen}
+    check_pieces(protocol, list(nets.values()))
+    forward = {name: one.forward_flops() for name, one in nets.items()}
     # By one row, not by all rows of the command, so that a baseline beside it changes nothing.
     each = sum(student_flops(f, protocol, bench, images) for f in forward.values())
     work = each * seeds * ROWS_OF_A_COMMAND

@@ -116,6 +116,13 @@ def test_verdicts() -> None:
         "@2+epochs=1000": "reproduced", "@2": "fewer epochs", "@2+epochs=2000": "other protocol",
         "@2+epochs=9+lr=0.5": "other protocol", "@1": "other protocol",
     }  # fmt: skip
+    (first,) = {r.protocol for r in reported() if r.protocol == "edc-cifar10@2"}  # with milestones
+    paper = next(r for r in reported() if r.protocol == first)
+    for told, word in (
+        ("+epochs=100", "fewer epochs"), ("+epochs=2000", "other protocol"),
+        ("+epochs=100+lr=0.5", "other protocol"), ("+ema=0.9", "other protocol"),
+    ):  # fmt: skip
+        assert verdict(paper, first + told, of(0.5)) == word
     assert CELLS["herding/cifar10-ipc10"].verdict(of(0.316)) == "other protocol"
     assert CELLS["k-means/cifar10-ipc10"].verdict(of(0.3)) == "nothing reported"
     assert Cell("dm", "cifar10", 10, protocol="quick@1").verdict(of(0.489)) == "other protocol"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -324,12 +325,45 @@ def test_the_loss_of_a_protocol_of_teachers_can_be_another() -> None:
     tiny = find_protocol("sre2l-tiny@1+loss=mse_gt")
     assert not tiny.t_squared
     for wrong, told in (
-        ("vico@1+loss=kl", "loss where teachers label"),
-        ("edc@1+loss=huber", "loss where teachers label: soft_ce, kl, mse_gt, dist"),
+        ("vico@1+loss=kl", "loss is of protocols where teachers label"),
+        ("edc@1+loss=huber", "one of soft_ce, kl, mse_gt, dist"),
         ("edc@1+temperature=3", "temperature belongs to loss"),
         ("edc@1+loss=kl+ce_weight=0.1", "ce_weight belongs to loss mse_gt"),
-        ("edc@1+loss=kl+temperature=0", "can follow a name"),
-        ("edc@1+pieces=0", "can follow a name"),
+        ("edc@1+loss=kl+temperature=0", r"temperature=0 must be a number in 0.01..1000"),
+        ("edc@1+pieces=0", r"pieces=0 must be a whole number in 1..100000"),
+        ("edc@1+loss=dist+pieces=2", "losses other than dist, which compares"),
+        ("edc@1+momentum=0.5", "momentum is of sgd, and edc has adamw"),
+        ("edc@1+epochs=3+epochs=5", "changes one thing twice"),
+        ("edc@1+epoch=3", "did you mean 'epochs'"),
     ):
         with pytest.raises(StillroomError, match=told):
             find_protocol(wrong)
+
+
+CHANGES: dict[str, tuple[str, ...]] = {
+    "epochs": ("", "3", "100", "300"),
+    "lr": ("", "5e-05", "0.012345678", "0.001"),
+    "loss": ("", "kl", "dist", "mse_gt", "soft_ce"),
+    "temperature": ("", "1", "20", "10.1234567", "10.1234568"),
+    "ce_weight": ("", "0.025", "0"),
+}
+
+
+@pytest.mark.parametrize(
+    "base", ["sre2l@1", "sre2l@2", "sre2l-tiny@1", "rded@1", "edc@1", "edc-cifar10@2", "cda@1"]
+)
+def test_two_protocols_never_share_a_name(base: str) -> None:
+    """Of every combination of changes, also to what the protocol or the field has anyway."""
+    names: dict[str, str] = {}
+    for values in itertools.product(*CHANGES.values()):
+        pairs = [f"{f}={v}" for f, v in zip(CHANGES, values, strict=True) if v]
+        try:
+            made = find_protocol("+".join([base, *pairs]))
+        except StillroomError:
+            continue
+        assert find_protocol(made.id) == made
+        assert names.setdefault(made.id, made.digest()) == made.digest(), made.id
+    assert len(set(names.values())) == len(names) > 30
+    own = PROTOCOLS[base]
+    assert find_protocol(f"{base}+loss={own.loss}") == own
+    assert find_protocol(f"{base}+epochs={own.epochs}").id == base
