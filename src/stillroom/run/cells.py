@@ -179,6 +179,7 @@ LABELLED: dict[str, Any] = {
     "teachers": OBSERVERS,
     "taught": SCHOOLING,
 }
+STORED: dict[str, Any] = {**LABELLED, "protocol": "edc@1"}
 _RECOVERED = {"observers": OBSERVERS, "schooling": SCHOOLING}
 _BY_ONE = {"observers": OBSERVERS[:1], "schooling": SCHOOLING}
 _FOLLOWED = {"experts": 20, "schooling": "mtt+epochs=3+numerics=bf16", "window": {"last": 2}}
@@ -227,6 +228,12 @@ CELLS: dict[str, Cell] = {
         Cell("gvbsm", "cifar10", 10, **LABELLED, method=_RECOVERED, steps=(1000,)),
         Cell("edc-paper", "cifar10", 10, **LABELLED, method=_RECOVERED),
         Cell("edc", "cifar10", 10, **LABELLED, method=_RECOVERED, steps=(1000,)),
+        # The same with labels that are stored beside the set.
+        Cell("random", "cifar10", 10, **STORED, students=5),
+        Cell("k-means", "cifar10", 10, **STORED),
+        Cell("class-mean", "cifar10", 10, **STORED),
+        Cell("rded", "cifar10", 10, **STORED, method=_BY_ONE),
+        Cell("edc", "cifar10", 10, **STORED, method=_RECOVERED, steps=(1000,)),
         # Trajectory matching: 20 experts of three epochs, which all of it shares.
         *(
             Cell(preset, "cifar10", 1, protocol, zca=True, students=students)
