@@ -13,7 +13,7 @@ from stillroom.records import NETWORK_ACCURACY, read_records
 from stillroom.reported import reported
 from stillroom.run.cells import distilling
 from stillroom.run.studies import _of, clom_study, taught_study
-from stillroom.tables import Line, compare, lines, percent, size
+from stillroom.tables import Line, compare, lines, percent, size, span
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = {
@@ -373,16 +373,28 @@ def test_rows_of_labels_of_teachers_are_those_of_the_study() -> None:
     """Of REPRODUCTION.md's section: the same rows, in the same order, on the page of recover."""
     study = taught_study(read_records(ROOT / "results" / "records.jsonl"))
     rows = [line.strip("| ").split(" | ") for line in study.splitlines() if line[:3] != "|--"]
-    made = [(r[0], r[3], r[5]) for r in rows if len(r) == 7 and "edc-cifar10" in r[2]]
+    online, stored = (
+        [(r[0], r[3], r[5]) for r in rows if len(r) == 7 and r[2] == protocol]
+        for protocol in ("edc-cifar10@1+epochs=300", "edc@1")
+    )
+    records = read_records(ROOT / "results" / "records.jsonl")
+    ten = [
+        (x.row, f"{percent(x.summary.mean)} ({span(x.summary)})",
+         "-" if x.gap is None else percent(x.gap, sign=True) + (" *" if x.separate else ""))
+        for x in lines([r for r in records if r.benchmark == "tiny10"])
+        if x.conditions.protocol == "edc-tiny@2+epochs=100"
+    ]  # fmt: skip
     text = (ROOT / "docs/methods/edc.md").read_text(encoding="utf-8")
-    told = [line.strip("| ").split(" | ") for line in text.splitlines()]
-    names = {row[0] for row in made}
-    found = [(r[0], r[1], r[2].replace(", intervals apart", " *")) for r in told if r[0] in names]
-    assert [x for x in found if len(x[1].split()) > 2] == made
+    tables = [part.splitlines()[1:] for part in text.split("| set | accuracy, % |")[1:]]
+    assert len(tables) == 3
+    for table, made in zip(tables, (online, stored, ten), strict=True):
+        told = [line.strip("| ").split(" | ") for line in table if line.startswith("| ")]
+        found = [(r[0], r[1], r[2].replace(", intervals apart", " *")) for r in told]
+        assert found == made
     for name in ("edc", "edc-paper", "sre2l", "gvbsm", "rded", "random", "k-means"):
-        assert any(row[0].split("@")[0] == name for row in made), name
+        assert any(row[0].split("@")[0] == name for row in online), name
     page = " ".join((ROOT / "docs/methods/rded.md").read_text(encoding="utf-8").split())
-    of = {row[0]: row[1] for row in made}
+    of = {row[0]: row[1] for row in online}
     assert f"{of['rded']} where random images with the same labels give {of['random']}" in page
 
 
