@@ -29,6 +29,8 @@ class Views(Model):
             raise ValueError(f"padding {self.padding} is a crop of another kind; set crop to 1")
         if self.curriculum == "none" and self.milestone != 1:
             raise ValueError("milestone belongs to a curriculum; name one or leave it out")
+        if self.curriculum != "none" and not self.milestone:
+            raise ValueError("milestone 0 is no curriculum; set curriculum to none")
         if self.curriculum != "none" and self.crop == 1:
             raise ValueError("a curriculum ends at a crop; set crop below 1")
         if self.jitter[0] > self.jitter[1]:

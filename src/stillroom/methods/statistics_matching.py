@@ -116,6 +116,10 @@ class StatisticsMatching(Method, Grown):
         ):  # fmt: skip
             if not read and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} belongs to {of}; leave it out")
+        if self.targets != "whole" and not self.share:
+            raise ValueError(f"share 0 of targets {self.targets}: that is targets whole")
+        if self._looks_up and self.weight and not self.momentum and self.average_start == "zero":
+            raise ValueError("average_start belongs to a momentum above 0; leave it out")
         return self
 
     @property
@@ -178,7 +182,7 @@ class StatisticsMatching(Method, Grown):
 
         models = pool_of(self.observers, self.num, self.schooling, bench, arch, store)
         found: dict[str, Stage] = {f"observer/{k}": model for k, model in enumerate(models)}
-        if self._looks_up:
+        if self._looks_up and self.weight:
             for k, model in enumerate(models):
                 found[f"statistics/{k}"] = (
                     ReleasedStatistics(model, self.statistics, self.repair, self._by_class)
