@@ -290,6 +290,9 @@ def from_preset(
         base = merged(base, {k: v for k, v in read_yaml(row.path).items() if k != "benchmark"})
         base["evaluate"] = ()  # a row's evaluations run when it is run by its own name
     method, asked = base["method"], given.get("method", {})
+    if isinstance(asked.get("schooling"), str):  # by name, as students of these data see them
+        asked = {**asked, "schooling": as_students(find_schooling(asked["schooling"]), known)}
+        given = {**given, "method": asked}
     _spell_out(method, asked)
     if asked.get("init", method.get("init")) != method.get("init"):
         for name in METHODS[chosen.kind].of_init:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +30,10 @@ from stillroom.nets.sources import Images
 from stillroom.nets.train import Training, predict, train
 from stillroom.nets.zoo import resolve
 from stillroom.rng import rng
+from stillroom.run.options import Machine
+from stillroom.run.prepare import cost_of_experts
 from stillroom.runtime import Runtime
-from stillroom.session import Interrupted
+from stillroom.session import Interrupted, Session
 from toy import StopAt
 
 ARCH = "convnet1-w4"
@@ -216,3 +220,77 @@ def test_numerics_are_of_the_schooling(bench: Benchmark, store: Path, tmp_path: 
     assert 0 < float((moved - other).norm() / moved.norm()) < 0.2
     with pytest.raises(StillroomError, match="numerics=tf32 exists on CUDA only"):
         obtain(held, stage(bench, store, 2, numerics="tf32"), Serial(), runtime())
+
+
+class Trained(Session):
+    """Counts the epochs that are trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.epochs = 0
+
+    def update(self, done: int, **values: float) -> None:
+        self.epochs += 1
+        super().update(done, **values)
+
+
+KIN = [  # (upto, whole) in the store; then asked for; epochs that are left to train, of four
+    ((4, False), (2, False), 0),
+    ((4, False), (2, True), 0),
+    ((2, True), (2, False), 0),
+    ((2, True), (1, True), 0),
+    ((2, False), (4, False), 2),
+    ((1, True), (3, False), 2),
+    ((1, True), (3, True), 3),
+    ((2, False), (1, True), 2),
+]
+
+
+@pytest.mark.parametrize(("there", "asked", "left"), KIN)
+def test_what_another_expert_has_is_not_trained_again(
+    bench: Benchmark, store: Path, tmp_path: Path,
+    there: tuple[int, bool], asked: tuple[int, bool], left: int,
+) -> None:  # fmt: skip
+    """To the same bytes and the same accuracy as without it; and plans know."""
+    alone, shared = Store(tmp_path / "alone"), Store(tmp_path / "shared")
+    kept = dataclasses.replace(stage(bench, store, *there, rho=0.0, alpha=0.0), store=shared.root)
+    wanted = dataclasses.replace(stage(bench, store, *asked, rho=0.0, alpha=0.0), store=shared.root)
+    shutil.copytree(store, shared.root, dirs_exist_ok=True)  # the decoded data
+    obtain(shared, kept, Serial(), runtime())
+    plain = dataclasses.replace(wanted, store=store)
+    straight = obtain(alone, plain, Serial(), runtime())
+    session = Trained()
+    assert wanted.there() == wanted.trained.passes - left
+    cost, _ = cost_of_experts([wanted], Machine(threads=1), Session(), shared)
+    empty = Store(tmp_path / "empty")
+    full, _ = cost_of_experts([plain], Machine(threads=1), Session(), empty)
+    found = obtain(shared, wanted, Serial(), runtime(session=session))
+    assert session.epochs == left
+    assert np.array_equal(found.rows, straight.rows)
+    assert (found.accuracy, found.epochs) == (straight.accuracy, straight.epochs)
+    assert (cost.left, cost.disk > 0) == (int(left > 0), left > 0)
+    assert cost.flops == pytest.approx(full.flops * left / wanted.trained.passes)
+
+
+def test_nothing_is_taken_from_an_expert_that_went_another_way(
+    bench: Benchmark, store: Path, tmp_path: Path
+) -> None:
+    """Of another schooling, number or code; or where steps remember, or norms keep."""
+    held = Store(tmp_path / "held")
+    shutil.copytree(store, held.root)
+    one = dataclasses.replace(stage(bench, store, 2), store=held.root)
+    obtain(held, one, Serial(), runtime())
+    longer = dataclasses.replace(one, upto=4)
+    assert longer.there() == 2
+    assert dataclasses.replace(longer, index=2).there() == 0
+    other = one.schooling.model_copy(update={"lr": 0.04})
+    assert dataclasses.replace(longer, schooling=other).there() == 0
+    manifest = held.folder(one.key()) / "stage.json"
+    manifest.parent.rename(manifest.parent.with_name("expert-0123456789abcdef"))  # of other code
+    assert longer.there() == 0
+    moving = dataclasses.replace(one, schooling=Schooling(
+        epochs=4, batch=16, lr=0.05, momentum=0.5, schedule="constant", weight_decay=0.0
+    ))  # fmt: skip
+    obtain(held, moving, Serial(), runtime())
+    assert dataclasses.replace(moving, upto=4).there() == 0
+    assert dataclasses.replace(moving, upto=1).there() == 1  # where no step is left to make

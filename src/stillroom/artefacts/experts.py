@@ -7,6 +7,7 @@ MTT: Cazenavette et al. 2022, arXiv:2203.11932; specification of trajectory matc
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,11 +22,11 @@ from stillroom.artefacts.difficulty import Difficulty, by_difficulty, difficulty
 from stillroom.artefacts.opened import nets_for, open_bench
 from stillroom.artefacts.schooling import Schooling
 from stillroom.artefacts.stage import COMMON, Stage
-from stillroom.artefacts.store import Store
+from stillroom.artefacts.store import MANIFEST, Store
 from stillroom.artefacts.training import TOLD, Work
 from stillroom.errors import StillroomError
 from stillroom.files import read_json
-from stillroom.nets.inner import flat
+from stillroom.nets.inner import flat, views
 from stillroom.nets.zoo import Arch
 from stillroom.runtime import Numerics, Runtime
 
@@ -144,13 +145,15 @@ class Expert(Stage):
         return (*range(self.upto + 1), *((last,) if self.whole and last > self.upto else ()))
 
     def make(self, shard: int, out: Path, rt: Runtime) -> None:
-        """Train the network, from the snapshot of a killed run if there is one.
+        """Train the network, from the snapshot of a killed run if there is one, or go on from where
+        one in the store ends that went the same way.
 
         Raises: StillroomError if it diverges.
         """
         rt = rt.under(self.numerics)  # whatever it is made for
         followed = dataclasses.replace(self, schooling=self.trained, whole=True)
-        work = Work(followed, out, rt.sized(self.flops(rt)))
+        # Compiled or not by the whole schooling, so that where it stops changes no byte.
+        work = Work(followed, out, rt.sized(dataclasses.replace(self, whole=True).flops(rt)))
         if self.difficulty is not None:
             work.data = dataclasses.replace(work.data, seen=self._seen(work.data.labels.cpu()))
         rows = _rows(out / TRAJECTORY, (len(self.epochs), len(flat(work.now()))))
@@ -163,8 +166,50 @@ class Expert(Stage):
 
         work.trail = trail
         work.restore()
+        if not work.progress.epochs:
+            self._follow(work, rows)
         work.run()
         work.tell()
+
+    def there(self) -> int:
+        """Epochs of the training that need not be made: another expert in the store has them."""
+        return self._kin()[1]
+
+    def _follow(self, work: Work, rows: np.memmap[Any, np.dtype[np.float32]]) -> None:
+        """Take over what another expert kept, and begin at its last epoch that is of use."""
+        folder, done = self._kin()
+        if not done or work.now().keys() - work.nets.member(0)[0].keys():
+            return  # buffers of norms are kept nowhere
+        kept = [epoch for epoch in self.epochs if epoch <= done]
+        told = _manifest(folder / MANIFEST, (folder / MANIFEST).stat().st_mtime_ns)
+        other = dataclasses.replace(self, **_reach(told["epochs"])).load(folder)
+        for i, epoch in enumerate(kept):
+            rows[i] = other.after(epoch).numpy()
+        params = work.nets.member(0)[0]
+        for name, value in views(other.after(done), params).items():
+            params[name].detach().copy_(value)
+        work.begin_at(done, other.seconds * done / other.epochs[-1])
+
+    def _kin(self) -> tuple[Path, int]:
+        """The expert in the store that spares most epochs, and how many; 0 if there is none.
+
+        It is this one but for the epochs that were kept, and made by this very code. Where steps
+        remember steps before them, nothing can be gone on with: then it has to have all.
+        """
+        best, mine = (self.store, 0), self.identity()
+        wanted, last = set(self.epochs), self.trained.passes
+        for path in sorted(self.store.glob(f"{self.kind}-*/{MANIFEST}")):
+            theirs = _manifest(path, path.stat().st_mtime_ns)
+            if {**theirs, "epochs": 0} != {**mine, "epochs": 0}:
+                continue
+            if self.key_of(theirs) != path.parent.name:
+                continue
+            has = set(theirs["epochs"])
+            usable = [e for e in has if e <= last and {w for w in wanted if w <= e} <= has]
+            done = max(usable, default=0)
+            if done > best[1] and (done == last or not self.schooling.momentum):
+                best = (path.parent, done)
+        return best
 
     def _seen(self, labels: Tensor) -> Callable[[int], Tensor]:
         """Which rows int64 an epoch sees, by `Order.seen` of every class."""
@@ -206,6 +251,22 @@ class Expert(Stage):
         told = read_json(part / TOLD)
         seconds = float(read_json(part / "timing.json")["seconds"])
         return Trajectory(self.arch, self.epochs, rows, float(told["accuracy"]), seconds)
+
+
+@functools.lru_cache(maxsize=4096)
+def _manifest(path: Path, changed: int) -> dict[str, Any]:
+    """The identity that an artefact's manifest tells; nothing if it is damaged."""
+    try:
+        found = read_json(path)["identity"]
+    except (StillroomError, KeyError, TypeError):
+        return {}
+    return found if isinstance(found, dict) and isinstance(found.get("epochs"), list) else {}
+
+
+def _reach(epochs: list[int]) -> dict[str, Any]:
+    """`upto` and `whole` of the expert that keeps these epochs."""
+    upto = next((e for e in epochs if e + 1 not in epochs), 0)
+    return {"upto": upto, "whole": epochs[-1] > upto}
 
 
 def _rows(path: Path, shape: tuple[int, int]) -> np.memmap[Any, np.dtype[np.float32]]:

@@ -53,11 +53,15 @@ class Stage(ABC):
 
     def key(self) -> str:
         """Return `kind-<16 hex digits>`, a digest of identity, version and code."""
+        return self.key_of(self.identity())
+
+    def key_of(self, identity: dict[str, Any]) -> str:
+        """Return the key that a stage of this kind and code has with some identity."""
         whole = {
             "kind": self.kind,
             "version": self.version,
             "code": code_digest(self.sources),
-            "identity": self.identity(),
+            "identity": identity,
         }
         return f"{self.kind}-{sha256(canonical(whole))[:16]}"
 

@@ -160,6 +160,16 @@ class Work:
         self.curve = [(int(epoch), float(value)) for epoch, value in header["curve"]]
         self.seconds = float(header["seconds"])
 
+    def begin_at(self, epochs: int, seconds: float) -> None:
+        """Take the weights, which were changed, for those after so many epochs.
+
+        Only of a training whose steps remember nothing. At its end it is tested here, as no epoch
+        is left that would be.
+        """
+        self.progress, self.seconds = Progress(epochs), seconds
+        if epochs == self.stage.schooling.passes:
+            self._test(epochs)
+
     def training(self) -> Training:
         """What the schooling says, for the trainer."""
         s = self.stage.schooling

@@ -118,8 +118,6 @@ class StatisticsMatching(Method, Grown):
                 raise ValueError(f"{name} belongs to {of}; leave it out")
         if self.targets != "whole" and not self.share:
             raise ValueError(f"share 0 of targets {self.targets}: that is targets whole")
-        if self._looks_up and self.weight and not self.momentum and self.average_start == "zero":
-            raise ValueError("average_start belongs to a momentum above 0; leave it out")
         return self
 
     @property

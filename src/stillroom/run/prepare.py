@@ -91,11 +91,11 @@ def _cost_of_trained(
     stages = list(
         {s.key(): s for s in with_needs(wanted, store.holds) if isinstance(s, kind)}.values()
     )
-    left = [stage for stage in stages if not store.complete(stage.key())]
+    left = [s for s in stages if not store.complete(s.key()) and _share_left(s)]
     numerics = left[0].numerics if left else "float32"
     bare = machines.runtime(machine, numerics, 0, session)
     probe = dataclasses.replace(bare, session=Session())
-    each = [stage.flops(probe) for stage in left]
+    each = [stage.flops(probe) * _share_left(stage) for stage in left]
     flops, rt = sum(each), bare.sized(max(each, default=0.0))
     taken = seconds(flops, rt) / machine.workers
     given = {isinstance(stage, Original) and bool(stage.weights) for stage in left}
@@ -103,6 +103,11 @@ def _cost_of_trained(
     disk = sum(stage.nbytes(probe) for stage in left if isinstance(stage, Expert))
     cost = Cost(what, len(stages), len(left), flops, taken, verb, disk=disk)
     return cost, rt.under("float32")  # what looks at them; each is trained under its own
+
+
+def _share_left(stage: Original | Expert) -> float:
+    """The share of a training that no other expert in the store spares."""
+    return 1 - stage.there() / stage.trained.passes if isinstance(stage, Expert) else 1.0
 
 
 def costs_of_stages(

@@ -55,7 +55,6 @@ def context(
         ({"targets": "whole", "share": 0.7}, "share belongs to targets by class"),
         ({"local_real": 7}, "local_real belongs to targets local"),
         ({"share": 0.0}, "share 0 of targets classes: that is targets whole"),
-        ({"momentum": 0.0, "average_start": "zero"}, "average_start belongs to a momentum above 0"),
         ({"views": {"curriculum": "cosine", "milestone": 0.0}}, "milestone 0 is no curriculum"),
         ({"layers": "norms", "conv_drop": 0.4}, "conv_drop belongs to layers all"),
         ({"layers": "norms", "targets": "whole", "variance": "released"}, "variance belongs to"),
