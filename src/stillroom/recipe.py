@@ -85,6 +85,20 @@ class Recipe(Model):
             )
         return self
 
+    @model_validator(mode="after")
+    def _everything_is_read(self) -> Recipe:
+        if self.numerics not in self.method.numerics:
+            raise ValueError(
+                f"numerics {self.numerics} changes nothing of {self.method.name()}, which computes "
+                f"in {self.method.numerics[0]}; leave it out"
+            )
+        if getattr(self.method, "labels", "") == "learned" and self.outer.labels is None:
+            raise ValueError(
+                "labels learned need an optimiser, outer.labels: start from datm, pad or edf, "
+                "which have one"
+            )
+        return self
+
     @property
     def stored_as(self) -> Literal["float32", "float16", "uint8", "jpeg"]:
         """The storage that "auto" stands for: whole pixels only where images are real ones."""

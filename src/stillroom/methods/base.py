@@ -133,6 +133,8 @@ class Method(Model, ABC):
     """A family of distillation methods; papers are recipes over its fields."""
 
     papers: ClassVar[tuple[str, ...]] = ()
+    numerics: ClassVar[tuple[str, ...]] = ("float32", "tf32", "bf16", "float64")
+    """Those that change something: the others are refused."""
     of_init: ClassVar[tuple[str, ...]] = ()
     """Fields of a row that mean nothing where another `init` is asked for than the row's."""
 
@@ -192,9 +194,10 @@ class Method(Model, ABC):
         """Image forwards of one step, a backward counted as two: sizes plans, never results."""
         return 3.0 * classes * ipc
 
-    def refuse_unread(self, ipc: int, nets: Nets, steps: int) -> None:
+    def refuse_unread(self, ipc: int, nets_of: Callable[[str], Nets], steps: int) -> None:
         """Refuse what the user set and this ipc, network and number of steps leave nothing to read.
 
+        `nets_of`: makes networks by name, "auto" being the recipe's.
         Raises: StillroomError naming the field.
         """
 
@@ -237,7 +240,7 @@ class Method(Model, ABC):
         """Why a class of so many real images, of `size` pixels, is too small to start from, with
         the remedy; nothing if it is not.
         """
-        if images >= ipc or getattr(self, "init", "real") != "real":
+        if images >= ipc or getattr(self, "init", "real") not in ("real", "known"):
             return ""
         return f"has {images} training images; lower --ipc or drop the class"
 

@@ -7,7 +7,7 @@ arXiv:2102.08259: the same loop with one augmentation for both sides.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
@@ -73,8 +73,9 @@ class GradientMatching(Method):
             matches, epochs = self.matches, max(1, round(EPOCHS / self.matches))
         return matches, self.net_epochs or epochs
 
-    def refuse_unread(self, ipc: int, nets: Nets, steps: int) -> None:
+    def refuse_unread(self, ipc: int, nets_of: Callable[[str], Nets], steps: int) -> None:
         """Settings of the network's training where it has none, of norms where there are none."""
+        nets = nets_of("auto")
         fields = type(self).model_fields
         if nets.classes < 2:
             raise StillroomError(

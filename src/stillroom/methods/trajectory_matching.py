@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 
 from stillroom.artefacts.schooling import SCHOOLINGS, NamedSchooling
 from stillroom.config import DSA, Grown
+from stillroom.errors import StillroomError, suggest
 from stillroom.methods.base import Context, Method, Synth
 from stillroom.methods.trajectory_options import EXPERTS, Areas, Labeller, Parameters, Window
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from stillroom.artefacts.experts import Trajectory
     from stillroom.artefacts.stage import Stage
     from stillroom.methods.trajectory_start import Logits
+    from stillroom.nets.ensemble import Nets
     from stillroom.nets.zoo import Arch
 
 LEAST_RATE = 1e-6  # of the student, which the reference lets turn negative
@@ -76,6 +78,8 @@ class TrajectoryMatching(Grown, Method):
     labeller: Labeller = Field(
         Labeller.model_construct(), description="who knows first images, and labels them"
     )
+    numerics: ClassVar[tuple[str, ...]] = ("float32", "tf32", "float64")
+    """Second derivatives are in no bf16; experts have numerics of their own, in their schooling."""
     papers: ClassVar[tuple[str, ...]] = (
         "cazenavette2022mtt",
         "du2023ftd",
@@ -147,6 +151,20 @@ class TrajectoryMatching(Grown, Method):
     def images_held(self, classes: int, ipc: int) -> int:
         """A batch under two derivatives; of all steps where the graph is kept."""
         return 3 * min(self.batch, classes * ipc) * (self.inner if self.engine == "unrolled" else 1)
+
+    def refuse_unread(self, ipc: int, nets_of: Callable[[str], Nets], steps: int) -> None:
+        """A layer that is no map of the network that looks."""
+        from stillroom.nets.maps import map_layers
+
+        areas = self.areas
+        if areas.beta is None or areas.layer == "auto":
+            return
+        nets = nets_of(areas.net)
+        if areas.layer not in (there := map_layers(nets.make(1, 0, "plan"))):
+            raise StillroomError(
+                f"areas.layer={areas.layer[:60]!r} is no map of {nets.arch.name}, whose maps are "
+                f"{', '.join(there) or 'none'}{suggest(areas.layer, there)}"
+            )
 
     def parameters_held(self, on_gpu: bool) -> int:
         """Those before every step of the student, or of a stretch of them, beside a step's own."""
@@ -229,7 +247,14 @@ class TrajectoryMatching(Grown, Method):
             maps = synth.memory["maps"]
             assert not isinstance(maps, float)
             synth.images.grad *= emphasis(maps, self.areas.beta, self.areas.threshold)
-        return self.gate is None or float(synth.memory["distance"]) <= self.gate
+        if self.gate is None:
+            return True
+        moves = float(synth.memory["distance"]) <= self.gate
+        dropped = synth.memory.get("dropped", 0.0)
+        assert isinstance(dropped, float)
+        synth.memory["dropped"] = dropped + (not moves)
+        ctx.log(dropped=synth.memory["dropped"])
+        return moves
 
     def project(self, ctx: Context, synth: Synth) -> None:
         """The rate stays positive; the average follows the images.

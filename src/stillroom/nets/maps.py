@@ -58,6 +58,12 @@ def deepest(nets: Ensemble) -> str:
 
 def deepest_map(nets: Ensemble) -> str | None:
     """The same; None if there is none."""
+    found = map_layers(nets)
+    return found[-1] if found else None
+
+
+def map_layers(nets: Ensemble) -> list[str]:
+    """The modules whose output is a map of more than one pixel, in the order of their calls."""
     found: list[str] = []
 
     def look(name: str) -> Callable[[nn.Module, Any, Any], None]:
@@ -74,7 +80,7 @@ def deepest_map(nets: Ensemble) -> str | None:
     finally:
         for one in hooks:
             one.remove()
-    return found[-1] if found else None
+    return found
 
 
 def normalised(raw: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from stillroom.distilled import Distilled, load
 from stillroom.errors import StillroomError
 from stillroom.files import read_json
 from stillroom.methods.distil import Distil
+from stillroom.nets.ensemble import Nets
 from stillroom.recipe import Recipe
 from stillroom.run import machine as machines
 from stillroom.run.estimate import Estimate, distil_estimate, passes_of
@@ -95,10 +96,12 @@ def plan(
     wanted = stage.wants()  # what is wrong with its networks is said now
     probe = dataclasses.replace(bare, session=Session())
     steps = recipe.method.steps(recipe.outer)
-    recipe.method.refuse_unread(recipe.ipc, nets_for(arch, bench, probe), steps)
-    estimate = distil_estimate(
-        recipe, bench, lambda name: nets_for(network_of(name, arch), bench, probe)
-    )
+
+    def nets_of(name: str) -> Nets:
+        return nets_for(network_of(name, arch), bench, probe)
+
+    recipe.method.refuse_unread(recipe.ipc, nets_of, steps)
+    estimate = distil_estimate(recipe, bench, nets_of)
     passes = passes_of(wanted.values(), store)
     held = [s.memory(probe) for s in passes if not store.complete(s.key())]
     estimate = dataclasses.replace(estimate, memory=max([estimate.memory, *held]))

@@ -375,20 +375,20 @@ def test_what_nothing_would_read_is_refused(
 ) -> None:
     method, nets = GradientMatching(**given), context(bench, arch).networks
     if not said:
-        method.refuse_unread(ipc, nets, 100)
+        method.refuse_unread(ipc, lambda _: nets, 100)
         return
     with pytest.raises(StillroomError, match=said):
-        method.refuse_unread(ipc, nets, 100)
+        method.refuse_unread(ipc, lambda _: nets, 100)
 
 
 def test_too_few_steps_and_one_class_are_refused(bench: Benchmark) -> None:
     nets, method = context(bench).networks, GradientMatching(matches=10, net_lr=0.1)
-    method.refuse_unread(1, nets, 2)
+    method.refuse_unread(1, lambda _: nets, 2)
     with pytest.raises(StillroomError, match="at ipc 1 and 1 steps a network matches once"):
-        method.refuse_unread(1, nets, 1)
+        method.refuse_unread(1, lambda _: nets, 1)
     alone = Nets(nets.arch, 1, 3, 8, nets.rt)
     with pytest.raises(StillroomError, match="nothing of one class alone"):
-        GradientMatching().refuse_unread(1, alone, 5)
+        GradientMatching().refuse_unread(1, lambda _: alone, 5)
 
 
 def test_a_frozen_batchnorm_is_that_of_evaluation(bench: Benchmark) -> None:
