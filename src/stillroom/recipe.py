@@ -261,12 +261,6 @@ def find_row(preset: str, benchmark: str, ipc: int) -> Packaged | None:
     return next((r for r in packaged() if r.name == wanted), None)
 
 
-def protocol_of(row: str) -> str:
-    """The protocol that a packaged row asks to be judged by; nothing if it asks for none."""
-    asked = load_recipe(row)[0].get("evaluate") or [{}]
-    return str(asked[0].get("protocol", ""))
-
-
 def load_recipe(name: str) -> tuple[dict[str, Any], str]:
     """Read a recipe by path or packaged name; returns (dict, source)."""
     inside = next((r for r in packaged() if r.name == name), None)

@@ -13,7 +13,8 @@ from stillroom.cli import run
 from stillroom.data.benchmarks import Benchmark
 from stillroom.distilled import Distilled, load
 from stillroom.errors import StillroomError
-from stillroom.interchange.edf_config import DEAD, convert
+from stillroom.interchange.edf_config import convert
+from stillroom.interchange.edf_keys import DEAD
 from stillroom.interchange.tensors import imported
 from stillroom.methods.trajectory_options import Labeller
 from stillroom.recipe import load_recipe, validate
@@ -89,9 +90,16 @@ def test_dead_keys_change_nothing(key: str) -> None:
         ({"lr_img": "fast"}, "lr_img='fast' is not a number"),
         ({"ipc": 1.5}, "ipc=1.5 is not a whole number"),
         ({"zca": "perhaps"}, "zca='perhaps' is neither true nor false"),
-        ({"max_start_epoch": 0}, "method.window.last"),
-        ({"family": "edf", "loss_threshold": 1.0}, "less than 1"),
+        ({"max_start_epoch": 0}, "max_start_epoch: Input should be greater"),
+        ({"family": "edf", "loss_threshold": 1.0}, "loss_threshold=1 leaves nothing"),
         ({"Iteration": "1e999"}, "is too large"),
+        ({"max_start_epoch": 100, "current_max_start_epoch": 100}, "up to epoch 101, and it is tr"),
+        (
+            {"expansion_end_epoch": 0},
+            "min_start_epoch, max_start_epoch, expansion_end_epoch: begin",
+        ),
+        ({"lr_y": 0}, "lr_y: Input should be greater than 0"),
+        ({"num_eval": 0}, "num_eval: Input should be greater"),
         ({"Iteration": "9" * 400}, "is too large"),
         ({"Iteration": 10**7, "eval_it": 1}, "eval_it=1 keeps 10000000 sets"),
         ({"dsa_strategy": "colour_crop"}, "unknown word 'colour'"),

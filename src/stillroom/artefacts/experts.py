@@ -92,7 +92,7 @@ class Expert(Stage):
         if not 1 <= self.upto <= self.schooling.passes:
             raise StillroomError(
                 f"experts are wanted up to epoch {self.upto} and trained for "
-                f"{self.schooling.passes}; give them more epochs, or match earlier ones"
+                f"{self.schooling.passes}; give them more --epochs, or a lower --upto"
             )
         if self.schooling.select == "best" or self.schooling.raw_pixels:
             raise StillroomError(

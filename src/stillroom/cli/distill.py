@@ -216,7 +216,6 @@ def distil_preset(name: str, values: dict[str, Any]) -> None:
     if values.get("watch"):
         schooling = find_schooling(values.get("originals") or "default")
         given["watch"] = {"measures": values["watch"], "schooling": schooling}
-    from_preset(name, data, ipc, given)  # what is wrong is said before the data are read
 
     def settle(bench: Benchmark) -> tuple[Recipe, str | None]:
         made, row = from_preset(name, bench.name, ipc, given, bench.known)
@@ -225,7 +224,9 @@ def distil_preset(name: str, values: dict[str, Any]) -> None:
             made, row = from_preset(name, bench.name, ipc, merged(given, kept), bench.known)
         return made, row
 
-    _run(settle, _started(values, data))
+    with flags.as_flags():
+        from_preset(name, data, ipc, given)  # what is wrong is said before the data are read
+        _run(settle, _started(values, data))
 
 
 def _clom(values: dict[str, Any]) -> dict[str, Any]:
@@ -245,10 +246,9 @@ def _clom(values: dict[str, Any]) -> dict[str, Any]:
 def _run(settle: Callable[[Benchmark], tuple[Recipe, str | None]], how: Started) -> None:
     from stillroom.cli.show import say
     from stillroom.progress import Shown
-    from stillroom.recipe import protocol_of
     from stillroom.run import machine as machines
     from stillroom.run.distil import distil, plan
-    from stillroom.run.evaluations import check_evaluations
+    from stillroom.run.evaluations import check_evaluations, protocol_of
 
     shown = Shown(how.quiet)
     store = machines.store(how.machine)

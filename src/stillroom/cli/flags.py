@@ -6,9 +6,10 @@ every `--help`. So only explicit choices travel on, and one validator sees them.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from cyclopts import Group, Parameter
@@ -175,6 +176,20 @@ def chosen(values: dict[str, Any], slot: str) -> dict[str, Any]:
                 )
         level[parts[-1]] = value
     return found
+
+
+@contextlib.contextmanager
+def as_flags() -> Iterator[None]:
+    """Errors of a block that name fields of a recipe name the flags that set them instead."""
+    try:
+        yield
+    except StillroomError as error:
+        text = re.sub(
+            r"\b(?:method|outer)\.([a-z][\w.]*):(?= )",
+            lambda m: f"--{m[1].replace('_', '-')}:",
+            str(error),
+        )
+        raise StillroomError(text.replace(": recipe: ", ": ")) from None
 
 
 def refuse_unread_data(values: dict[str, Any]) -> None:

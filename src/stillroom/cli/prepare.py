@@ -260,7 +260,9 @@ def _schooling(values: dict[str, Any]) -> Schooling:
 def _command(
     name: str, run: Callable[..., None], about: str, recipe: str, more: list[inspect.Parameter]
 ) -> None:
-    unread = () if name == "experts" else ("order",)  # all others see all images in every epoch
+    # Experts take images as students do and are kept after every epoch, up to --upto; all others
+    # see all images in every epoch.
+    unread = ("stop", "select", "raw_pixels") if name == "experts" else ("order",)
     networks = [
         flags.keyword(
             "data",

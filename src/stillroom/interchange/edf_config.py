@@ -8,93 +8,26 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from stillroom.config import DSA
 from stillroom.data.named import NAMED
 from stillroom.errors import StillroomError, suggest
+from stillroom.interchange.edf_keys import (
+    DATA,
+    DEAD,
+    DEFAULTS,
+    FRUIT,
+    NETS,
+    OF_EDF,
+    OF_PAD,
+    OWN,
+    POOLS,
+    REFUSED,
+    THEIRS,
+    Family,
+)
 from stillroom.recipe import validate
 
-# What a key is where a file leaves it out, in the code that reads these files.
-DEFAULTS: dict[str, Any] = {
-    "dataset": "CIFAR10",
-    "subset": "imagenette",
-    "model": "ConvNet",
-    "res": 32,
-    "ipc": 1,
-    "eval_mode": "S",
-    "num_eval": 5,
-    "eval_it": 100,
-    "epoch_eval_train": 1000,
-    "Iteration": 5000,
-    "lr_img": 1000,
-    "lr_teacher": 0.01,
-    "lr_lr": 1e-5,
-    "lr_y": 2.0,
-    "Momentum_y": 0.9,
-    "batch_syn": 256,
-    "batch_train": 256,
-    "pix_init": "samples_predicted_correctly",
-    "dsa": True,
-    "dsa_strategy": DSA.partition(":")[2],
-    "no_aug": False,
-    "expert_epochs": 2,
-    "syn_steps": 80,
-    "max_start_epoch": 25,
-    "min_start_epoch": 0,
-    "Sequential_Generation": True,
-    "expansion_end_epoch": 3000,
-    "current_max_start_epoch": 20,
-    "threshold": 1.0,
-    "zca": True,
-    "max_files": None,
-    "max_experts": None,
-    "interval": 50,
-    "act_threshold": -1.0,
-    "model_name": "",
-    "target_layer_deep": "",
-    "Initialize_Label_With_Another_Model": False,
-    "Initialize_Label_Model": "",
-    "Label_Model_Timestamp": -1,
-}
-# These have no default there, or one that cannot run.
-OWN = ("beta", "loss_threshold", "depth_ratio", "loss_ratio")
-OF_EDF = ("beta", "interval", "act_threshold", "loss_threshold", "model_name", "target_layer_deep")
-OF_PAD = ("depth_ratio", "loss_ratio")
-Family = Literal["edf", "datm", "pad"]
-DEAD = {
-    "ema_decay": "nothing reads it",
-    "lr_init": "nothing reads it",
-    "record_loss": "nothing reads it",
-    "init_frozen": "nothing reads it",
-    "target_layer_shallow": "nothing reads it",
-    "loss_threshold_low": "nothing reads it",
-    "loss_threshold_high": "nothing reads it",
-    "batch_real": "of a check of real images that decides nothing",
-    "project": "of the tracker of experiments",
-    "force_save": "every kept step is saved whole",
-    "load_all": "experts are read row by row",
-    "parall_eva": "see --workers",
-    "skip_first_eva": "what a run starts from is no step of it",
-    "device": "see --device",
-    "data_path": "see --data-root",
-    "buffer_path": "experts lie in the store, see --store",
-    "activation_model_path": "the network that looks is trained, or brought, see docs/methods/mtt",
-    "Initialize_Label_Model_Dir": "the network that labels is trained, or brought, as NAME=FILE",
-    "canvas_size": "of textures",
-    "canvas_samples": "of textures",
-}
-REFUSED = {
-    "texture": (False, "textures have no counterpart"),
-}
-DATA = {"CIFAR10": "cifar10", "CIFAR100": "cifar100", "Tiny": "tiny-imagenet"}
-NETS = {"ConvNet": "convnet3", "AlexNet": "alexnet", "VGG11": "vgg11", "ResNet18": "resnet18"}
-POOLS = {"S": ["auto"], "M": ["convnet3", "alexnet", "vgg11", "resnet18"]}
-# imagefruit's files for 1 and 10 images a class are copies of that for 50.
-FRUIT: dict[int, dict[str, Any]] = {
-    1: {"current_max_start_epoch": 5, "max_start_epoch": 10, "interval": 50, "loss_threshold": 0},
-    10: {"current_max_start_epoch": 10, "max_start_epoch": 20, "loss_threshold": 0.25},
-}
 MOST = 1e7  # of any number; steps too
 MOST_KEPT = 10**4  # sets of one run
 _NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)([A-Za-z]*)")
@@ -173,8 +106,18 @@ def convert(
     side = read.whole("res") if bench not in DATA.values() else NAMED[bench].size
     if side != NAMED[bench].size:
         read.notes.append(f"res: run it with --size {side}")
-    validate(value, source)
+    try:
+        validate(value, source)
+    except StillroomError as error:
+        raise StillroomError(_as_theirs(str(error))) from None
     return value, read.notes
+
+
+def _as_theirs(text: str) -> str:
+    """An error that names our fields, with the keys of the file that they are from."""
+    for ours, theirs in THEIRS.items():
+        text = re.sub(rf"\b{re.escape(ours)}(?=: )", theirs, text)
+    return text
 
 
 def _repair_fruit(read: Reader) -> None:
@@ -329,6 +272,8 @@ def _parameters(read: Reader, family: Family) -> dict[str, Any]:
         share = read.number(key)
     elif family == "edf":
         read.notes.append(f"{key}: not there, where its code leaves out everything; 0 here")
+    if not share < 1:
+        raise StillroomError(f"{read.source}: {key}={share:g} leaves nothing; it must be below 1")
     return {"drop": drop, "share": share} if share else {"drop": "none", "share": 0.0}
 
 
@@ -337,12 +282,16 @@ def _areas(read: Reader) -> dict[str, Any] | None:
         read.notes.append("beta: not there, where its code stops at the first look; no look here")
         return None
     found: dict[str, Any] = {"beta": read.number("beta"), "every": read.whole("interval")}
+    read.notes.append("maps: Grad-CAM, as in the paper; areas.cam=smooth-grad-cam++ is its code's")
     bound = read.number("act_threshold")
     if bound > 0:
         found["threshold"] = bound
     name, layer = read.text("model_name"), read.text("target_layer_deep")
     if name and name.lower().startswith("resnet18"):
         large = read.text("dataset") == "ImageNet"
+        read.notes.append(
+            "model_name: trained on these classes here, or brought: areas.net=NAME=FILE"
+        )
         found["net"] = "imagenet/resnet18" if large else "resnet18-bn"
         if layer.startswith("layer"):
             found["layer"] = layer

@@ -93,6 +93,12 @@ class TrajectoryMatching(Grown, Method):
     def _every_field_is_read(self) -> TrajectoryMatching:
         if self.engine == "unrolled" and self.theta != "device":
             raise ValueError("theta is of exact and tesla; unrolled keeps the whole graph")
+        read = max(self.window.needed, self.labeller.epoch or 0)
+        if read > self.schooling.passes:
+            raise ValueError(
+                f"window and labeller read an expert up to epoch {read}, and it is trained for "
+                f"{self.schooling.passes}; give schooling more epochs, or window an earlier last"
+            )
         if not self._asked and self.labeller != Labeller.model_construct():
             raise ValueError("labeller belongs to init known or to labels learned; set one of them")
         return self

@@ -14,7 +14,7 @@ from stillroom.evaluation.protocol import TAUGHT
 from stillroom.evaluation.published import find_protocol
 from stillroom.methods.base import Method
 from stillroom.nets.zoo import Arch
-from stillroom.recipe import EvaluateSpec
+from stillroom.recipe import EvaluateSpec, load_recipe
 from stillroom.run import machine as machines
 from stillroom.run.distil import Plan
 from stillroom.run.estimate import Cost, seconds, student_flops
@@ -42,6 +42,12 @@ def asked_of(spec: EvaluateSpec, method: Method, made: Distilled) -> Asked:
 
 def _schooling(spec: EvaluateSpec, method: Method) -> Schooling | None:
     return getattr(method, "schooling", None) if spec.teachers else None
+
+
+def protocol_of(row: str) -> str:
+    """The protocol that a packaged row asks to be judged by; nothing if it asks for none."""
+    asked = load_recipe(row)[0].get("evaluate") or [{}]
+    return str(asked[0].get("protocol", ""))
 
 
 def check_evaluations(specs: Sequence[EvaluateSpec], planned: Plan) -> None:

@@ -224,9 +224,11 @@ def test_moving_average_has_the_value_of_the_past_and_the_gradient_of_now(
     bench: Benchmark, store: Path
 ) -> None:
     """Of a constant it is that constant at once; from zero it is short by 1 - rate^n."""
-    corrected = method(observers=ARCHS[1:], momentum=0.8, weight=1.0, share=0.0)
-    zero = method(observers=ARCHS[1:], momentum=0.8, weight=1.0, share=0.0, average_start="zero")
-    plain = method(observers=ARCHS[1:], momentum=0.0, weight=1.0, share=0.0)
+    corrected = method(observers=ARCHS[1:], momentum=0.8, weight=1.0, targets="whole")
+    zero = method(
+        observers=ARCHS[1:], momentum=0.8, weight=1.0, targets="whole", average_start="zero"
+    )
+    plain = method(observers=ARCHS[1:], momentum=0.0, weight=1.0, targets="whole")
     losses = {}
     for name, made in (("corrected", corrected), ("zero", zero), ("plain", plain)):
         ctx, state = context(made, bench, store), synth(bench)
@@ -237,7 +239,7 @@ def test_moving_average_has_the_value_of_the_past_and_the_gradient_of_now(
 
 def test_dropped_convolutions(bench: Benchmark, store: Path) -> None:
     """All of them dropped: norms alone are left, at the weight of a later layer."""
-    none = method(conv_drop=1.0, momentum=0.0, weight=1.0, share=0.0)
+    none = method(conv_drop=1.0, momentum=0.0, weight=1.0, targets="whole")
     ctx, state = context(none, bench, store), synth(bench)
     net = net_of(ctx, 0)
     logits, seen = inputs(net, state.images.detach())
