@@ -95,7 +95,7 @@ def test_dead_keys_change_nothing(key: str) -> None:
         ({"Iteration": "1e999"}, "is too large"),
         ({"max_start_epoch": 100, "current_max_start_epoch": 100}, "up to epoch 101, and it is tr"),
         (
-            {"expansion_end_epoch": 0},
+            {"expansion_end_epoch": 0, "Sequential_Generation": True, "current_max_start_epoch": 9},
             "min_start_epoch, max_start_epoch, expansion_end_epoch: begin",
         ),
         ({"lr_y": 0}, "lr_y: Input should be greater than 0"),

@@ -21,6 +21,7 @@ from stillroom.errors import StillroomError
 from stillroom.files import read_json
 from stillroom.methods.distil import Distil
 from stillroom.nets.ensemble import Nets
+from stillroom.nets.zoo import Arch
 from stillroom.recipe import Recipe
 from stillroom.run import machine as machines
 from stillroom.run.estimate import Estimate, distil_estimate, passes_of
@@ -96,10 +97,7 @@ def plan(
     wanted = stage.wants()  # what is wrong with its networks is said now
     probe = dataclasses.replace(bare, session=Session())
     steps = recipe.method.steps(recipe.outer)
-
-    def nets_of(name: str) -> Nets:
-        return nets_for(network_of(name, arch), bench, probe)
-
+    nets_of = _nets_of(arch, bench, probe)
     recipe.method.refuse_unread(recipe.ipc, nets_of, steps)
     estimate = distil_estimate(recipe, bench, nets_of)
     passes = passes_of(wanted.values(), store)
@@ -111,6 +109,11 @@ def plan(
     if out is not None:
         _check_out(out, stage.key(), force)
     return Plan(stage, bench, rt, store, estimate, out, row, recipe.name, force)
+
+
+def _nets_of(arch: Arch, bench: Benchmark, rt: Runtime) -> Callable[[str], Nets]:
+    """Networks by the names that a method gives; "auto" is `arch`."""
+    return lambda name: nets_for(network_of(name, arch), bench, rt)
 
 
 def distil(planned: Plan, machine: Machine) -> Distilled:
