@@ -20,10 +20,11 @@ from torch import Tensor
 import released
 from stillroom.artefacts.executor import Serial
 from stillroom.artefacts.given import other_order, settled
-from stillroom.artefacts.originals import Original, OriginalModel, pool_of
+from stillroom.artefacts.originals import Original, OriginalModel, opened, pool_of
 from stillroom.artefacts.schooling import Schooling
 from stillroom.artefacts.store import Store, obtain
 from stillroom.data.benchmarks import Benchmark, from_arrays
+from stillroom.data.imagenet import WNIDS, indices
 from stillroom.distilled import load
 from stillroom.errors import StillroomError
 from stillroom.evaluation.published import find_protocol
@@ -33,6 +34,7 @@ from stillroom.nets.zoo import build, resolve
 from stillroom.nets.zoo import canonical as canonical_name
 from stillroom.nets.zoo import weights as module
 from stillroom.recipe import from_preset
+from stillroom.rng import rng
 from stillroom.run.assess import held_out
 from stillroom.run.distil import distil, plan
 from stillroom.run.judge import evaluate
@@ -222,6 +224,36 @@ def test_students_and_distillers_have_no_weights() -> None:
             resolve(name)
     with pytest.raises(StillroomError, match="networks begin afresh here"):
         canonical_name(f"{ARCH}=0123456789abcdef")
+
+
+def test_of_a_network_of_imagenet_the_classes_of_the_data_are_taken(
+    tmp_path: Path, store: Path
+) -> None:
+    """By WordNet id, in the order of the data; of other classes it stays refused."""
+    net = build(ARCH, 1000, 3, 8)
+    with torch.no_grad():
+        for tensor in net.parameters():
+            tensor.normal_(generator=rng(0, "imagenet"))
+    save_file(net.state_dict(), tmp_path / "thousand.safetensors")
+    names = ("n02102040", "n01440764")  # numbers 217 and 0 of ImageNet-1K
+    some = from_arrays(*toy_images(), *toy_images(seed=1), classes=names, name="two", store=store)
+    name = settled(f"{ARCH}={tmp_path / 'thousand.safetensors'}", some, store)
+    (stage,) = pool(some, store, name)
+    model = obtain(Store(store), stage, Serial(), RT)
+    images = torch.randn(5, 3, 8, 8, generator=rng(0, "images"))
+    with torch.no_grad():
+        wanted = net.eval()(images)[:, [217, 0]]
+        torch.testing.assert_close(opened(model, some, RT).logits(images)[0], wanted)
+    other = from_arrays(
+        *toy_images(), *toy_images(seed=1), classes=("a", "b"), name="ab", store=store
+    )
+    with pytest.raises(StillroomError, match=r"classifier\.weight"):
+        settled(f"{ARCH}={tmp_path / 'thousand.safetensors'}", other, store)
+    assert indices(names) == (217, 0)
+    assert indices(("n01440764", "tench")) is None
+    assert [WNIDS[i] for i in sorted(WNIDS)] == sorted(
+        WNIDS.values()
+    )  # as ImageNet-1K numbers them
 
 
 # -- published ------------------------------------------------------------------------------------

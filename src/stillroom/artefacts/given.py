@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from stillroom.data.benchmarks import Benchmark
+from stillroom.data.imagenet import indices
 from stillroom.data.preprocess import CONSTANTS
 from stillroom.errors import StillroomError
 from stillroom.files import fresh_folder, read_json, sha256, sha256_file, user_path, write_atomic
@@ -61,9 +62,7 @@ def keep_weights(path: Path, arch: Arch, bench: Benchmark, root: Path) -> str:
 
     Raises: StillroomError as `load_weights`.
     """
-    with global_rng(0, "given"):
-        net = arch.build(len(bench.classes), bench.channels, bench.size)
-    load_weights(net, path)
+    net = _loaded(path, arch, bench)
     tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}
     data = save({name: t.detach().contiguous() for name, t in tensors.items()})
     digest = sha256(data)[:16]
@@ -72,6 +71,35 @@ def keep_weights(path: Path, arch: Arch, bench: Benchmark, root: Path) -> str:
         with fresh_folder(folder) as fresh:
             write_atomic(fresh / FILE, data)
     return digest
+
+
+def _loaded(path: Path, arch: Arch, bench: Benchmark) -> nn.Module:
+    """The network with the weights of a checkpoint.
+
+    For some classes of ImageNet-1K one that knows all of them will do: it is left with theirs.
+    """
+    net, rows = _built(arch, bench, len(bench.classes)), indices(bench.classes)
+    try:
+        load_weights(net, path)
+    except StillroomError as error:
+        if rows is None or len(rows) == CLASSES:
+            raise
+        whole = _built(arch, bench, CLASSES)
+        try:
+            load_weights(whole, path)
+        except StillroomError:
+            raise error from None
+        theirs = whole.state_dict()
+        with torch.no_grad():
+            for name, target in net.state_dict().items():
+                same = theirs[name].shape == target.shape
+                target.copy_(theirs[name] if same else theirs[name][list(rows)])
+    return net
+
+
+def _built(arch: Arch, bench: Benchmark, classes: int) -> nn.Module:
+    with global_rng(0, "given"):
+        return arch.build(classes, bench.channels, bench.size)
 
 
 def given_weights(name: str, digest: str, like: dict[str, Tensor], root: Path) -> dict[str, Tensor]:
@@ -162,7 +190,7 @@ def _file(network: str, weights: str, bench: Benchmark, root: Path) -> Path:
 def _refuse_unlike(network: str, bench: Benchmark) -> None:
     """Published weights tell the classes of ImageNet-1K apart, in its order and normalisation."""
     name = f"{network}={WORD}"
-    if len(bench.classes) != CLASSES:
+    if len(bench.classes) != CLASSES and indices(bench.classes) is None:
         raise StillroomError(
             f"{name} tells {CLASSES} classes apart and {bench.name} has {len(bench.classes)}; "
             f"leave '={WORD}' out to train it on these data, or name weights of them"

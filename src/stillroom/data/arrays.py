@@ -91,7 +91,7 @@ def _raw(
         made[split] = array_split(images, labels, f"{name} {split}")
         highest = max(highest, int(labels.max()))
     names = tuple(classes) if classes is not None else tuple(map(str, range(highest + 1)))
-    return check(RawSplits(names, made, ["arrays", digest.hexdigest()]), name)
+    return check(RawSplits(names, made, ["arrays", digest.hexdigest(), list(names)]), name)
 
 
 def _numpy(array: Array) -> NDArray[Any]:

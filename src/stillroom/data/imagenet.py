@@ -9,6 +9,7 @@ imageyellow; numbers compare only where the lists are the same.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from stillroom.data.raw import RawSplits, select
 from stillroom.errors import StillroomError
@@ -95,6 +96,16 @@ _WNID = re.compile(r"n\d{8}")
 def wnids(name: str) -> tuple[str, ...]:
     """WordNet ids of a subset, in label order."""
     return tuple(WNIDS[index] for index in SUBSETS[name])
+
+
+def indices(classes: Sequence[str]) -> tuple[int, ...] | None:
+    """Positions in ImageNet-1K of classes that go by their WordNet ids; None if one does not.
+
+    Of the classes of the subsets above.
+    """
+    known = {wnid: index for index, wnid in WNIDS.items()}
+    found = tuple(known.get(name, -1) for name in classes)
+    return None if -1 in found else found
 
 
 def cut(raw: RawSplits, name: str, source: str) -> RawSplits:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -158,3 +159,14 @@ def test_a_plain_tensor_dataset() -> None:
 def test_repeated_class_names() -> None:
     with pytest.raises(StillroomError, match="two classes are named 'x'"):
         from_arrays(COLOUR, LABELS, classes=["x", "x"])
+
+
+def test_the_same_pixels_under_other_names_are_other_data(tmp_path: Path) -> None:
+    """Also where the store has decoded them before."""
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
+    both = (images, np.array([0, 0, 1, 1]))
+    first = from_arrays(*both, *both, classes=("cat", "dog"), store=tmp_path)
+    other = from_arrays(*both, *both, classes=("left", "right"), store=tmp_path)
+    assert (first.classes, other.classes) == (("cat", "dog"), ("left", "right"))
+    assert first.digest != other.digest
+    assert from_arrays(*both, *both, classes=("cat", "dog"), store=tmp_path).digest == first.digest
