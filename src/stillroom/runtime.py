@@ -11,6 +11,7 @@ import ctypes
 import os
 import platform
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -205,6 +206,19 @@ def refuse_too_large(need: int, what: str, device: torch.device, remedy: str) ->
         raise StillroomError(
             f"{what} {need / 2**30:.1f} GiB of memory on {device} and {supply / 2**30:.1f} GiB are "
             f"free; {remedy}"
+        )
+
+
+def refuse_full(need: int, folder: Path, remedy: str) -> None:
+    """Refuse before work starts what the disk of an existing folder has no room for.
+
+    Raises: StillroomError naming need, room and the remedy.
+    """
+    room = shutil.disk_usage(folder).free
+    if need > room:
+        raise StillroomError(
+            f"about {need / 1e9:.1f} GB are to be written below {folder} and {room / 1e9:.1f} GB "
+            f"are free there; {remedy}"
         )
 
 

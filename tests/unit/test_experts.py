@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,7 +30,9 @@ from stillroom.nets.sharpness import Uphill, direction, perturbation
 from stillroom.nets.sources import Images
 from stillroom.nets.train import Training, predict, train
 from stillroom.nets.zoo import resolve
+from stillroom.recipe import from_preset
 from stillroom.rng import rng
+from stillroom.run.distil import distil, plan
 from stillroom.run.options import Machine
 from stillroom.run.prepare import cost_of_experts
 from stillroom.runtime import Runtime
@@ -294,3 +297,19 @@ def test_nothing_is_taken_from_an_expert_that_went_another_way(
     obtain(held, moving, Serial(), runtime())
     assert dataclasses.replace(moving, upto=4).there() == 0
     assert dataclasses.replace(moving, upto=1).there() == 1  # where no step is left to make
+
+
+def test_no_room_is_said_before_experts_train(
+    bench: Benchmark, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = {"experts": 2, "schooling": {"epochs": 3, "batch": 16}, "window": {"last": 1}}
+    given = {"arch": ARCH, "method": method, "outer": {"steps": 1}}
+    recipe, _ = from_preset("mtt", "toy", 1, given)
+    held = Store(store)
+    planned = plan(recipe, bench, Machine(threads=1), Session(), store=held)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2000))
+    with pytest.raises(StillroomError, match="are free there; name a larger one with --store"):
+        distil(planned, Machine(threads=1))
+    assert not list(store.glob("expert-*"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**9))
+    assert len(distil(planned, Machine(threads=1))) == 2

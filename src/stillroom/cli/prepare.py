@@ -156,6 +156,7 @@ def _experts(**values: Any) -> None:
     from stillroom.cli.show import key_values, say
     from stillroom.progress import Shown
     from stillroom.run.prepare import cost_of_experts, costs_of_stages, experts, obtain_experts
+    from stillroom.runtime import refuse_full
     from stillroom.tables import percent
 
     machine, shown = flags.settle(Machine, values, "machine"), Shown(values["quiet"])
@@ -173,6 +174,8 @@ def _experts(**values: Any) -> None:
         for cost in costs:
             if cost.left:
                 shown.say(cost.in_words())
+        need = sum(cost.disk for cost in costs)
+        refuse_full(need, store.root, "name a larger one with --store, or keep less with --upto")
         found = obtain_experts(stages, machine, store, rt)
     for arch, some in found.items():
         told = ", ".join(percent(one.accuracy) for one in some[:10])

@@ -29,7 +29,7 @@ from stillroom.run.given import check_given, settle
 from stillroom.run.options import Machine
 from stillroom.run.prepare import costs_of_stages
 from stillroom.run.publish import owner_key, publish, refuse_foreign
-from stillroom.runtime import Runtime, environment, refuse_too_large
+from stillroom.runtime import Runtime, environment, refuse_full, refuse_too_large
 from stillroom.session import Session
 
 if TYPE_CHECKING:
@@ -164,9 +164,12 @@ def _accuracies(planned: Plan) -> dict[str, Any]:
 def _say_cost(planned: Plan, machine: Machine, wanted: Sequence[Stage]) -> None:
     """Say what training networks takes before it starts: it may be longer than the distillation."""
     session = planned.rt.session
-    for cost in costs_of_stages(wanted, machine, session, planned.store):
+    costs = costs_of_stages(wanted, machine, session, planned.store)
+    for cost in costs:
         if cost.left:
             session.say(cost.in_words())
+    need = planned.estimate.disk + sum(cost.disk for cost in costs)
+    refuse_full(need, planned.store.root, "name a larger one with --store")
 
 
 def check_ipc(recipe: Recipe, bench: Benchmark) -> None:
