@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import reprlib
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -226,6 +227,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise StillroomError(f"{path}: a recipe must be a mapping of keys to values")
     return value
+
+
+def as_yaml(value: dict[str, Any], head: Sequence[str]) -> str:
+    """The text of a recipe file: comments, then the fields of a recipe in their order.
+
+    What stands in a comment may be foreign: it stays one short line of printable letters.
+    """
+    import yaml
+
+    lines = ["".join(c for c in " ".join(line.split()) if c.isprintable())[:300] for line in head]
+    body = yaml.safe_dump(value, sort_keys=False, default_flow_style=None, width=100)
+    return "".join(f"# {line}\n" for line in lines) + body
 
 
 class Packaged(Model):

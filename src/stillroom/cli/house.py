@@ -152,9 +152,9 @@ def recipes_convert(
     """Turn a configuration of another program into a recipe."""
     from stillroom.cli.show import say
     from stillroom.files import write_atomic
-    from stillroom.interchange.edf_config import as_yaml, convert
+    from stillroom.interchange.edf_config import convert
     from stillroom.progress import Shown
-    from stillroom.recipe import read_yaml
+    from stillroom.recipe import as_yaml, read_yaml
 
     path = user_path(file, "FILE")
     value, notes = convert(read_yaml(path), path.name, of)

@@ -7,7 +7,6 @@ nothing reads, and what is wrong in the files that were published.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,18 +118,6 @@ def _as_theirs(text: str) -> str:
     for ours, theirs in THEIRS.items():
         text = re.sub(rf"\b{re.escape(ours)}(?=: )", theirs, text)
     return text
-
-
-def as_yaml(value: dict[str, Any], head: Sequence[str]) -> str:
-    """The text of a recipe file: comments, then the fields of a recipe in their order.
-
-    What stands in a comment may be foreign: it stays one short line of printable letters.
-    """
-    import yaml
-
-    lines = ["".join(c for c in " ".join(line.split()) if c.isprintable())[:300] for line in head]
-    body = yaml.safe_dump(value, sort_keys=False, default_flow_style=None, width=100)
-    return "".join(f"# {line}\n" for line in lines) + body
 
 
 def _repair_fruit(read: Reader) -> None:
