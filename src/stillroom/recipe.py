@@ -266,11 +266,6 @@ def load_recipe(name: str) -> tuple[dict[str, Any], str]:
     inside = next((r for r in packaged() if r.name == name), None)
     path = inside.path if inside else Path(name)
     value = read_yaml(path)
-    if "syn_steps" in value or "expert_epochs" in value:
-        raise StillroomError(
-            f"{path}: a configuration of EDF, DATM or PAD; make a recipe of it with: stillroom "
-            f"recipes convert edf {path} --out mine.yaml"
-        )
     value.setdefault("name", name if inside else path.stem)
     return value, name
 

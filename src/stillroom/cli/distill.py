@@ -150,6 +150,11 @@ def _recipe(**values: Any) -> None:
     if problem := unknown_method(source):
         raise StillroomError(problem)
     value, where = load_recipe(source)
+    if "syn_steps" in value or "expert_epochs" in value:
+        raise StillroomError(
+            f"{source}: a configuration of EDF, DATM or PAD; make a recipe of it with: stillroom "
+            f"recipes convert edf {source} --out mine.yaml"
+        )
     value = with_overrides(value, list(values.get("rest", ())))
     checked = validate(value, where)
     if values["keep"] is not None:
