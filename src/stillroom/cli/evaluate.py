@@ -326,6 +326,8 @@ def _list_protocols() -> None:
     for p in PROTOCOLS.values():
         quirks = "".join(f" Quirk {name}: {QUIRKS[name]}." for name in p.quirks)
         papers = f" Papers: {', '.join(p.papers)}." if p.papers else ""
-        batch = f"batch {p.batch}, momentum {p.momentum:g}, weight decay {p.weight_decay:g}"
+        size = "batches by the set" if p.batches is not None else f"batch {p.batch}"
+        pace = f"momentum {p.momentum:g}" if p.optimiser == "sgd" else p.optimiser
+        batch = f"{size}, {pace}, weight decay {p.weight_decay:g}"
         checks = f"tested {p.checks} times" if p.checks > 1 else "tested once"
         say(f"{p.id} (hash {p.digest()}; {batch}; {checks}): {p.why}{quirks}{papers}")

@@ -36,6 +36,7 @@ from stillroom.session import Session
 
 ROWS_OF_A_COMMAND = 3  # compiled code serves them all; a usual command judges more
 WORTH_PROBING = 1e12  # floating-point operations, some seconds
+VIEW = {False: 5e-9, True: 6e-8}  # seconds a pixel of a view, without and with RandAugment
 STEP = 0.01  # seconds of a step beside its network: draws, augmentation, the optimiser
 
 
@@ -174,7 +175,7 @@ def cost_of(how: Judging, rows: Sequence[Row]) -> Cost:
     """Count what is not in the store; the time is a rough estimate, of a half-second probe."""
     asked_for = wanted(how, rows)
     left = [pair for pair in asked_for if not how.store.complete(pair[1].key())]
-    flops, steps = 0.0, 0
+    flops, steps, pixels = 0.0, 0, 0
     lessons: dict[str, float] = {}
     for row, stage in left:
         images = row.ipc * len(how.bench.classes) or len(how.bench.train)
@@ -183,9 +184,12 @@ def cost_of(how: Judging, rows: Sequence[Row]) -> Cost:
         lessons |= dict(_lessons(how, stage, images))
         own = how.protocol.settled(images, len(how.bench.classes), stage.arch.name)
         steps += len(stage.seeds) * student_steps(own, images)
+        pixels += len(stage.seeds) * own.passes * images * how.bench.size**2
     flops += sum(lessons.values())
     students, missing = (sum(len(stage.seeds) for _, stage in some) for some in (asked_for, left))
-    taken = steps * STEP + (seconds(flops, how.rt) if flops > WORTH_PROBING else 0.0)
+    view = how.protocol.view
+    drawn = 0.0 if view is None else pixels * VIEW[bool(view.ops)]
+    taken = steps * STEP + drawn + (seconds(flops, how.rt) if flops > WORTH_PROBING else 0.0)
     taken /= how.machine.workers
     return Cost("student", students, missing, flops, taken)
 
