@@ -337,10 +337,10 @@ class TrajectoryMatching(Grown, Method):
             return synth.labels
         import torch
 
-        from stillroom.methods.trajectory_start import with_parameters
+        from stillroom.methods.trajectory_start import in_parts, with_parameters
 
         with torch.no_grad():
-            return with_parameters(ctx, target).logits(synth.images.detach())[0]
+            return in_parts(with_parameters(ctx, target), synth.images.detach())
 
     def _shown(
         self, ctx: Context, images: Tensor, labels: Tensor, it: int

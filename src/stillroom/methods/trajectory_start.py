@@ -18,7 +18,7 @@ from stillroom.nets.ensemble import Ensemble
 from stillroom.nets.inner import views
 
 Logits = Callable[[Tensor], Tensor]  # of images [N,ch,H,W] in network space: [N,C], no graph
-AT_ONCE = 256  # real images that are looked at before the next ones are
+AT_ONCE = 64  # images that are looked at before the next ones are
 
 
 def known_images(ctx: Context, rows: Tensor, asked: Sequence[Logits]) -> Tensor:
@@ -80,9 +80,8 @@ def logits_of(ctx: Context, read: Callable[[], Tensor]) -> Logits:
 
     @torch.no_grad()
     def logits(images: Tensor) -> Tensor:
-        theta = read().to(ctx.device, ctx.rt.dtype)
-        found: Tensor = with_parameters(ctx, theta).logits(images)[0]
-        return found
+        nets = with_parameters(ctx, read().to(ctx.device, ctx.rt.dtype))
+        return in_parts(nets, images)
 
     return logits
 
@@ -93,10 +92,14 @@ def logits_of_original(ctx: Context, model: OriginalModel) -> Logits:
 
     @torch.no_grad()
     def logits(images: Tensor) -> Tensor:
-        found: Tensor = nets.logits(shown_to(ctx, model, images))[0]
-        return found
+        return in_parts(nets, shown_to(ctx, model, images))
 
     return logits
+
+
+def in_parts(nets: Ensemble, images: Tensor) -> Tensor:
+    """Logits [N,C] of network 0 for images [N,ch,H,W], some at a time; for use without a graph."""
+    return torch.cat([nets.logits(some)[0] for some in images.split(AT_ONCE)])
 
 
 def with_parameters(ctx: Context, theta: Tensor) -> Ensemble:

@@ -19,6 +19,7 @@ from stillroom.nets.ensemble import Ensemble
 from stillroom.rng import rng
 
 Cam = Literal["grad-cam", "smooth-grad-cam++"]
+AT_ONCE = 64  # images that are shown to the network together
 SAMPLES, NOISE = 4, 0.3  # of Smooth Grad-CAM++: noisy passes, and their deviation
 EPS = 1e-8  # added to a divisor of Smooth Grad-CAM++
 
@@ -97,7 +98,19 @@ def resized(maps: Tensor, size: int) -> Tensor:
 
 
 def slopes(nets: Ensemble, layer: str, images: Tensor, of_class: Tensor) -> tuple[Tensor, Tensor]:
-    """The layer's output A [N,C,h,w], and the slopes in it of each image's logit of its class."""
+    """The layer's output A [N,C,h,w], and the slopes in it of each image's logit of its class.
+
+    Some images at a time, whose graph is what memory holds.
+    """
+    parts = [
+        _slopes(nets, layer, images[i : i + AT_ONCE], of_class[i : i + AT_ONCE])
+        for i in range(0, len(images), AT_ONCE)
+    ]
+    values, found = zip(*parts, strict=True)
+    return torch.cat(values), torch.cat(found)
+
+
+def _slopes(nets: Ensemble, layer: str, images: Tensor, of_class: Tensor) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         # Of the input: every parameter may be frozen, and the graph must begin somewhere.
         logits, seen = nets.observed(
