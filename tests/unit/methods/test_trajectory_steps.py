@@ -22,7 +22,7 @@ from stillroom.distilled import load
 from stillroom.errors import StillroomError
 from stillroom.methods.areas import emphasis
 from stillroom.methods.trajectory_matching import TrajectoryMatching
-from stillroom.nets.maps import EPS, NOISE, SAMPLES, activation_maps, deepest
+from stillroom.nets.maps import AT_ONCE, EPS, NOISE, SAMPLES, activation_maps, deepest
 from stillroom.nets.zoo import resolve
 from stillroom.recipe import from_preset
 from stillroom.rng import rng
@@ -210,3 +210,28 @@ def test_what_data_and_network_do_not_have_is_said_before_experts(
     recipe, _ = from_preset("edf", "toy", ipc, {"arch": "convnet1-w4", "method": method})
     with pytest.raises(StillroomError, match=told):
         plan(recipe, bench, MACHINE, Session(), store=Store(store))
+
+
+def test_few_images_are_shown_together(bench: Benchmark, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Maps of many images are those of each, and memory holds the graph of few."""
+    rt = Runtime(device=torch.device("cpu"), threads=1)
+    nets = nets_for(resolve("convnet2-w4"), bench, rt).make(1, 3, "any")
+    images = torch.randn((2 * AT_ONCE + 3, 3, 8, 8), generator=rng(0, "many"))
+    of_class = torch.arange(len(images)) % 2
+    shown: list[int] = []
+    usual = type(nets).observed
+
+    def watched(self: Any, x: Tensor, *args: Any, **more: Any) -> Any:
+        shown.append(len(x))
+        return usual(self, x, *args, **more)
+
+    layer = deepest(nets)
+    monkeypatch.setattr(type(nets), "observed", watched)
+    whole = activation_maps(nets, layer, images, of_class)
+    assert max(shown) == AT_ONCE
+    assert sum(shown) == len(images)
+    alone = [
+        activation_maps(nets, layer, images[i : i + 1], of_class[i : i + 1])
+        for i in range(0, len(images), 17)
+    ]
+    torch.testing.assert_close(whole[::17], torch.cat(alone), rtol=1e-4, atol=1e-5)
