@@ -83,7 +83,7 @@ def departure(recipe: Any, data: Mapping[str, Any], paper: Record, step: int | N
     learned = {n: outer.get(n) for n in LEARNED} if isinstance(outer, dict) else None
     constants = NAMED[paper.benchmark].constants if paper.benchmark in NAMED else None
     same = (
-        recipe.get("method") == row.method.model_dump(mode="json")
+        recipe.get("method") == row.method.keyed()
         and (not step or learned == {n: row.outer.model_dump(mode="json").get(n) for n in LEARNED})
         and recipe.get("arch") in (paper.arch, "none")
         and not recipe.get("regularisers")

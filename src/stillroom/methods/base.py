@@ -135,6 +135,8 @@ class Method(Model, ABC):
     papers: ClassVar[tuple[str, ...]] = ()
     numerics: ClassVar[tuple[str, ...]] = ("float32", "tf32", "bf16", "float64")
     """Those that change something: the others are refused."""
+    unkeyed: ClassVar[tuple[str, ...]] = ()
+    """Fields that change where things are kept, and no result."""
     of_init: ClassVar[tuple[str, ...]] = ()
     """Fields of a row that mean nothing where another `init` is asked for than the row's."""
 
@@ -194,6 +196,11 @@ class Method(Model, ABC):
         """Image forwards of one step, a backward counted as two: sizes plans, never results."""
         return 3.0 * classes * ipc
 
+    def keyed(self) -> dict[str, Any]:
+        """The fields that determine the pixels, as JSON."""
+        found = self.model_dump(mode="json")
+        return {name: value for name, value in found.items() if name not in self.unkeyed}
+
     def refuse_unread(self, ipc: int, nets_of: Callable[[str], Nets], steps: int) -> None:
         """Refuse what the user set and this ipc, network and number of steps leave nothing to read.
 
@@ -211,6 +218,12 @@ class Method(Model, ABC):
         None: a group of classes, as `Context.groups` makes them.
         """
         return None
+
+    def times_held(self, compiled: bool) -> float:
+        """How many times its activations such an image holds: more than once where gradients are
+        differentiated; sizes plans, never results.
+        """
+        return 1.0
 
     def parameters_held(self, on_gpu: bool) -> int:
         """Copies of a network's parameters that a step keeps on its device; sizes plans, never

@@ -69,7 +69,7 @@ class Distil(Stage):
     def identity(self) -> dict[str, Any]:
         """Everything that determines the pixels."""
         return {
-            "method": {**self.method.model_dump(mode="json"), **self._code},
+            "method": {**self.method.keyed(), **self._code},
             "outer": self.outer.model_dump(mode="json"),
             "benchmark": self.bench["name"],
             "data": self.bench["digest"],

@@ -104,7 +104,8 @@ def plan(
     held = [s.memory(probe) for s in passes if not store.complete(s.key())]
     estimate = dataclasses.replace(estimate, memory=max([estimate.memory, *held]))
     rt = machines.runtime(machine, recipe.numerics, estimate.flops, session)
-    remedy = "lower --ipc, --batch-real or --size"
+    batch = "--batch" if hasattr(recipe.method, "batch") else "--batch-real"
+    remedy = f"lower --ipc, {batch} or --size"
     refuse_too_large(estimate.memory, "this run needs about", rt.device, remedy)
     if out is not None:
         _check_out(out, stage.key(), force)

@@ -96,7 +96,8 @@ def distil_estimate(recipe: Recipe, bench: Benchmark, nets_of: Callable[[str], N
         together = method.images_held(classes, recipe.ipc)
         if together is not None:
             norms = method.norm_images(classes) if nets.has_batchnorm() else 0
-            graph = together * (4 * pixels + nets.activation_bytes())
+            times = method.times_held(nets.rt.sized(flops).compile)
+            graph = int(together * (4 * pixels + times * nets.activation_bytes()))
             memory += max(graph, norms * (4 * pixels + 2 * nets.largest_activation()))
         else:
             # BatchNorm takes one batch of all classes, real ones with a graph too; else a group.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -235,3 +236,21 @@ def test_few_images_are_shown_together(bench: Benchmark, monkeypatch: pytest.Mon
         for i in range(0, len(images), 17)
     ]
     torch.testing.assert_close(whole[::17], torch.cat(alone), rtol=1e-4, atol=1e-5)
+
+
+def test_where_parameters_are_kept_changes_no_byte_and_no_key(
+    bench: Benchmark, store: Path
+) -> None:
+    made = {}
+    for theta in ("device", "host", "recompute"):
+        method = {**SHORT, "inner": 7, "theta": theta}
+        given = {"arch": "convnet1-w4", "method": method, "outer": {"steps": 2}}
+        recipe, _ = from_preset("mtt", "toy", 2, given)
+        planned = plan(recipe, bench, MACHINE, Session(), store=Store(store))
+        key = planned.stage.key()
+        assert not planned.store.complete(key)
+        made[theta] = (key, distil(planned, MACHINE).images)
+        shutil.rmtree(planned.store.folder(key))
+    assert len({key for key, _ in made.values()}) == 1
+    for _, images in made.values():
+        assert torch.equal(images, made["device"][1])
