@@ -405,3 +405,35 @@ def test_heads_of_recipes_that_were_run_say_what_the_ledger_says(
     head = (ROOT / f"src/stillroom/recipes/{preset}/cifar10-ipc1.yaml").read_text().splitlines()[2]
     line = ledger()["cifar10", "1", f"{preset}@1000", protocol, "bf16"]
     assert head.startswith(f"# ours: {interval(line)} % in bf16")
+
+
+def test_the_table_of_experts_is_what_was_timed() -> None:
+    timed = [json.loads(x) for x in (ROOT / "results/benchmarks.jsonl").read_text().splitlines()]
+    of = {x["variant"]: x for x in timed if x["job"] == "expert-epoch"}
+    text = (ROOT / "docs/numerics-and-speed.md").read_text(encoding="utf-8")
+    rows = {r[0]: r[1:] for r in (x.strip("| ").split(" | ") for x in text.splitlines())}
+    ways = ("plain twin", "twin + allocator", "float32 eager", "bf16 eager", "float32 compiled",
+            "bf16 compiled")  # fmt: skip
+    seconds, ratios = (
+        rows["two cores with AVX-512, experts, s"],
+        rows["ratio to the twin of experts"],
+    )
+    for way, told, ratio in zip(ways, seconds, ratios, strict=True):
+        assert float(told) == pytest.approx(of[way]["seconds"], rel=5e-3), way
+        assert float(ratio) == pytest.approx(of[way]["ratio"], abs=0.051), way
+
+
+def test_the_table_of_engines_is_what_was_measured() -> None:
+    made = [json.loads(x) for x in (ROOT / "results/engines.jsonl").read_text().splitlines()]
+    text = (ROOT / "docs/methods/mtt.md").read_text(encoding="utf-8")
+    table = text.split("| inner steps | engine |")[1].split("\n\n")[0].splitlines()[2:]
+    assert len(table) == len(made) == 15
+    for line, x in zip(table, made, strict=True):
+        steps, engine, seconds, memory, error = line.strip("| ").split(" | ")
+        kept = "" if x["engine"] == "unrolled" else f", {x['theta']}"
+        assert (int(steps), engine) == (x["steps"], f"`{x['engine']}`{kept}")
+        assert float(seconds) == pytest.approx(x["seconds"], abs=0.006)
+        assert float(memory) == pytest.approx(x["memory"] / 1e6, abs=0.6)
+        assert float(error) == pytest.approx(x["error"], rel=0.6)
+    of = {(x["steps"], x["engine"], x["theta"]): x for x in made}
+    assert of[80, "exact", "device"]["memory"] < of[80, "unrolled", "device"]["memory"] / 4

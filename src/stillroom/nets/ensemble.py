@@ -26,6 +26,7 @@ from stillroom.runtime import Runtime
 
 Params = dict[str, Tensor]
 Backend = Literal["loop", "vmap"]
+Fn = Callable[..., Any]
 # The largest activation of one forward without a graph: stays in cache on a CPU, fits on a GPU.
 PIECE_BYTES = {"cpu": 2**24, "cuda": 2**30}
 
@@ -72,18 +73,16 @@ class Nets:
             self._cache["skeleton"] = self.build(0, "probe")
         return bool(batchnorms(self.skeleton))
 
-    def function(
-        self, name: Hashable, make: Callable[[], Callable[..., Any]]
-    ) -> Callable[..., Any]:
+    def function(self, name: Hashable, make: Callable[[], Fn]) -> Fn:
         """The function `name`, compiled where the runtime says so, made once."""
         if name not in self._cache:
             made = make()
             self._cache[name] = torch.compile(made, dynamic=False) if self.rt.compile else made
         return self._cache[name]  # type: ignore[no-any-return]
 
-    def checked(self, name: Hashable, make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
+    def checked(self, name: Hashable, make: Callable[[], Fn], plain: Fn | None = None) -> Fn:
         """`function` of a gradient's gradient; where it is compiled, its first result is compared
-        with that of plain code.
+        with that of plain code (`plain`: the same in less memory).
 
         Raises: StillroomError, on that call, if they differ.
         """
@@ -93,7 +92,7 @@ class Nets:
 
         def first(*args: Any) -> Any:
             found = call(*args)
-            refuse_apart(found, lambda: make()(*args), self.rt.device)
+            refuse_apart(found, lambda: (plain or make())(*args), self.rt.device)
             self._cache[seen] = True
             return found
 

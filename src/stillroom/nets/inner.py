@@ -24,6 +24,7 @@ from stillroom.nets.ensemble import Ensemble, Params
 from stillroom.nets.precomputed import precomputed
 
 Engine = Literal["exact", "tesla", "unrolled"]
+PIECE = 16  # images
 Theta = Literal["device", "host", "recompute"]
 
 
@@ -179,9 +180,28 @@ def _pull(
 
         return grad_and_value(dot, argnums=(0, 1, 2) if soft else (0, 1))
 
-    compute = inner.nets.nets.checked(("inner pull", inner.loss, soft), make)
+    nets = inner.nets.nets
+    plain = None if nets.has_batchnorm() else lambda *args: in_pieces(make(), *args)
+    compute = nets.checked(("inner pull", inner.loss, soft), make, plain)
     slopes, value = compute(now, images, labels, inner.nets.member(0)[1], adjoint)
     return (value, *slopes)
+
+
+def in_pieces(
+    pull: Callable[..., Any], now: Tensor, images: Tensor, labels: Tensor, *rest: Any
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """What `pull` gives for a batch, some images at a time: of a mean over images that is the sum.
+
+    Uncompiled a pull holds seven times a batch's activations, compiled a third of that.
+    """
+    parts, values = [], []
+    for x, y in zip(images.split(PIECE), labels.split(PIECE), strict=True):
+        slopes, value = pull(now, x, y, *rest)
+        share = len(x) / len(images)
+        parts.append([share * slope for slope in slopes])
+        values.append(share * value)
+    of_now, *others = zip(*parts, strict=True)
+    return (torch.stack(of_now).sum(0), *map(torch.cat, others)), torch.stack(values).sum()
 
 
 def _loss(inner: Inner) -> Callable[[Tensor, Params, Tensor, Tensor], Tensor]:

@@ -14,7 +14,7 @@ from stillroom.data.augment import apply, draw, parse
 from stillroom.errors import StillroomError
 from stillroom.methods.trajectory_distance import apart, kept
 from stillroom.nets.ensemble import Nets
-from stillroom.nets.inner import Inner, flat, through, unrolled
+from stillroom.nets.inner import PIECE, Inner, _loss, flat, in_pieces, through, unrolled
 from stillroom.nets.losses import hard_ce, logit_ce
 from stillroom.nets.zoo import resolve
 from stillroom.rng import rng
@@ -215,3 +215,29 @@ def test_what_counts(drop: str) -> None:
     assert float(apart(target, start, target, mask)) == 0
     scaled = apart(3 * end, 3 * start, 3 * target, mask)
     torch.testing.assert_close(scaled, apart(end, start, target, mask))
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_pull_in_pieces_is_that_of_the_batch(soft: bool) -> None:
+    """Of more images than a piece, and a ragged rest: value, and slopes in all it depends on."""
+    count = 2 * PIECE + 5
+    rt = Runtime(torch.device("cpu"), "float64", threads=1)
+    nets = Nets(resolve("convnet2-w4"), 3, 3, 8, rt).make(1, 0, "student")
+    plain = _loss(Inner(nets, flat(nets.member(0)[0]), 1, lambda t: (None, None), torch.tensor(0.1),
+                        logit_ce if soft else hard_ce))  # fmt: skip
+
+    def dot(p, x, y, b, by):
+        return torch.dot(by, torch.func.grad(plain)(p, b, x, y))
+
+    pull = torch.func.grad_and_value(dot, argnums=(0, 1, 2) if soft else (0, 1))
+    x = torch.randn((count, 3, 8, 8), generator=rng(0, "x"), dtype=torch.float64)
+    y = torch.arange(count) % 3
+    if soft:
+        y = torch.randn((count, 3), generator=rng(0, "y"), dtype=torch.float64)
+    now = flat(nets.member(0)[0]).detach()
+    by = torch.randn(now.shape, generator=rng(0, "by"), dtype=torch.float64)
+    given = (now, x, y, nets.member(0)[1], by)
+    whole, parts = pull(*given), in_pieces(pull, *given)
+    assert len(whole[0]) == len(parts[0]) == 2 + soft
+    for one, other in zip((whole[1], *whole[0]), (parts[1], *parts[0]), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
