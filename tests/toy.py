@@ -73,3 +73,11 @@ class StopAfter(Session):
         self.left -= 1
         if not self.left:
             self.stop.set()
+
+
+FOLLOWED: dict[str, Any] = {  # the shortest trajectory matching
+    "experts": 1,
+    "schooling": {"epochs": 1, "batch": 8, "momentum": 0.0, "schedule": "constant"},
+    "window": {"last": 1, "epochs": 1},
+    "inner": 2,
+}

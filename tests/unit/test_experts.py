@@ -263,7 +263,7 @@ def test_what_another_expert_has_is_not_trained_again(
     plain = dataclasses.replace(wanted, store=store)
     straight = obtain(alone, plain, Serial(), runtime())
     session = Trained()
-    assert wanted.there() == wanted.trained.passes - left
+    assert wanted.there(runtime()) == wanted.trained.passes - left
     cost, _ = cost_of_experts([wanted], Machine(threads=1), Session(), shared)
     empty = Store(tmp_path / "empty")
     full, _ = cost_of_experts([plain], Machine(threads=1), Session(), empty)
@@ -284,19 +284,29 @@ def test_nothing_is_taken_from_an_expert_that_went_another_way(
     one = dataclasses.replace(stage(bench, store, 2), store=held.root)
     obtain(held, one, Serial(), runtime())
     longer = dataclasses.replace(one, upto=4)
-    assert longer.there() == 2
-    assert dataclasses.replace(longer, index=2).there() == 0
+    assert longer.there(runtime()) == 2
+    assert dataclasses.replace(longer, index=2).there(runtime()) == 0
     other = one.schooling.model_copy(update={"lr": 0.04})
-    assert dataclasses.replace(longer, schooling=other).there() == 0
+    assert dataclasses.replace(longer, schooling=other).there(runtime()) == 0
+    norms = dataclasses.replace(one, arch=resolve("convnet1-w4-bn"))
+    kept = obtain(held, norms, Serial(), runtime())
+    assert kept.rows.shape == (3, 250)  # parameters, no statistics of norms
+    assert dataclasses.replace(norms, upto=1).there(runtime()) == 0
+    array = held.folder(one.key()) / "0000" / TRAJECTORY
+    whole = array.read_bytes()
+    array.chmod(0o644)
+    array.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert longer.there(runtime()) == 0  # one bit is another
+    array.write_bytes(whole)
     manifest = held.folder(one.key()) / "stage.json"
     manifest.parent.rename(manifest.parent.with_name("expert-0123456789abcdef"))  # of other code
-    assert longer.there() == 0
+    assert longer.there(runtime()) == 0
     moving = dataclasses.replace(one, schooling=Schooling(
         epochs=4, batch=16, lr=0.05, momentum=0.5, schedule="constant", weight_decay=0.0
     ))  # fmt: skip
     obtain(held, moving, Serial(), runtime())
-    assert dataclasses.replace(moving, upto=4).there() == 0
-    assert dataclasses.replace(moving, upto=1).there() == 1  # where no step is left to make
+    assert dataclasses.replace(moving, upto=4).there(runtime()) == 0
+    assert dataclasses.replace(moving, upto=1).there(runtime()) == 1  # no step is left
 
 
 def test_no_room_is_said_before_experts_train(

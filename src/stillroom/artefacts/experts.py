@@ -25,7 +25,7 @@ from stillroom.artefacts.stage import COMMON, Stage
 from stillroom.artefacts.store import MANIFEST, Store
 from stillroom.artefacts.training import TOLD, Work
 from stillroom.errors import StillroomError
-from stillroom.files import read_json
+from stillroom.files import read_json, sha256_file
 from stillroom.nets.inner import flat, views
 from stillroom.nets.zoo import Arch
 from stillroom.runtime import Numerics, Runtime
@@ -156,11 +156,12 @@ class Expert(Stage):
         work = Work(followed, out, rt.sized(dataclasses.replace(self, whole=True).flops(rt)))
         if self.difficulty is not None:
             work.data = dataclasses.replace(work.data, seen=self._seen(work.data.labels.cpu()))
-        rows = _rows(out / TRAJECTORY, (len(self.epochs), len(flat(work.now()))))
+        params = work.nets.member(0)[0]
+        rows = _rows(out / TRAJECTORY, (len(self.epochs), len(flat(params))))
 
         def trail(epoch: int, weights: dict[str, Tensor]) -> None:
             if epoch in self.epochs:
-                theta = flat({n: weights[n] for n in work.nets.member(0)[0]})
+                theta = flat({n: weights[n] for n in params})
                 rows[self.epochs.index(epoch)] = theta.float().cpu().numpy()
                 rows.flush()
 
@@ -171,15 +172,19 @@ class Expert(Stage):
         work.run()
         work.tell()
 
-    def there(self) -> int:
-        """Epochs of the training that need not be made: another expert in the store has them."""
-        return self._kin()[1]
+    def there(self, rt: Runtime) -> int:
+        """Epochs of the training that need not be made: another expert in the store has them.
+
+        None of a network with buffers, which are kept nowhere.
+        """
+        nets = nets_for(self.arch, open_bench(self.bench, self.store, rt), rt)
+        return 0 if nets.has_batchnorm() else self._kin()[1]
 
     def _follow(self, work: Work, rows: np.memmap[Any, np.dtype[np.float32]]) -> None:
         """Take over what another expert kept, and begin at its last epoch that is of use."""
         folder, done = self._kin()
-        if not done or work.now().keys() - work.nets.member(0)[0].keys():
-            return  # buffers of norms are kept nowhere
+        if not self.there(work.rt):
+            return
         kept = [epoch for epoch in self.epochs if epoch <= done]
         told = _manifest(folder / MANIFEST, (folder / MANIFEST).stat().st_mtime_ns)
         other = dataclasses.replace(self, **_reach(told["epochs"])).load(folder)
@@ -207,7 +212,8 @@ class Expert(Stage):
             has = set(theirs["epochs"])
             usable = [e for e in has if e <= last and {w for w in wanted if w <= e} <= has]
             done = max(usable, default=0)
-            if done > best[1] and (done == last or not self.schooling.momentum):
+            may = done == last or not self.schooling.momentum
+            if done > best[1] and may and _sound(path):
                 best = (path.parent, done)
         return best
 
@@ -261,6 +267,13 @@ def _manifest(path: Path, changed: int) -> dict[str, Any]:
     except (StillroomError, KeyError, TypeError):
         return {}
     return found if isinstance(found, dict) and isinstance(found.get("epochs"), list) else {}
+
+
+def _sound(path: Path) -> bool:
+    """Whether the array beside a manifest is the one that was published."""
+    told = read_json(path)["files"].get(f"0000/{TRAJECTORY}")
+    array = path.parent / "0000" / TRAJECTORY
+    return array.is_file() and sha256_file(array) == told
 
 
 def _reach(epochs: list[int]) -> dict[str, Any]:

@@ -91,11 +91,12 @@ def _cost_of_trained(
     stages = list(
         {s.key(): s for s in with_needs(wanted, store.holds) if isinstance(s, kind)}.values()
     )
-    left = [s for s in stages if not store.complete(s.key()) and _share_left(s)]
-    numerics = left[0].numerics if left else "float32"
+    lacking = [stage for stage in stages if not store.complete(stage.key())]
+    numerics = lacking[0].numerics if lacking else "float32"
     bare = machines.runtime(machine, numerics, 0, session)
     probe = dataclasses.replace(bare, session=Session())
-    each = [stage.flops(probe) * _share_left(stage) for stage in left]
+    left = [stage for stage in lacking if _share_left(stage, probe)]
+    each = [stage.flops(probe) * _share_left(stage, probe) for stage in left]
     flops, rt = sum(each), bare.sized(max(each, default=0.0))
     taken = seconds(flops, rt) / machine.workers
     given = {isinstance(stage, Original) and bool(stage.weights) for stage in left}
@@ -105,9 +106,9 @@ def _cost_of_trained(
     return cost, rt.under("float32")  # what looks at them; each is trained under its own
 
 
-def _share_left(stage: Original | Expert) -> float:
+def _share_left(stage: Original | Expert, rt: Runtime) -> float:
     """The share of a training that no other expert in the store spares."""
-    return 1 - stage.there() / stage.trained.passes if isinstance(stage, Expert) else 1.0
+    return 1 - stage.there(rt) / stage.trained.passes if isinstance(stage, Expert) else 1.0
 
 
 def costs_of_stages(

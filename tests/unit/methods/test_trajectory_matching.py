@@ -22,19 +22,14 @@ from stillroom.run.distil import Plan, distil, plan
 from stillroom.run.options import Machine
 from stillroom.runtime import Runtime
 from stillroom.session import Session
+from toy import FOLLOWED
 
 MACHINE = Machine(threads=1)
-SHORT = {
-    "experts": 1,
-    "schooling": {"epochs": 1, "batch": 8, "momentum": 0.0, "schedule": "constant"},
-    "window": {"last": 1, "epochs": 1},
-    "inner": 2,
-}
 
 
 def test_assigned_labels_are_what_the_last_expert_said(bench: Benchmark, store: Path) -> None:
     """Images that barely move: the labels are the logits of the target for them, not classes."""
-    method = {**SHORT, "labels": "assigned", "engine": "tesla"}
+    method = {**FOLLOWED, "labels": "assigned", "engine": "tesla"}
     outer = {"steps": 2, "images": {"lr": 1e-12}}
     given = {"arch": "convnet1-w4", "method": method, "outer": outer}
     recipe, _ = from_preset("tesla", "toy", 2, given)
@@ -63,7 +58,7 @@ def test_learned_labels_of_a_given_start_are_of_its_images(
     distil(plan(recipe, bench, MACHINE, Session(), store=kept, out=tmp_path / "given"), MACHINE)
     still = {"lr": 1e-12}
     outer = {"steps": 1, "images": still, "labels": still, "rate": still}
-    method = {**SHORT, "labels": "learned", "gate": None}
+    method = {**FOLLOWED, "labels": "learned", "gate": None}
     given = {"arch": "convnet1-w4", "method": method, "outer": outer}
     recipe, _ = from_preset("datm", "toy", 2, given)
     planned = plan(recipe, bench, MACHINE, Session(), store=kept, init_from=tmp_path / "given")
@@ -94,8 +89,8 @@ HELD = {"steps": 1, "images": STILL, "labels": STILL, "rate": STILL}
 
 def known(bench: Benchmark, store: Path, **labeller: Any) -> tuple[Plan, Distilled]:
     """The first images and labels of DATM, by whoever is asked."""
-    method = {**SHORT, "labels": "learned", "init": "known", "gate": None, "labeller": labeller}
-    method["schooling"] = {**SHORT["schooling"], "epochs": 8, "lr": 0.1}
+    method = {**FOLLOWED, "labels": "learned", "init": "known", "gate": None, "labeller": labeller}
+    method["schooling"] = {**FOLLOWED["schooling"], "epochs": 8, "lr": 0.1}
     given = {"arch": "convnet1-w4", "method": method, "outer": HELD}
     recipe, _ = from_preset("datm", "toy", 2, given)
     planned = plan(recipe, bench, MACHINE, Session(), store=Store(store))

@@ -31,15 +31,10 @@ from stillroom.run.distil import Plan, distil, plan
 from stillroom.run.options import Machine
 from stillroom.runtime import Runtime
 from stillroom.session import Session
+from toy import FOLLOWED
 
 MACHINE = Machine(threads=1)
-SHORT = {
-    "experts": 1,
-    "schooling": {"epochs": 2, "batch": 8, "momentum": 0.0, "schedule": "constant"},
-    "window": {"last": 1, "epochs": 1},
-    "inner": 2,
-    "init": "real",
-}
+SHORT = {**FOLLOWED, "schooling": {**FOLLOWED["schooling"], "epochs": 2}, "init": "real"}
 LR = 1000.0
 
 
