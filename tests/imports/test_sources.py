@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import stillroom
+from stillroom.artefacts.buffers import GivenExpert
 from stillroom.artefacts.difficulty import Difficulty
 from stillroom.artefacts.experts import Expert
 from stillroom.artefacts.features import RealFeatures
@@ -37,6 +38,7 @@ INDIFFERENT = {
     "artefacts/difficulty.py",  # likewise
     "artefacts/originals.py",  # likewise, where it is not the stage itself
     "artefacts/experts.py",  # likewise
+    "artefacts/buffers.py",  # likewise
     "artefacts/training.py",  # of these two
     "artefacts/schooling.py",
     "artefacts/statistics.py",  # likewise
@@ -96,6 +98,7 @@ STAGES = [
     Score,
     Original,
     Expert,
+    GivenExpert,
     RealFeatures,
     Statistics,
     ReleasedStatistics,

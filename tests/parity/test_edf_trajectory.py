@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from golden import golden, max_abs
 from stillroom.methods.trajectory_distance import apart, kept
-from stillroom.methods.trajectory_matching import chunks_of, latest_start
 from stillroom.methods.trajectory_start import agreed_logits
+from stillroom.methods.trajectory_student import chunks_of, latest_start
 from stillroom.nets.ensemble import Nets
 from stillroom.nets.inner import Inner, flat, through, unrolled, views
 from stillroom.nets.losses import soft_ce

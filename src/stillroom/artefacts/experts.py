@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from stillroom.artefacts.difficulty import Difficulty, by_difficulty, difficulty_of
+from stillroom.artefacts.given import Moved
 from stillroom.artefacts.opened import nets_for, open_bench
 from stillroom.artefacts.schooling import Schooling
 from stillroom.artefacts.stage import COMMON, Stage
@@ -38,7 +39,7 @@ class Trajectory:
     """The way an expert went: parameters after epochs, in the order of its network.
 
     `epochs` are those of the rows of `rows` [S,P], which lie on disk. `accuracy` is that of its end
-    on the real test images.
+    on the real test images; `moved`: of given ones, classes that they know by other numbers.
     """
 
     arch: Arch
@@ -46,6 +47,7 @@ class Trajectory:
     rows: npt.NDArray[np.float32]
     accuracy: float
     seconds: float
+    moved: tuple[Moved, ...] = ()
 
     def after(self, epoch: int) -> Tensor:
         """float32 [P] after so many epochs; 0 is before the first.
@@ -75,6 +77,7 @@ class Expert(Stage):
         *COMMON,
         "artefacts/difficulty.py",
         "artefacts/experts.py",
+        "artefacts/given.py",
         "artefacts/schooling.py",
         "artefacts/training.py",
         "nets/inner.py",
@@ -288,6 +291,11 @@ def _rows(path: Path, shape: tuple[int, int]) -> np.memmap[Any, np.dtype[np.floa
         found = np.load(path, mmap_mode="r+", allow_pickle=False)
         if isinstance(found, np.memmap) and found.shape == shape and found.dtype == np.float32:
             return found
+    return new_rows(path, shape)
+
+
+def new_rows(path: Path, shape: tuple[int, int]) -> np.memmap[Any, np.dtype[np.float32]]:
+    """An array float32 [snapshots, P] on disk."""
     made: np.memmap[Any, np.dtype[np.float32]]
     made = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
     return made

@@ -208,14 +208,20 @@ def _test_given(stage: Original, out: Path, rt: Runtime) -> None:
     weights = given_weights(stage.name, stage.weights, own, stage.store)
     for name, tensor in own.items():
         tensor.copy_(weights[name])
-    tests = real_images(bench.test, bench.preprocess, bench.size, rt)
-    predicted, labels = predict(nets, tests)[0], tests.labels.cpu()
-    accuracy = float((predicted == labels).double().mean())
-    moved = [dataclasses.astuple(m) for m in other_order(predicted, labels, len(bench.classes))]
+    accuracy, order = tested(nets, bench, rt)
+    moved = [dataclasses.astuple(m) for m in order]
     write_atomic(out / WEIGHTS, save(weights))
     told = {"accuracy": accuracy, "curve": [[0, accuracy]], "moved": moved}
     write_json(out / TOLD, told)
     write_json(out / "timing.json", {"seconds": time.monotonic() - began})
+
+
+def tested(nets: Ensemble, bench: Benchmark, rt: Runtime) -> tuple[float, list[Moved]]:
+    """The share of test images that network 0 has right, and what classes it has exchanged."""
+    tests = real_images(bench.test, bench.preprocess, bench.size, rt)
+    predicted, labels = predict(nets, tests)[0], tests.labels.cpu()
+    accuracy = float((predicted == labels).double().mean())
+    return accuracy, other_order(predicted, labels, len(bench.classes))
 
 
 def opened(model: OriginalModel, bench: Benchmark, rt: Runtime) -> Ensemble:

@@ -84,7 +84,7 @@ def checked(found: Any, part: Part) -> Any:
     """
     import torch
 
-    from stillroom.interchange.tensors import plain
+    from stillroom.nets.zoo.weights import plain
 
     if not isinstance(found, torch.Tensor):
         raise StillroomError(

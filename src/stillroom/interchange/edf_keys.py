@@ -72,7 +72,7 @@ DEAD = {
     "skip_first_eva": "what a run starts from is no step of it",
     "device": "see --device",
     "data_path": "see --data-root",
-    "buffer_path": "experts lie in the store, see --store",
+    "buffer_path": "experts are trained here; those of old files: --buffers FOLDER",
     "activation_model_path": "the network that looks is trained, or brought, see docs/methods/mtt",
     "Initialize_Label_Model_Dir": "the network that labels is trained, or brought, as NAME=FILE",
     "canvas_size": "of textures",

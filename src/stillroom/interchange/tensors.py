@@ -17,7 +17,7 @@ from stillroom.data.benchmarks import Benchmark
 from stillroom.distilled import Distilled
 from stillroom.errors import StillroomError
 from stillroom.files import read_limited, sha256_file
-from stillroom.nets.zoo.weights import read_checkpoint
+from stillroom.nets.zoo.weights import plain, read_checkpoint
 from stillroom.types import LabelKind
 
 MAX_BYTES = 2 * 2**30  # of one file
@@ -89,14 +89,6 @@ def _tensor(path: Path) -> Tensor:
     if 4 * found.numel() > limit or found.dtype not in DTYPES:
         raise StillroomError(f"{path}: {found.dtype} {list(found.shape)} is not what a set holds")
     return found.detach()
-
-
-def plain(found: Tensor) -> bool:
-    """Whether a tensor holds as many numbers as it says, here and one after another."""
-    usual = found.layout == torch.strided and found.device.type == "cpu" and not found.is_nested
-    if not usual or found.is_quantized:
-        return False
-    return found.untyped_storage().nbytes() >= found.numel() * found.element_size()
 
 
 def _images(path: Path, x: Tensor, bench: Benchmark, space: str) -> Tensor:

@@ -9,7 +9,7 @@ specification of trajectory matching, section 4 to 6.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -21,6 +21,7 @@ from stillroom.config import DSA, Grown
 from stillroom.errors import StillroomError, suggest
 from stillroom.methods.base import Context, Method, Synth
 from stillroom.methods.trajectory_options import EXPERTS, Areas, Labeller, Parameters, Window
+from stillroom.methods.trajectory_student import batches, latest_start
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,13 +38,16 @@ LEAST_RATE = 1e-6  # of the student, which the reference lets turn negative
 class TrajectoryMatching(Grown, Method):
     """Distance of a student's parameters to an expert's, through the student's whole training."""
 
-    later: ClassVar[tuple[str, ...]] = ("labeller",)
+    later: ClassVar[tuple[str, ...]] = ("labeller", "buffers")
     unkeyed: ClassVar[tuple[str, ...]] = ("theta",)
 
     kind: Literal["trajectory_matching"] = "trajectory_matching"
     experts: int = Field(20, ge=1, le=10**4, strict=True, description="networks that are followed")
     schooling: NamedSchooling = Field(
         SCHOOLINGS["mtt"], description="how they are trained; epochs as far as they are read"
+    )
+    buffers: str = Field(
+        "", description="folder of replay_buffer_N.pt of others, in place of experts trained here"
     )
     window: Window = Field(Window.model_construct(), description="which stretch is matched")
     inner: int = Field(50, ge=1, le=10**4, strict=True, description="steps of the student")
@@ -94,15 +98,21 @@ class TrajectoryMatching(Grown, Method):
     def _every_field_is_read(self) -> TrajectoryMatching:
         if self.engine == "unrolled" and self.theta != "device":
             raise ValueError("theta is of exact and tesla; unrolled keeps the whole graph")
-        read = max(self.window.needed, self.labeller.epoch or 0)
-        if read > self.schooling.passes:
+        if self.buffers and self.schooling not in SCHOOLINGS.values():
+            raise ValueError("schooling is of experts trained here, and buffers hold some")
+        if not self.buffers and self.reads > self.schooling.passes:
             raise ValueError(
-                f"window and labeller read an expert up to epoch {read}, and it is trained for "
-                f"{self.schooling.passes}; give schooling more epochs, or window an earlier last"
+                f"window and labeller read an expert up to epoch {self.reads}, and it is trained "
+                f"for {self.schooling.passes}; give schooling more epochs, or window a lower last"
             )
         if not self._asked and self.labeller != Labeller.model_construct():
             raise ValueError("labeller belongs to init known or to labels learned; set one of them")
         return self
+
+    @property
+    def reads(self) -> int:
+        """The last epoch of an expert that is asked for by its number."""
+        return max(self.window.needed, self.labeller.epoch or 0)
 
     @property
     def _asked(self) -> bool:
@@ -122,14 +132,16 @@ class TrajectoryMatching(Grown, Method):
 
     def stages(self, bench: dict[str, Any], arch: Arch, store: Path) -> dict[str, Stage]:
         """The experts, as far as they are read."""
+        from stillroom.artefacts.buffers import GivenExpert
         from stillroom.artefacts.experts import Expert
         from stillroom.artefacts.originals import pool_of
 
         own = self._asked and self.labeller.net == EXPERTS
         whole = own and self.labeller.epoch is None  # their ends are asked
-        upto = max(self.window.needed, self.labeller.epoch or 0)
         found: dict[str, Stage] = {
-            f"expert/{i:04d}": Expert(self.schooling, bench, arch, i, upto, whole, store)
+            f"expert/{i:04d}": GivenExpert(self.buffers, bench, arch, i, store)
+            if self.buffers
+            else Expert(self.schooling, bench, arch, i, self.reads, whole, store)
             for i in range(self.experts)
         }
         if self.areas.beta is not None:
@@ -235,7 +247,7 @@ class TrajectoryMatching(Grown, Method):
             nets=with_parameters(ctx, start),
             start=start,
             steps=self.inner,
-            shown=self._shown(ctx, synth.images, labels, it),
+            shown=batches(ctx, synth.images, labels, it, self.inner, self.batch, self.augment),
             rate=synth.lr,
             loss=logit_ce if labels.is_floating_point() else hard_ce,
         )
@@ -348,47 +360,3 @@ class TrajectoryMatching(Grown, Method):
 
         with torch.no_grad():
             return in_parts(with_parameters(ctx, target), synth.images.detach())
-
-    def _shown(
-        self, ctx: Context, images: Tensor, labels: Tensor, it: int
-    ) -> Callable[[int], tuple[Tensor, Tensor]]:
-        """The batch of every step of the student: the same at every call."""
-        import torch
-
-        from stillroom.data.augment import apply, draw, parse
-
-        strategy = parse(self.augment)
-        count = len(images)
-        each = -(-count // self.batch)
-        orders = [
-            torch.randperm(count, generator=ctx.rng("rows", it, turn)).tolist()
-            for turn in range(-(-self.inner // each))
-        ]
-        chunks = chunks_of(orders, self.batch)
-
-        def shown(t: int) -> tuple[Tensor, Tensor]:
-            rows = torch.tensor(chunks[t], device=images.device)
-            drawn = draw(strategy, len(rows), ctx.bench.size, ctx.rng("augment", it, t))
-            return apply(images[rows], drawn), labels[rows]
-
-        return shown
-
-
-def latest_start(it: int, begin: int, last: int, grow: int) -> int:
-    """The bound below which a stretch starts at step `it`: from `begin` to `last` in `grow` steps.
-
-    DATM's sequential generation; `grow` 0: it stands.
-    """
-    return min(last, begin + (last - begin) * it // grow) if grow else last
-
-
-def chunks_of(orders: Sequence[Sequence[int]], batch: int) -> list[list[int]]:
-    """The rows of every step: each order in turn, cut into batches and taken from the end.
-
-    So the ragged rest of an order comes first, as in the reference.
-    """
-    found = []
-    for order in orders:
-        cut = [list(order[i : i + batch]) for i in range(0, len(order), batch)]
-        found += cut[::-1]
-    return found

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from stillroom.artefacts.buffers import GivenExpert
 from stillroom.artefacts.opened import nets_for
 from stillroom.artefacts.originals import Original, OriginalModel, network_of
 from stillroom.artefacts.stage import Stage
@@ -25,7 +26,7 @@ from stillroom.nets.zoo import Arch
 from stillroom.recipe import Recipe
 from stillroom.run import machine as machines
 from stillroom.run.estimate import Estimate, distil_estimate, passes_of
-from stillroom.run.given import check_given, settle
+from stillroom.run.given import check_experts, check_given, settle
 from stillroom.run.options import Machine
 from stillroom.run.prepare import costs_of_stages
 from stillroom.run.publish import owner_key, publish, refuse_foreign
@@ -149,6 +150,9 @@ def _obtain_wanted(planned: Plan, wanted: Sequence[Stage], machine: Machine, rt:
     if first:
         found = obtain_all(planned.store, first, machines.executor(machine), rt)
         check_given(first, found, planned.bench, machine, rt.session)
+    given = [stage for stage in wanted if isinstance(stage, GivenExpert)]
+    if given:
+        check_experts(given, planned.store, planned.bench, machine, rt)
     obtain_all(planned.store, wanted, machines.executor(machine), rt)
 
 

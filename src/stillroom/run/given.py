@@ -11,7 +11,9 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from stillroom.artefacts.buffers import GivenExpert, find_buffers
 from stillroom.artefacts.executor import Serial
+from stillroom.artefacts.experts import Trajectory
 from stillroom.artefacts.given import settled
 from stillroom.artefacts.npz_tree import Tree
 from stillroom.artefacts.originals import Original, OriginalModel
@@ -23,6 +25,7 @@ from stillroom.data.benchmarks import Benchmark
 from stillroom.errors import StillroomError
 from stillroom.files import user_path
 from stillroom.methods.statistics_matching import StatisticsMatching
+from stillroom.methods.trajectory_matching import TrajectoryMatching
 from stillroom.nets.zoo import Arch
 from stillroom.recipe import Recipe
 from stillroom.run import machine as machines
@@ -44,6 +47,8 @@ def settle(recipe: Recipe, bench: Benchmark, arch: Arch, store: Store, rt: Runti
     method = recipe.method.renamed(rename)
     if isinstance(method, StatisticsMatching) and method.statistics:
         method = _with_statistics(method, bench, arch, store, rt)
+    if isinstance(method, TrajectoryMatching) and method.buffers:
+        method = _with_buffers(method, bench, arch, store, rt)
     added = tuple(one.renamed(rename) for one in recipe.regularisers)
     return recipe.model_copy(update={"method": method, "regularisers": added})
 
@@ -62,6 +67,43 @@ def _with_statistics(
         if isinstance(stage, ReleasedStatistics):
             bring(stage, source, store, rt)
     return settled_one
+
+
+def _with_buffers(
+    method: TrajectoryMatching, bench: Benchmark, arch: Arch, store: Store, rt: Runtime
+) -> TrajectoryMatching:
+    if _DIGEST.fullmatch(method.buffers):
+        digest, source = method.buffers, None
+    else:
+        source = find_buffers(user_path(method.buffers, "buffers"))
+        source.refuse_short(method.experts, method.reads)
+        digest = source.digest
+    settled_one = method.model_copy(update={"buffers": digest})
+    for stage in settled_one.stages(bench.describe(), arch, store.root).values():
+        if isinstance(stage, GivenExpert) and not store.complete(stage.key()):
+            obtain(store, dataclasses.replace(stage, source=source), Serial(), rt)
+    return settled_one
+
+
+def check_experts(
+    stages: Sequence[GivenExpert], store: Store, bench: Benchmark, machine: Machine, rt: Runtime
+) -> None:
+    """Say how accurate given experts are at their ends on the test images.
+
+    Raises: StillroomError as `check_given`.
+    """
+    found: list[Trajectory] = [stage.load(store.folder(stage.key())) for stage in stages]
+    right = [one.accuracy for one in found]
+    rt.session.say(
+        f"{len(found)} given experts: right on {percent(min(right))} to {percent(max(right))} % of "
+        f"{len(bench.test)} test images of {bench.name}"
+    )
+    for stage, one in zip(stages, found, strict=True):
+        if (problem := _problem(one, bench)) and not machine.allow_guessing:
+            raise StillroomError(
+                f"given expert {stage.index} is right on {percent(one.accuracy)} %: {problem}; "
+                "--allow-guessing takes it"
+            )
 
 
 def bring(
@@ -142,7 +184,7 @@ def in_a_note(accuracies: Mapping[str, float]) -> str:
     return f"teachers on the test images: {', '.join(told)}" if accuracies else ""
 
 
-def _problem(model: OriginalModel, bench: Benchmark) -> str:
+def _problem(model: OriginalModel | Trajectory, bench: Benchmark) -> str:
     """Why given weights are not to be trusted, or an empty string."""
     if model.moved:
         first = model.moved[0]

@@ -191,6 +191,14 @@ def read_checkpoint(path: Path, data: bytes, limit: int) -> Any:
         ) from None
 
 
+def plain(found: Tensor) -> bool:
+    """Whether a tensor holds as many numbers as it says, here and one after another."""
+    usual = found.layout == torch.strided and found.device.type == "cpu" and not found.is_nested
+    if not usual or found.is_quantized:
+        return False
+    return found.untyped_storage().nbytes() >= found.numel() * found.element_size()
+
+
 def _state_dict(path: Path, found: Any) -> dict[str, Tensor]:
     """The tensors of a checkpoint by key, out of what was put around them."""
     for key in ("state_dict", "model"):

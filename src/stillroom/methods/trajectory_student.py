@@ -1,0 +1,59 @@
+"""What a student of trajectory matching is shown: where its stretch may start, and its batches.
+
+Specification of trajectory matching, 4.1 and 4.6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from stillroom.methods.base import Context
+
+
+def batches(
+    ctx: Context, images: Tensor, labels: Tensor, it: int, inner: int, batch: int, augment: str
+) -> Callable[[int], tuple[Tensor, Tensor]]:
+    """The batch of every one of `inner` steps of the student: the same at every call."""
+    import torch
+
+    from stillroom.data.augment import apply, draw, parse
+
+    strategy = parse(augment)
+    count = len(images)
+    each = -(-count // batch)
+    orders = [
+        torch.randperm(count, generator=ctx.rng("rows", it, turn)).tolist()
+        for turn in range(-(-inner // each))
+    ]
+    chunks = chunks_of(orders, batch)
+
+    def shown(t: int) -> tuple[Tensor, Tensor]:
+        rows = torch.tensor(chunks[t], device=images.device)
+        drawn = draw(strategy, len(rows), ctx.bench.size, ctx.rng("augment", it, t))
+        return apply(images[rows], drawn), labels[rows]
+
+    return shown
+
+
+def latest_start(it: int, begin: int, last: int, grow: int) -> int:
+    """The bound below which a stretch starts at step `it`: from `begin` to `last` in `grow` steps.
+
+    DATM's sequential generation; `grow` 0: it stands.
+    """
+    return min(last, begin + (last - begin) * it // grow) if grow else last
+
+
+def chunks_of(orders: Sequence[Sequence[int]], batch: int) -> list[list[int]]:
+    """The rows of every step: each order in turn, cut into batches and taken from the end.
+
+    So the ragged rest of an order comes first, as in the reference.
+    """
+    found = []
+    for order in orders:
+        cut = [list(order[i : i + batch]) for i in range(0, len(order), batch)]
+        found += cut[::-1]
+    return found
