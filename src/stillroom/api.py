@@ -250,6 +250,8 @@ def as_benchmark(data: Any, test: Any, options: DataOptions, store: Store) -> Be
         return data
     if isinstance(data, (str, Path)):
         return machines.benchmark(str(data), options, store)
+    if options.classes is not None:
+        raise StillroomError('data_options["classes"] is of data by name; cut these yourself')
     common: dict[str, Any] = {
         "size": options.size,
         "normalise": options.normalise,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from stillroom.data.arrays import Array, MapDataset, raw_arrays, raw_dataset
 from stillroom.data.cache import Decoded, cached, find_by_content, in_memory
+from stillroom.data.chosen import only
 from stillroom.data.named import EMBEDDED, NAMED, find, known
 from stillroom.data.preprocess import choose, whitened
 from stillroom.data.raw import RawSplits
@@ -44,7 +45,8 @@ class DataSpec:
     """What the user said about the data.
 
     `data` is a named benchmark, `hf:owner/name[:config]` or a folder; `size` overrides the side
-    of the square images; `val` is the share of every class carved from train for validation.
+    of the square images; `val` is the share of every class carved from train for validation;
+    `classes` a file that names those to take, one a line, in the order of their labels.
     """
 
     data: str
@@ -55,6 +57,7 @@ class DataSpec:
     val: float = 0.0
     split_seed: int = 0
     skip_bad: bool = False
+    classes: Path | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +129,8 @@ def load_benchmark(spec: DataSpec, store: Path) -> Benchmark:
     """
     _check_size(spec.size)
     found = find(spec.data, spec.data_root)
+    if spec.classes is not None:
+        found = only(found, spec.classes)
     decoded = cached(found.raw, store, spec.size or found.size, spec.skip_bad)
     choices = _Choices(found.name, spec.normalise, spec.zca, spec.val, spec.split_seed)
     return _assemble(decoded, choices, found.constants, store)

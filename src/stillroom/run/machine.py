@@ -74,6 +74,7 @@ def benchmark(data: str, options: DataOptions, store: Store) -> Benchmark:
         val=options.val,
         split_seed=options.split_seed,
         skip_bad=options.skip_bad,
+        classes=options.classes,
     )
     return load_benchmark(spec, Path(store.root))
 

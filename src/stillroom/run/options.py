@@ -42,6 +42,9 @@ class DataOptions(Model):
     normalise: str = Field(
         "auto", description="constants by name (cifar10, imagenet, half, none, ...) or fitted"
     )
+    classes: Path | None = Field(
+        None, description="a file that names the classes to take, one a line, in their order"
+    )
     zca: bool = Field(False, description="whiten, fitted on the training images")
     val: float = Field(0.0, ge=0, lt=1, description="fraction of train carved off for validation")
     split_seed: int = Field(0, ge=0, description="key of the splits that are made here")

@@ -238,3 +238,45 @@ def test_what_is_published_applies_where_name_classes_and_shape_agree(
     bench = from_arrays(pixels, labels, pixels[:classes], labels[:classes], name=name)
     assert bench.known == (name if constants else None)
     assert bench.preprocess.name == (constants or "fitted")
+
+
+def test_some_classes_in_an_order_of_ones_own(pets: Path, tmp_path: Path) -> None:
+    """As if the folder held those alone; labels follow the file, as do the pixels."""
+    listed = tmp_path / "two.txt"
+    listed.write_text("eel\n\n cat \n", encoding="utf-8")
+    spec = DataSpec(str(pets), classes=listed)
+    bench = load_benchmark(spec, tmp_path / "store")
+    whole = load_benchmark(replace(spec, classes=None), tmp_path / "store")
+    assert (bench.name, bench.classes) == ("pets/two", ("eel", "cat"))
+    assert torch.bincount(bench.train.labels).tolist() == [4, 8]
+    assert torch.bincount(bench.test.labels).tolist() == [1, 2]
+    assert bench.content != whole.content
+
+    def images(of: Benchmark, c: int) -> set[bytes]:
+        parts = [(s.images, s.labels) for s in (of.train, of.test)]
+        return {x.numpy().tobytes() for xs, ys in parts for x in xs[ys == c]}
+
+    for c, same_class in ((0, 2), (1, 0)):
+        assert images(bench, c) == images(whole, same_class)
+    assert same(reopen(bench.describe(), tmp_path / "store"), bench)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (b"cat\neal\n", "pets has no class 'eal'; did you mean 'eel'"),
+        (b"cat\ndog\ncat\n", "names 'cat' twice"),
+        (b"cat\n", "names 1 classes"),
+        (b"\xff\xfe\x00", "no text in UTF-8"),
+        (b"", "names 0 classes"),
+        (None, "classes"),
+    ],
+)
+def test_lists_of_classes_that_are_none(
+    pets: Path, tmp_path: Path, text: bytes | None, told: str
+) -> None:
+    listed = tmp_path / "list.txt"
+    if text is not None:
+        listed.write_bytes(text)
+    with pytest.raises(StillroomError, match=told):
+        load_benchmark(DataSpec(str(pets), classes=listed), tmp_path / "store")
