@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from stillroom.session import Session
 from stillroom.types import Record
@@ -81,3 +84,16 @@ FOLLOWED: dict[str, Any] = {  # the shortest trajectory matching
     "window": {"last": 1, "epochs": 1},
     "inner": 2,
 }
+
+
+def class_pictures(root: Path, classes: Sequence[str], counts: dict[str, int], side: int) -> None:
+    """Folders `<split>/<class>` of pictures that differ, in a colour of each class."""
+    for split, count in counts.items():
+        for c, name in enumerate(classes):
+            below = root / split / name
+            below.mkdir(parents=True, exist_ok=True)
+            for i in range(count):
+                gen = torch.Generator().manual_seed(997 * c + 13 * i + len(split))
+                noise = torch.randint(0, 60, (side, side, 3), generator=gen)
+                pixels = noise + torch.tensor([7 * c % 190, 31 * c % 190, 90])
+                Image.fromarray(pixels.to(torch.uint8).numpy()).save(below / f"{i}.png")

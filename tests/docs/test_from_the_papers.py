@@ -55,7 +55,7 @@ SHORT = "+epochs=3"  # behind the name of a schooling
 COMMANDS = [
     (page.stem, found)
     for page in PAGES
-    if page.stem != "challenge"  # see test_challenge_page.py
+    if page.stem not in ("challenge", "comp-dd")  # see test_challenge_page.py, test_comp_dd_page.py
     for found in re.findall(r"`(stillroom [^`]+)`", page.read_text(encoding="utf-8"))
 ]
 

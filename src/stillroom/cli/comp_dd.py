@@ -6,9 +6,9 @@ import csv
 import inspect
 import io
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from stillroom.artefacts.schooling import find_schooling
 from stillroom.cli import flags
@@ -16,6 +16,15 @@ from stillroom.errors import StillroomError
 from stillroom.files import user_path, write_atomic
 from stillroom.run.options import DataOptions, Machine
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from stillroom.artefacts.store import Store
+    from stillroom.comp_dd.measure import Complexities
+    from stillroom.data.benchmarks import Benchmark
+    from stillroom.runtime import Runtime
+
+SOME = 0.01  # of the images, above which empty maps are worth a line
 app = App(name="comp-dd", help="Comp-DD: easy and hard subsets of ImageNet, and their complexity.")
 
 
@@ -34,80 +43,301 @@ def _list() -> None:
 
 
 def _complexity(**values: Any) -> None:
-    from stillroom.artefacts.store import obtain
     from stillroom.cli.show import rows, say
     from stillroom.comp_dd.complexity import hard_first, of_classes
-    from stillroom.comp_dd.measure import Complexities
+    from stillroom.evaluation.statistics import rank_correlation
     from stillroom.progress import Shown
+
+    machine, shown = flags.settle(Machine, values, "machine"), Shown(values["quiet"])
+    out, images = (values[n] and user_path(values[n], n) for n in ("out", "images"))
+    with shown.interruptible(machine.minutes):
+        bench, store = _opened(values, machine)
+        asked = (values, values["arch"] or ["auto"], bench, store)
+        _, seen, found, _ = _measured(*asked, machine, shown)
+    labels = bench.train.labels[seen].cpu()
+    means = {name: of_classes(v, labels, len(bench.classes)) for name, v in found.items()}
+    first, *others = means
+    order = hard_first(means[first])
+    counts = labels.bincount(minlength=len(bench.classes)).tolist()
+    table = [
+        (bench.classes[c], *(f"{100 * float(m[c]):.1f}" for m in means.values()), str(counts[c]))
+        for c in order
+    ]
+    heads = [f"by {name}, %" for name in means] if others else ["complexity %"]
+    rows(f"{bench.name}, hard first", ("class", *heads, "images"), table)
+    for name in others if len(order) > 3 else []:
+        rho, low, high = rank_correlation(means[first].tolist(), means[name].tolist())
+        say(
+            f"{name} ranks the {len(order)} classes as {first} does with rho = {rho:.2f} "
+            f"(95 % interval {low:.2f} to {high:.2f})"
+        )
+    if out:
+        lines = [
+            [bench.classes[c], *(f"{float(m[c]):.9g}" for m in means.values()), counts[c]]
+            for c in order
+        ]
+        names = [f"complexity by {name}" for name in means] if others else ["complexity"]
+        _write_csv(out, ["class", *names, "images"], lines)
+    if images:
+        columns = [seen.tolist(), labels.tolist(), *(v.tolist() for v in found.values())]
+        lines = [
+            [row, bench.classes[c], *(f"{v:.9g}" for v in more)]
+            for row, c, *more in zip(*columns, strict=True)
+        ]
+        _write_csv(images, ["training image", "class", *(f"by {n}" for n in found)], lines)
+
+
+def _opened(values: dict[str, Any], machine: Machine) -> tuple[Benchmark, Store]:
+    from stillroom.run import machine as machines
+
+    options, store = flags.settle(DataOptions, values, "options"), machines.store(machine)
+    if not 0 < values["threshold"] <= 1 or values["each"] < 1:
+        raise StillroomError("--threshold must lie above 0 and up to 1, --each must be at least 1")
+    return machines.benchmark(values["data"], options, store), store
+
+
+def _measured(
+    values: dict[str, Any],
+    archs: list[str],
+    bench: Benchmark,
+    store: Store,
+    machine: Machine,
+    shown: Any,
+) -> tuple[list[Complexities], Tensor, dict[str, Tensor], Runtime]:
+    """Stages, the rows that were looked at, and by network the complexity of each."""
+    from stillroom.artefacts.store import obtain_all
+    from stillroom.comp_dd.measure import Complexities
     from stillroom.run import machine as machines
     from stillroom.run.prepare import cost_of_originals, originals
 
+    models = originals(bench, archs, 1, find_schooling(values["originals"]), store)
+    cost, rt = cost_of_originals(models, machine, shown, store)
+    if cost.left:
+        shown.say(cost.in_words())
+    given = {name: values[name] for name in ("layer", "cam", "of", "threshold", "each")}
+    stages = [Complexities(model, **given) for model in models]
+    found = obtain_all(store, stages, machines.executor(machine), rt)
+    by_network = {m.name: value for m, (_, value) in zip(models, found, strict=True)}
+    for name, value in by_network.items():
+        if (empty := float((value == 1).double().mean())) > SOME:
+            shown.say(f"{name} sees its class nowhere in {empty:.0%} of the images: 100 % complex")
+    return stages, found[0][0], by_network, rt
+
+
+def _write_csv(path: Path, head: list[str], lines: list[list[Any]]) -> None:
+    from stillroom.cli.show import say
+
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows(lines)
+    write_atomic(path, table.getvalue())
+    say(f"written: {path}")
+
+
+def _build(**values: Any) -> None:
+    from stillroom.cli.show import rows, say
+    from stillroom.comp_dd import build as building
+    from stillroom.comp_dd.publish import write
+    from stillroom.progress import Shown
+    from stillroom.tables import percent
+
     machine, shown = flags.settle(Machine, values, "machine"), Shown(values["quiet"])
-    options, store = flags.settle(DataOptions, values, "options"), machines.store(machine)
-    out = None if values["out"] is None else user_path(values["out"], "out")
-    if not 0 < values["threshold"] <= 1 or values["each"] < 1:
-        raise StillroomError("--threshold must lie above 0 and up to 1, --each must be at least 1")
+    out, size = user_path(values["out"], "out"), values["classes_each"]
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise StillroomError(f"--out {out} exists and is not empty; name a new folder")
+    if size < 2:
+        raise StillroomError(f"--classes-each {size}: a subset needs two classes at least")
     with shown.interruptible(machine.minutes):
-        bench = machines.benchmark(values["data"], options, store)
-        schooling = find_schooling(values["originals"])
-        (model,) = originals(bench, [values["arch"]], 1, schooling, store)
-        cost, rt = cost_of_originals([model], machine, shown, store)
-        if cost.left:
-            shown.say(cost.in_words())
-        given = {name: values[name] for name in ("layer", "cam", "of", "threshold", "each")}
-        stage = Complexities(model, **given)
-        seen, found = obtain(store, stage, machines.executor(machine), rt)
-    labels = bench.train.labels[seen].cpu()
-    means = of_classes(found, labels, len(bench.classes))
-    order = hard_first(means)
-    counts = labels.bincount(minlength=len(bench.classes)).tolist()
-    cells = [(bench.classes[c], f"{100 * float(means[c]):.1f}", str(counts[c])) for c in order]
-    rows(f"{bench.name}, hard first", ("class", "complexity %", "images"), cells)
-    if out is not None:
-        table = io.StringIO()
-        writer = csv.writer(table, lineterminator="\n")
-        writer.writerow(["class", "complexity", "images"])
-        writer.writerows((bench.classes[c], f"{float(means[c]):.9g}", counts[c]) for c in order)
-        write_atomic(out, table.getvalue())
-        say(f"written: {out}")
+        bench, store = _opened(values, machine)
+        categories, others = building.read_categories(values["categories"], bench.classes)
+        if others:
+            shown.say(f"{values['categories']}: {others} of its classes are not in {bench.name}")
+        building.large_enough(categories, size)
+        asked = (values, [values["arch"]], bench, store)
+        (stage,), seen, found, rt = _measured(*asked, machine, shown)
+        built = building.built(bench, stage, seen, found[stage.model.name], categories, size)
+        for name in categories.keys() - {s.category for s in built.subsets}:
+            shown.say(f"{name}: {len(categories[name])} classes are too few for two subsets")
+        write(out, built, bench, stage, values["examples"], rt)
+    table = []
+    for easy, hard in zip(built.subsets[::2], built.subsets[1::2], strict=True):
+        apart, half = building.gap(easy, hard)
+        cells = [percent(s.chosen_on) for s in (easy, hard)]
+        cells += [percent(s.held_out) for s in (easy, hard)]
+        table.append((easy.category, *cells, f"{100 * apart:+.1f} ± {100 * half:.1f}"))
+    heads = ("category", "easy", "hard", "easy, other half", "hard, other half", "difference there")
+    rows(f"{bench.name}: complexity in %, of {size} classes a side", heads, table)
+    say(f"in {out}: a file of classes a subset, for --classes; {building.SUBSETS}; index.html")
 
 
+def _stats(**values: Any) -> None:
+    from stillroom.cli.show import rows, say
+    from stillroom.comp_dd import stats
+    from stillroom.tables import percent
+
+    built = values["built"]
+    if built is not None and (values["complexity"] or values["data_root"]):
+        raise StillroomError("--complexity and --data-root are of Comp-DD; a build has its own")
+    if built is not None:
+        found = stats.of_built(user_path(built, "BUILD"))
+    else:
+        table = values["complexity"] and user_path(values["complexity"], "complexity")
+        found = stats.of_comp_dd(values["data_root"], table or None)
+    cells = []
+    for p in found.pairs:
+        known = [percent(v) for v in p.complexity] if p.complexity else ["-", "-"]
+        cells.append((p.category, *(f"{n:,}" for n in p.images), *known))
+    heads = ("category", "images, easy", "images, hard", "complexity %, easy", "complexity %, hard")
+    rows(found.title, heads, cells)
+    for note in found.notes:
+        say(note)
+    if values["out"] is not None:
+        out = user_path(values["out"], "out")
+        write_atomic(out, found.page())
+        say(f"page: {out}")
+
+
+def _evaluate(**values: Any) -> None:
+    from stillroom.cli.show import accuracy_table, say
+    from stillroom.comp_dd.evaluate import Judged, judge
+    from stillroom.progress import Shown
+
+    machine, shown = flags.settle(Machine, values, "machine"), Shown(values["quiet"])
+    files = ("data_path", "data_dir", "label_dir", "lr_dir", "out")
+    paths: dict[str, Any] = {n: values[n] and user_path(values[n], n) for n in files}
+    fields = ("category", "subset", "model", "lr_net", "epochs", "batch_size", "seeds")
+    dsa = values["dsa"] == "True"
+    asked = Judged(**paths, **{name: values[name] for name in fields}, size=values["res"], dsa=dsa)
+    with shown.interruptible(machine.minutes):
+        folder, lines = judge(asked, machine, shown)
+    accuracy_table(lines, f"comp-dd/{asked.category}-{asked.subset}")
+    if asked.out:
+        say(f"in {folder}")
+
+
+_NETWORK = flags.flag(str, "the network that looks")
+_MEASURE = [
+    flags.keyword("originals", flags.flag(str, f"how trained: {flags.SCHOOLED}"), "default"),
+    flags.keyword("layer", flags.flag(str, "in which layer; auto: the deepest map"), "auto"),
+    flags.keyword(
+        "cam", flags.flag(Literal["grad-cam", "smooth-grad-cam++"], "kind of map"), "grad-cam"
+    ),
+    flags.keyword(
+        "of",
+        flags.flag(
+            Literal["label", "predicted"],
+            "the class that a map explains: the image's, or, as in the published script, the one "
+            "that is predicted",
+        ),
+        "label",
+    ),
+    flags.keyword("threshold", flags.flag(float, "from where on a pixel is active"), 0.5),
+    flags.keyword("each", flags.flag(int, "training images of a class, drawn by key"), 200),
+]
+_DATA = flags.keyword("data", flags.flag(str, "any labelled data"), inspect.Parameter.empty)
+_REST = [
+    flags.keyword("quiet", flags.flag(bool, "no progress, no notes", switch=True), False),
+    *flags.of_model(DataOptions, "options", "Data"),
+    *flags.of_model(Machine, "machine", "Machine"),
+]
 app.command(
     flags.with_signature(
         _complexity,
         [
+            _DATA,
             flags.keyword(
-                "data", flags.flag(str, "any labelled data, as elsewhere"), inspect.Parameter.empty
+                "arch", flags.several(str, "networks that look; of several, how their ranks agree")
             ),
-            flags.keyword("arch", flags.flag(str, "the network that looks"), "auto"),
-            flags.keyword(
-                "originals", flags.flag(str, f"how it is trained: {flags.SCHOOLED}"), "default"
-            ),
-            flags.keyword(
-                "layer", flags.flag(str, "in which layer; auto: the deepest map"), "auto"
-            ),
-            flags.keyword(
-                "cam",
-                flags.flag(Literal["grad-cam", "smooth-grad-cam++"], "kind of map"),
-                "grad-cam",
-            ),
-            flags.keyword(
-                "of",
-                flags.flag(
-                    Literal["label", "predicted"],
-                    "the class that a map explains: the image's, or, as in the published script, "
-                    "the one that is predicted",
-                ),
-                "label",
-            ),
-            flags.keyword("threshold", flags.flag(float, "from where on a pixel is active"), 0.5),
-            flags.keyword("each", flags.flag(int, "training images of a class, drawn by key"), 200),
+            *_MEASURE,
             flags.keyword("out", flags.flag(Path | None, "a CSV file of the classes")),
-            flags.keyword("quiet", flags.flag(bool, "no progress, no notes", switch=True), False),
-            *flags.of_model(DataOptions, "options", "Data"),
-            *flags.of_model(Machine, "machine", "Machine"),
+            flags.keyword("images", flags.flag(Path | None, "a CSV file of the single images")),
+            *_REST,
         ],
         "Measure how complex the classes of data are: where a network does not look.",
     ),
     name="complexity",
+)
+app.command(
+    flags.with_signature(
+        _build,
+        [
+            _DATA,
+            flags.keyword(
+                "categories",
+                flags.flag(str, "a CSV file class,category; or a table here: tiny-imagenet"),
+                inspect.Parameter.empty,
+            ),
+            flags.keyword("classes_each", flags.flag(int, "classes of every subset"), 10),
+            flags.keyword("out", flags.flag(Path, "a new folder"), inspect.Parameter.empty),
+            flags.keyword("examples", flags.flag(int, "images of a class on its page"), 2),
+            flags.keyword("arch", _NETWORK, "auto"),
+            *_MEASURE,
+            *_REST,
+        ],
+        "Make easy and hard subsets: of every category the least and the most complex classes.",
+    ),
+    name="build",
+)
+app.command(
+    flags.with_signature(
+        _stats,
+        [
+            inspect.Parameter(
+                "built",
+                inspect.Parameter.POSITIONAL_ONLY,
+                annotation=Annotated[
+                    Path | None, Parameter(name="BUILD", help="a folder of build; else Comp-DD's")
+                ],
+                default=None,
+            ),
+            flags.keyword("data_root", flags.flag(Path | None, "folder that holds an ImageNet")),
+            flags.keyword(
+                "complexity",
+                flags.flag(
+                    Path | None, "a CSV file of comp-dd complexity, in place of the paper's numbers"
+                ),
+            ),
+            flags.keyword("out", flags.flag(Path | None, "a page with the two diagrams, .html")),
+        ],
+        "Count the images of the subsets, and say how complex they are.",
+    ),
+    name="stats",
+)
+
+
+def _theirs(name: str, kind: Any, about: str, default: Any = None) -> inspect.Parameter:
+    """A flag as the benchmark's page spells it, with underscores, or with hyphens."""
+    spelt = tuple(dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}")))
+    told = Parameter(name=spelt, help=about, group=flags.PANELS["Run"])
+    return flags.keyword(name, Annotated[kind, told], default)
+
+
+_NEEDED = inspect.Parameter.empty
+app.command(
+    flags.with_signature(
+        _evaluate,
+        [
+            _theirs("data_path", Path, "an ImageNet: train/<wnid> and val/<wnid>", _NEEDED),
+            _theirs("data_dir", Path, "file of images", _NEEDED),
+            _theirs("label_dir", Path, "file of labels: classes, or logits", _NEEDED),
+            _theirs("lr_dir", Path | None, "file of a learned rate"),
+            _theirs("category", str, "bird, dog, car, fish, insect, snake, round, music", _NEEDED),
+            _theirs("subset", str, "easy or hard", _NEEDED),
+            _theirs("model", str, "the student", "ConvNetD5"),
+            _theirs(
+                "lr_net", float | None, "its rate, before that of --lr_dir [default: that, or 0.01]"
+            ),
+            _theirs("dsa", Literal["True", "False"], "Siamese augmentation of students", "True"),
+            _theirs("res", int, "side of the images", 128),
+            _theirs("epochs", int | None, "of a student [default: 1000]"),
+            _theirs("batch_size", int | None, "images a step [default: 128]"),
+            flags.keyword("seeds", flags.flag(int | None, "students [default: the protocol's]")),
+            flags.keyword("out", flags.flag(Path | None, "a new folder for the set and records")),
+            flags.keyword("quiet", flags.flag(bool, "no progress", switch=True), False),
+            *flags.of_model(Machine, "machine", "Machine"),
+        ],
+        "Judge images, labels and a rate on a subset of Comp-DD, as its page has it.",
+    ),
+    name="evaluate",
 )

@@ -5,10 +5,13 @@ Wang et al. 2025, arXiv:2410.17193, section 3; specification of trajectory match
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 THRESHOLD = 0.5  # of a map in [0, 1]
+NORMAL = 1.959964  # 97.5 % quantile
 
 
 def complexity(maps: Tensor, threshold: float = THRESHOLD) -> Tensor:
@@ -20,6 +23,17 @@ def of_classes(values: Tensor, labels: Tensor, classes: int) -> Tensor:
     """float64 [C]: the mean over the images of a class; NaN where there is none."""
     total = torch.zeros(classes, dtype=torch.float64).index_add_(0, labels, values.double())
     return total / torch.bincount(labels, minlength=classes)
+
+
+def mean_of_classes(values: Tensor, labels: Tensor, classes: Sequence[int]) -> tuple[float, float]:
+    """The mean over some classes of the means of their images, and half of its 95 % interval.
+
+    The interval is over images: that of other images of these very classes. Every class needs two.
+    """
+    parts = [values[labels == c].double() for c in classes]
+    mean = sum(float(part.mean()) for part in parts) / len(parts)
+    variance = sum(float(part.var() / len(part)) for part in parts) / len(parts) ** 2
+    return mean, NORMAL * variance**0.5
 
 
 def hard_first(values: Tensor) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -76,26 +77,30 @@ class Complexities(Stage):
         """Look at every image."""
         rt = dataclasses.replace(rt, compile=False)
         bench = open_bench(self.model.bench, self.model.store, rt)
-        folder = Store(self.model.store).folder(self.model.key())
-        model: OriginalModel = self.model.load(folder)
-        nets = opened(model, bench, rt)
-        layer = deepest(nets) if self.layer == "auto" else self.layer
-        rows, found = self.rows(bench), []
-        parts = rows.split(TOGETHER)
-        rt.session.begin("complexity", len(parts), 0)
-        for done, some in enumerate(parts):
-            images = model.space(bench).apply(bench.train.take(some, rt.device)).to(rt.dtype)
-            of_class = bench.train.labels[some].to(rt.device)
-            if self.of == "predicted":
-                with torch.no_grad():
-                    of_class = nets.logits(images)[0].argmax(1)
-            maps = activation_maps(nets, layer, images, of_class, self.cam, key=done)
+        rows = self.rows(bench)
+        parts = len(rows.split(TOGETHER))
+        rt.session.begin("complexity", parts, 0)
+        found = []
+        for done, maps in enumerate(self.maps(bench, rows, rt)):
             found.append(complexity(maps, self.threshold).cpu())
             rt.session.update(done + 1)
             rt.session.check()
         rt.session.end()
         tensors = {"rows": rows, "complexity": torch.cat(found).contiguous()}
         write_atomic(out / FILE, save(tensors))
+
+    def maps(self, bench: Benchmark, rows: Tensor, rt: Runtime) -> Iterator[Tensor]:
+        """Maps [B,H,W] in [0, 1] of training images, some at a time."""
+        model: OriginalModel = self.model.load(Store(self.model.store).folder(self.model.key()))
+        nets = opened(model, bench, rt)
+        layer = deepest(nets) if self.layer == "auto" else self.layer
+        for done, some in enumerate(rows.split(TOGETHER)):
+            images = model.space(bench).apply(bench.train.take(some, rt.device)).to(rt.dtype)
+            of_class = bench.train.labels[some].to(rt.device)
+            if self.of == "predicted":
+                with torch.no_grad():
+                    of_class = nets.logits(images)[0].argmax(1)
+            yield activation_maps(nets, layer, images, of_class, self.cam, key=done)
 
     def load(self, folder: Path) -> tuple[Tensor, Tensor]:
         """Rows int64 [M] of the training images, and their complexity float64 [M]."""

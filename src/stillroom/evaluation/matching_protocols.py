@@ -96,6 +96,20 @@ MATCHING: tuple[Protocol, ...] = (
     Protocol.model_validate(
         {
             **_VICO,
+            "name": "edf-plain",
+            "epochs": 1000,
+            "batch": 128,
+            "lr": "set",
+            "rates": (0.01,),
+            "augment": "none",
+            "labels": "any",
+            "papers": ("wang2025edf",),
+            "why": "As edf, without augmentation: how Comp-DD's script judges with --dsa False.",
+        }
+    ),
+    Protocol.model_validate(
+        {
+            **_VICO,
             "name": "eccv24",
             "epochs": 1000,
             "augment": DSA,

@@ -64,6 +64,19 @@ def correlation(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, f
     return r, math.tanh(z - half), math.tanh(z + half)
 
 
+def rank_correlation(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, float]:
+    """Spearman's rho of at least four pairs, and its 95 % interval by Fisher's z transform."""
+    return correlation(ranks(x), ranks(y))
+
+
+def ranks(values: Sequence[float]) -> list[float]:
+    """Ranks from 1; equal values share their mean rank."""
+    return [
+        sum(v < value for v in values) + (sum(v == value for v in values) + 1) / 2
+        for value in values
+    ]
+
+
 @dataclass(frozen=True)
 class Paired:
     """Differences a - b of students that share a seed, and the two-sided p of a paired t test.

@@ -112,6 +112,25 @@ def _beside(
     )
 
 
+def bar_chart(groups: Sequence[tuple[str, float, float]], text: str, prefix: str) -> str:
+    """Two bars a group, one below the other, with their numbers; they start at zero."""
+    names = [short(name, 18) for name, *_ in groups]
+
+    def draw(axes: Any) -> None:
+        for place, ((_, *pair), name) in enumerate(zip(groups, names, strict=True)):
+            for value, shift, colour in zip(pair, (0.2, -0.2), (BASE, SET), strict=True):
+                axes.barh(shift - place, value, 0.34, color=colour)
+                _beside(axes, (value, shift - place), text.format(value), 6, INK, coords="data")
+            _beside(axes, (0, -place), name, -10, INK, ha="right")
+        axes.set_xlim(0, 1.02 * max(max(pair) for _, *pair in groups))
+        axes.set_ylim(-len(groups) + 0.45, 0.55)
+        axes.set_xticks([])
+        axes.set_yticks([])
+
+    left = 16 + max(60, 7 * max(map(len, names)))
+    return _svg(draw, 44 * len(groups) + 12, prefix, left=left, right=72, top=4, bottom=8)
+
+
 def step_chart(curve: Sequence[Line], baselines: Sequence[Line], prefix: str) -> str:
     """Accuracy over kept steps with its interval; baselines as level lines named on the right."""
     steps = [line.step or 0 for line in curve]

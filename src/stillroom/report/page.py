@@ -27,23 +27,27 @@ _UNIT = re.compile(r"(?<=\d) (?=(?:%|B|kB|MB|GB|s|points|seeds?|draws?)(?!\w))")
 
 def render(sets: Sequence[Shown], real_images: bool = True) -> str:
     """The page of one or several sets as HTML, with or without real training images."""
+    return filled(
+        "page.html.jinja",
+        title=f"{len(sets)} distilled sets" if len(sets) > 1 else sets[0].name,
+        several=len(sets) > 1,
+        sets=[_view(shown, f"s{i}", real_images) for i, shown in enumerate(sets, 1)],
+        comparison=_comparison(sets) if len(sets) > 1 else None,
+    )
+
+
+def filled(template: str, **values: Any) -> str:
+    """A page of one of the templates here: the common look and script, everything escaped."""
     script, look = _part("page.js"), _part("page.css")
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["typeset"] = typeset
     environment.filters["code"] = code
-    template = environment.from_string(_part("page.html.jinja"))
-    page = template.render(
-        title=f"{len(sets)} distilled sets" if len(sets) > 1 else sets[0].name,
-        several=len(sets) > 1,
-        sets=[_view(shown, f"s{i}", real_images) for i, shown in enumerate(sets, 1)],
-        comparison=_comparison(sets) if len(sets) > 1 else None,
-        policy=_policy(script),
-        script=Markup(script),
-        look=Markup(look),
-    )
-    return _UNPRINTABLE.sub("�", page.strip()) + "\n"
+    environment.globals |= {"policy": _policy(script), "look": Markup(look)}
+    environment.globals["script"] = Markup(script)
+    whole = environment.from_string(_part("macros.html.jinja") + _part(template))
+    return _UNPRINTABLE.sub("�", whole.render(**values).strip()) + "\n"
 
 
 def typeset(text: str) -> Markup:
@@ -130,7 +134,7 @@ def _charts(shown: Shown, prefix: str) -> list[dict[str, Any]]:
                 f"interval: {', '.join(ends)}. Level lines are baselines, that of random with its "
                 "interval."
             )
-            found.append(_figure("Accuracy over kept steps", svg, caption))
+            found.append(figure("Accuracy over kept steps", svg, caption))
         found += _bytes([shown], f"{prefix}-bytes")
     if shown.metrics:
         some = (shown.metrics[0], shown.metrics[-1])
@@ -138,7 +142,7 @@ def _charts(shown: Shown, prefix: str) -> list[dict[str, Any]]:
         svg = figures.curve_chart(shown.metrics, "loss", f"{prefix}-loss")
         caption = f"What the method minimised: {text}. It is no measure of accuracy."
         caption += figures.averaged(shown.metrics, "loss")
-        found.append(_figure("Loss of the distillation", svg, caption))
+        found.append(figure("Loss of the distillation", svg, caption))
     return found + [_watched(shown, name, prefix) for name in shown.watched()]
 
 
@@ -150,10 +154,11 @@ def _watched(shown: Shown, name: str, prefix: str) -> dict[str, Any]:
         "accuracy of students."
     )
     heading = name.replace("-", " ").capitalize() + " over steps"
-    return _figure(heading, figures.curve_chart(some, name, f"{prefix}-{name}"), caption)
+    return figure(heading, figures.curve_chart(some, name, f"{prefix}-{name}"), caption)
 
 
-def _figure(heading: str, svg: str, caption: str) -> dict[str, Any]:
+def figure(heading: str, svg: str, caption: str) -> dict[str, Any]:
+    """A chart of `figures` with its words."""
     return {"heading": heading, "svg": Markup(svg), "caption": caption}
 
 
@@ -182,7 +187,7 @@ def _dots(shown: Shown, line: Line, beside: Sequence[Line], prefix: str) -> dict
         caption.append(f"{left} more rows are in the tables only.")
     mean = shown.random.summary.mean if shown.random else None
     svg = figures.dot_chart(dots, mean, f"{prefix}-dots")
-    return _figure("Against baselines" if beside else "Accuracy", svg, " ".join(caption))
+    return figure("Against baselines" if beside else "Accuracy", svg, " ".join(caption))
 
 
 def _bytes(sets: Sequence[Shown], prefix: str) -> list[dict[str, Any]]:
@@ -220,7 +225,7 @@ def _bytes(sets: Sequence[Shown], prefix: str) -> list[dict[str, Any]]:
         )
     if any(x.row == "random-jpeg" for x in lines):
         caption += " random-jpeg is real images kept as JPEG."
-    return [_figure("Accuracy against bytes", svg, caption)]
+    return [figure("Accuracy against bytes", svg, caption)]
 
 
 def _tables(shown: Shown) -> list[tuple[str, grids.Grid, str]]:
@@ -277,7 +282,7 @@ def _comparison(sets: Sequence[Shown]) -> dict[str, Any]:
         dots = [figures.Dot(shown.name, line, True) for shown, line in ranked]
         caption = "Large dot: mean; bar: 95 % interval; small dots: single students."
         svg = figures.dot_chart(dots, None, "all-dots")
-        charts = [_figure("Accuracy", svg, caption), *_bytes(sets, "all-bytes")]
+        charts = [figure("Accuracy", svg, caption), *_bytes(sets, "all-bytes")]
     counts = {len(shown.data) for shown in sets}
     warnings = []
     if differ:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -89,9 +90,13 @@ def seen(data: Distilled, found: Maps) -> list[tuple[Sprite, str]]:
 
 def _over(data: Distilled, rows: Tensor, below: Tensor) -> list[Sprite]:
     """Images of a set, each over another picture uint8 [P,ch,H,W]."""
-    made = _pixels(data, rows)
-    target = _side(max(made.shape[-2:]), 2 * len(made))
     names = [data.classes[c] for c in data.of_class[rows].tolist()]
+    return over(names, _pixels(data, rows), below)
+
+
+def over(names: Sequence[str], made: Tensor, below: Tensor) -> list[Sprite]:
+    """Pictures uint8 [P,ch,H,W] of named classes, each over another one."""
+    target = _side(max(made.shape[-2:]), 2 * len(made))
     return [
         _sprite(name, 2, [_tile(a, target), _tile(b, target)], 1, 56)
         for name, a, b in zip(names, made, below, strict=True)

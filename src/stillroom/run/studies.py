@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from stillroom.config import DSA
-from stillroom.evaluation.statistics import correlation, summarise
+from stillroom.evaluation.statistics import correlation, rank_correlation, summarise
 from stillroom.records import NETWORK_ACCURACY
 from stillroom.run.cells import CELLS, HELD_OUT, MODELS, SCHOOLING, Cell, distilling
 from stillroom.tables import Line, compare, percent, plural, size, span
@@ -206,20 +206,12 @@ def _correlated(kind: str, some: Sequence[Line], records: Sequence[Record]) -> s
         return ""
     x, y = zip(*points, strict=True)
     r, low, high = correlation(x, y)
-    rank, *_ = correlation(_ranks(x), _ranks(y))
+    rank, *_ = rank_correlation(x, y)
     return (
         f"Over {len(points)} {kind}, of one size, the accuracy of held-out original models and "
         f"that of students correlate with r = {r:.2f} (95 % interval {low:.2f} to {high:.2f}; "
         f"ranks {rank:.2f}).\n"
     )
-
-
-def _ranks(values: Sequence[float]) -> list[float]:
-    """Ranks from 1; equal values share their mean rank."""
-    return [
-        sum(v < value for v in values) + (sum(v == value for v in values) + 1) / 2
-        for value in values
-    ]
 
 
 _TAUGHT = """

@@ -23,6 +23,7 @@ FROZEN = {
     "mtt@1": "7a46801437b0",
     "datm@1": "b1e6ae80ff07",
     "edf@1": "e7b0f5b4d256",
+    "edf-plain@1": "f886e122ca49",
     "eccv24@1": "ba6859cffe92",
     "clom@1": "bd4e15adf031",
     "clom-released@1": "57fb837575c4",

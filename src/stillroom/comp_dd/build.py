@@ -1,0 +1,202 @@
+"""Easy and hard subsets of any labelled data: in every category the classes of either end.
+
+Wang et al. 2025, arXiv:2410.17193, section 3. Classes are chosen on one half of the images of each
+class that were looked at, and the complexity of a subset is told on the other half: on the images
+that chose it, the difference of two ends is partly their luck.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import Field, ValidationError
+from torch import Tensor
+
+from stillroom.comp_dd.complexity import hard_first, mean_of_classes, of_classes
+from stillroom.comp_dd.measure import Complexities
+from stillroom.config import Model
+from stillroom.data.benchmarks import Benchmark
+from stillroom.errors import StillroomError
+from stillroom.files import read_limited, user_path
+
+SUBSETS = "subsets.json"
+MAX_TABLE = 2**20  # bytes
+PACKAGED = {"tiny-imagenet": "tiny-imagenet.csv"}
+SIDES: tuple[Literal["easy", "hard"], ...] = ("easy", "hard")
+
+
+class Side(Model):
+    """One subset. `half` is that of the 95 % interval of `held_out`, over images of these classes.
+
+    Complexities are shares: the mean over classes of the mean over their images.
+    """
+
+    category: str
+    side: Literal["easy", "hard"]
+    classes: tuple[str, ...] = Field(min_length=1)
+    images: int = Field(ge=0)
+    chosen_on: float = Field(ge=0, le=1)
+    held_out: float = Field(ge=0, le=1)
+    half: float = Field(ge=0)
+
+    @property
+    def name(self) -> str:
+        """As its file is called."""
+        return f"{self.category}-{self.side}"
+
+
+class Built(Model):
+    """Subsets of some data, and how complex a network found their classes, on all images seen."""
+
+    data: str
+    digest: str
+    network: str
+    complexity: dict[str, float]
+    subsets: tuple[Side, ...]
+
+
+def read_categories(source: str, classes: Sequence[str]) -> tuple[dict[str, list[int]], int]:
+    """Class numbers by category out of a CSV file `class,category`, and how many rows are others'.
+
+    source: a path, or the name of a table that comes with the package.
+    Raises: StillroomError if it is absent or malformed, names a class twice, or none of `classes`.
+    """
+    if source in PACKAGED:
+        text = files("stillroom.comp_dd").joinpath(PACKAGED[source]).read_text(encoding="utf-8")
+    else:
+        path = user_path(source, "categories")
+        data = read_limited(path, MAX_TABLE, "which is no table of classes; not read")
+        try:
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            raise StillroomError(f"{source}: no text in UTF-8") from None
+    rows = [row for row in csv.reader(io.StringIO(text)) if row]
+    if not rows or [cell.strip() for cell in rows[0]] != ["class", "category"]:
+        raise StillroomError(f"{source}: its first line must be: class,category")
+    position = {name: at for at, name in enumerate(classes)}
+    found: dict[str, list[int]] = {}
+    seen: set[str] = set()
+    for number, row in enumerate(rows[1:], 2):
+        cells = [cell.strip() for cell in row]
+        if len(cells) != 2 or not all(cells) or "/" in cells[1] or not cells[1].isprintable():
+            raise StillroomError(f"{source}: line {number} is no class and category")
+        if cells[0] in seen:
+            raise StillroomError(f"{source}: {cells[0][:80]!r} is there twice; name it once")
+        seen.add(cells[0])
+        if cells[0] in position:
+            found.setdefault(cells[1], []).append(position[cells[0]])
+    if not found:
+        raise StillroomError(
+            f"{source}: none of its classes is in the data, such as {classes[0]!r}"
+        )
+    return found, len(seen) - sum(map(len, found.values()))
+
+
+def first_half(labels: Tensor) -> Tensor:
+    """bool [M]: of the images of each class, in their order, every other one."""
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    for c in labels.unique():
+        chosen[(labels == c).nonzero().flatten()[::2]] = True
+    return chosen
+
+
+def large_enough(categories: Mapping[str, Sequence[int]], size: int) -> Mapping[str, Sequence[int]]:
+    """The categories with classes for two subsets.
+
+    Raises: StillroomError if there is none.
+    """
+    large = {name: mine for name, mine in categories.items() if len(mine) >= 2 * size}
+    if not large:
+        most = max(categories, key=lambda name: len(categories[name]))
+        raise StillroomError(
+            f"--classes-each {size}: two subsets need {2 * size} classes of a category, and the "
+            f"largest, {most}, has {len(categories[most])}"
+        )
+    return large
+
+
+def build(
+    values: Tensor,
+    labels: Tensor,
+    classes: Sequence[str],
+    counts: Sequence[int],
+    categories: Mapping[str, Sequence[int]],
+    size: int,
+) -> list[Side]:
+    """The `size` least and most complex classes of every category that has twice as many.
+
+    values float64 [M]: complexity of images, labels int64 [M] their classes; counts: training
+    images of every class.
+    Raises: StillroomError if no category is large enough, or classes have fewer than four images.
+    """
+    large = large_enough(categories, size)
+    seen = torch.bincount(labels, minlength=len(classes))
+    wanted = [c for mine in large.values() for c in mine]
+    if int(seen[wanted].min()) < 4:
+        few = classes[min(wanted, key=lambda c: int(seen[c]))]
+        raise StillroomError(f"class {few!r} has fewer than four images, two for either half")
+    half = first_half(labels)
+    means = of_classes(values[half], labels[half], len(classes))
+    found = []
+    for category, mine in large.items():
+        order = [mine[i] for i in hard_first(means[list(mine)])]
+        for side, some in zip(SIDES, (order[::-1][:size], order[:size]), strict=True):
+            held, error = mean_of_classes(values[~half], labels[~half], some)
+            found.append(
+                Side(
+                    category=category,
+                    side=side,
+                    classes=tuple(classes[c] for c in some),
+                    images=sum(counts[c] for c in some),
+                    chosen_on=float(means[some].mean()),
+                    held_out=held,
+                    half=error,
+                )
+            )
+    return found
+
+
+def built(
+    bench: Benchmark,
+    stage: Complexities,
+    seen: Tensor,
+    values: Tensor,
+    categories: Mapping[str, Sequence[int]],
+    size: int,
+) -> Built:
+    """Subsets of data whose training images `seen` int64 [M] have complexities `values` [M]."""
+    labels = bench.train.labels[seen].cpu()
+    counts = torch.bincount(bench.train.labels.cpu(), minlength=len(bench.classes)).tolist()
+    means = of_classes(values, labels, len(bench.classes)).tolist()
+    return Built(
+        data=bench.name,
+        digest=bench.digest,
+        network=stage.model.name,
+        complexity=dict(zip(bench.classes, means, strict=True)),
+        subsets=tuple(build(values, labels, bench.classes, counts, categories, size)),
+    )
+
+
+def read_built(folder: Path) -> Built:
+    """What `write` has written.
+
+    Raises: StillroomError if it is not there or damaged.
+    """
+    path = folder / SUBSETS
+    try:
+        return Built.model_validate_json(read_limited(path, MAX_TABLE * 16, "not read"))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))[:80] or "it"
+        raise StillroomError(f"{path}: {where}: {first['msg']}; build the subsets again") from None
+
+
+def gap(easy: Side, hard: Side) -> tuple[float, float]:
+    """How much more complex the hard side is on held-out images, and half of its 95 % interval."""
+    return hard.held_out - easy.held_out, float((easy.half**2 + hard.half**2) ** 0.5)

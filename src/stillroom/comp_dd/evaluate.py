@@ -1,0 +1,99 @@
+"""Judging three files on a subset, as the benchmark's page has it: cross-entropy, no teachers.
+
+Labels are classes or logits, whose softmax is the target. Protocol `edf@1`, or without
+augmentation `edf-plain@1`; a rate that is asked for goes before that of the file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from stillroom.comp_dd.subsets import subset_name
+from stillroom.errors import StillroomError
+from stillroom.evaluation.published import find_protocol
+from stillroom.interchange.tensors import MOST_RATE, imported
+from stillroom.nets.zoo import canonical
+from stillroom.recipe import settled
+from stillroom.records import LEDGER
+from stillroom.run import judge as judges
+from stillroom.run import machine as machines
+from stillroom.run.judging import Asked
+from stillroom.run.options import DataOptions, Machine
+from stillroom.session import Session
+from stillroom.tables import Line, lines
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is judged, and how."""
+
+    data_path: Path
+    data_dir: Path
+    label_dir: Path
+    lr_dir: Path | None
+    category: str
+    subset: str
+    model: str
+    lr_net: float | None
+    dsa: bool
+    epochs: int | None
+    batch_size: int | None
+    seeds: int | None
+    size: int
+    out: Path | None
+
+    @property
+    def protocol(self) -> str:
+        """By name, with what is changed behind it."""
+        changes = {"epochs": self.epochs, "batch": self.batch_size}
+        told = "".join(f"+{name}={v}" for name, v in changes.items() if v is not None)
+        return ("edf@1" if self.dsa else "edf-plain@1") + told
+
+
+def judge(asked: Judged, machine: Machine, session: Session) -> tuple[Path, list[Line]]:
+    """Import the files and train students on them.
+
+    Returns the folder of the set, which is gone where `out` is None, and its lines.
+    Raises: StillroomError as `imported` and `evaluate`.
+    """
+    try:
+        name = subset_name(asked.category, asked.subset)
+    except ValueError as error:
+        raise StillroomError(f"--{error}") from None
+    if asked.out is not None and asked.out.exists():
+        raise StillroomError(f"--out {asked.out} exists; name a new folder")
+    if asked.lr_net is not None and not 0 < asked.lr_net < MOST_RATE:
+        raise StillroomError(f"--lr-net {asked.lr_net:g} must lie above 0 and below {MOST_RATE:g}")
+    protocol = find_protocol(asked.protocol)
+    store = machines.store(machine)
+    options = DataOptions(data_root=asked.data_path, size=asked.size)
+    bench = machines.benchmark(name, options, store)
+    made, notes = imported(
+        bench,
+        asked.data_dir,
+        asked.label_dir,
+        asked.lr_dir if asked.lr_net is None else None,
+        kind="auto",
+        arch=canonical(asked.model),
+        augment=protocol.augment,
+    )
+    if made.label_kind == "probs":  # rows of logits that happen to sum to one are not expected
+        raise StillroomError(
+            f"{asked.label_dir}: rows sum to 1: these look like probabilities, and logits are "
+            "expected; bring the set in with `stillroom import --kind probs`"
+        )
+    if asked.lr_net is not None:
+        made = dataclasses.replace(made, lr=asked.lr_net)
+    for note in notes:
+        session.say(note)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = asked.out or Path(scratch) / "set"
+        made.save(folder)
+        fields = {"protocol": protocol, "archs": (made.arch,), "seeds": asked.seeds}
+        how = settled(Asked, fields, "evaluate")
+        ledger = folder / LEDGER
+        records = judges.evaluate(folder, bench, how, store, machine, session, ledger)
+    return folder, lines(records)

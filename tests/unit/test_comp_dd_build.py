@@ -1,0 +1,218 @@
+"""Easy and hard subsets: chosen on one half, told on the other; tables and files that are none."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from stillroom.cli import run
+from stillroom.comp_dd.build import (
+    PACKAGED,
+    build,
+    first_half,
+    gap,
+    read_built,
+    read_categories,
+)
+from stillroom.comp_dd.complexity import mean_of_classes
+from stillroom.comp_dd.stats import of_built, read_complexity
+from stillroom.data.benchmarks import DataSpec, load_benchmark
+from stillroom.errors import StillroomError
+from toy import class_pictures
+
+CLASSES = ("a", "b", "c", "d", "e")
+
+
+def looked_at(each: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
+    """Complexity of images: that of class c is 0.1 c and a bit more on every second image."""
+    labels = torch.arange(5).repeat_interleave(each)
+    second = (torch.arange(5 * each) % each) % 2
+    return 0.1 * labels.double() + 0.02 * second.double() * labels, labels
+
+
+def test_halves_alternate_within_a_class() -> None:
+    labels = torch.tensor([1, 0, 0, 1, 0, 1, 1])
+    assert first_half(labels).tolist() == [True, True, False, False, True, True, False]
+
+
+def test_either_end_of_a_category() -> None:
+    """Chosen by the first half; told of the second; ends in order; small categories left out."""
+    values, labels = looked_at()
+    categories = {"x": [3, 0, 4, 1], "y": [2]}
+    easy, hard = build(values, labels, CLASSES, [7] * 5, categories, 2)
+    assert (easy.name, hard.name) == ("x-easy", "x-hard")
+    assert easy.classes == ("a", "b")
+    assert hard.classes == ("e", "d")
+    assert (easy.images, hard.images) == (14, 14)
+    assert easy.chosen_on == pytest.approx((0.0 + 0.1) / 2)
+    assert easy.held_out == pytest.approx((0.0 + 0.12) / 2)
+    assert hard.chosen_on == pytest.approx((0.4 + 0.3) / 2)
+    assert hard.held_out == pytest.approx((0.48 + 0.36) / 2)
+    assert gap(easy, hard)[0] == pytest.approx(0.36)
+
+
+def test_luck_of_the_choice_is_not_told() -> None:
+    """Of pure noise the half that chose shows a difference, and the other one none."""
+    gen = torch.Generator().manual_seed(0)
+    classes = tuple(str(c) for c in range(40))
+    labels = torch.arange(40).repeat_interleave(20)
+    values = torch.rand(800, generator=gen, dtype=torch.float64)
+    easy, hard = build(values, labels, classes, [20] * 40, {"x": range(40)}, 10)
+    apart, half = gap(easy, hard)
+    assert hard.chosen_on - easy.chosen_on > 2 * half
+    assert abs(apart) < half
+
+
+def test_the_interval_is_that_of_other_images() -> None:
+    """Against drawing the images anew many times: its half is 1.96 standard deviations."""
+    gen = torch.Generator().manual_seed(1)
+    spread = torch.tensor([0.05, 0.2, 0.1])
+    counts = (10, 30, 15)
+    labels = torch.cat([torch.full((n,), c) for c, n in enumerate(counts)])
+
+    def once() -> torch.Tensor:
+        noise = torch.randn(len(labels), generator=gen, dtype=torch.float64)
+        return 0.5 + noise * spread[labels]
+
+    means, halves = zip(
+        *(mean_of_classes(once(), labels, [0, 2]) for _ in range(4000)), strict=True
+    )
+    exact = math.sqrt(0.05**2 / 10 + 0.1**2 / 15) / 2
+    assert torch.tensor(means).std().item() == pytest.approx(exact, rel=0.05)
+    assert torch.tensor(halves).square().mean().sqrt().item() == pytest.approx(
+        1.96 * exact, rel=0.05
+    )
+
+
+@pytest.mark.parametrize(
+    ("categories", "size", "each", "told"),
+    [
+        ({"x": [0, 1, 2], "y": [3, 4]}, 2, 8, "need 4 classes .* the largest, x, has 3"),
+        ({"x": [0, 1, 2, 3]}, 2, 3, "class 'a' has fewer than four images"),
+    ],
+)
+def test_what_cannot_be_built(categories, size, each, told) -> None:
+    values, labels = looked_at(each)
+    with pytest.raises(StillroomError, match=told):
+        build(values, labels, CLASSES, [each] * 5, categories, size)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("name,kind\na,x\n", "its first line must be: class,category"),
+        ("", "its first line must be"),
+        ("class,category\na,x\na,y\n", "'a' is there twice"),
+        ("class,category\na\n", "line 2 is no class and category"),
+        ("class,category\na,../x\n", "line 2 is no class and category"),
+        ("class,category\nz,x\n", "none of its classes is in the data"),
+    ],
+)
+def test_tables_that_are_none(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(StillroomError, match=told):
+        read_categories(str(path), CLASSES)
+
+
+def test_a_table_of_more_classes_than_there_are(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text('class,category\nc,x\n"z, or y",y\na,x\n', encoding="utf-8")
+    assert read_categories(str(path), CLASSES) == ({"x": [2, 0]}, 1)
+
+
+def test_the_packaged_table_is_of_real_classes(shared: Path, tmp_path: Path) -> None:
+    """Every class is one of Tiny-ImageNet; every category has two subsets of five."""
+    lines = (shared / "data/tiny-imagenet/classes.tsv").read_text(encoding="utf-8").splitlines()
+    wnids = [line.split("\t")[1] for line in lines]
+    found, others = read_categories("tiny-imagenet", wnids)
+    assert list(PACKAGED) == ["tiny-imagenet"]
+    assert others == 0
+    assert set(found) == {"insect", "mammal", "vehicle", "food", "clothing", "building"}
+    assert min(map(len, found.values())) >= 10
+
+
+def test_the_command_and_what_it_leaves(tmp_path: Path, capsys) -> None:
+    """Lists that --classes takes, numbers that stats reads, a page; nothing half-written."""
+    class_pictures(tmp_path / "data", list("abcdef"), {"train": 8, "test": 2}, 8)
+    table = tmp_path / "table.csv"
+    table.write_text("class,category\n" + "".join(f"{c},x\n" for c in "abcdef"), encoding="utf-8")
+    out = tmp_path / "out"
+    line = ["comp-dd", "build", "--data", str(tmp_path / "data"), "--categories", str(table)]
+    line += ["--classes-each", "2", "--arch", "convnet1-w4", "--originals", "default+epochs=1"]
+    line += ["--threads", "1", "--store", str(tmp_path / "store"), "--out", str(out)]
+    assert run(line) == 0
+    built = read_built(out)
+    assert built.data == "data"
+    assert [s.name for s in built.subsets] == ["x-easy", "x-hard"]
+    (pair,) = of_built(out).pairs
+    assert pair.images == (16, 16)
+    assert pair.complexity == tuple(s.held_out for s in built.subsets)
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert page.count("<svg") == 2
+    assert page.count("data:image/png") == 8  # two images of each of four classes
+    assert read_complexity(out / "complexity.csv") == pytest.approx(built.complexity, rel=1e-6)
+    for side in built.subsets:
+        listed = out / f"{side.name}.txt"
+        spec = DataSpec(str(tmp_path / "data"), classes=listed)
+        assert load_benchmark(spec, tmp_path / "store").classes == side.classes
+    capsys.readouterr()
+    assert run(["comp-dd", "stats", str(out)]) == 0
+    assert "Subsets of data" in capsys.readouterr().out
+    fresh = {"--out": str(tmp_path / "b")}
+    for change, told in (
+        ({}, "exists and is not empty"),
+        ({**fresh, "--classes-each": "1"}, "two classes at least"),
+        ({**fresh, "--classes-each": "4"}, "need 8 classes"),
+        ({**fresh, "--categories": "nowhere.csv"}, "nowhere.csv"),
+        ({**fresh, "--threshold": "0"}, "must lie above 0"),
+    ):
+        other = [*line]
+        for flag, value in change.items():
+            if flag not in other:
+                other += [flag, ""]
+            other[other.index(flag) + 1] = value
+        assert run(other) == 2
+        assert told in capsys.readouterr().err
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("harm", ["{}", "[", '{"data": 1}', "absent"])
+def test_a_damaged_build_is_named(tmp_path: Path, harm: str) -> None:
+    if harm != "absent":
+        (tmp_path / "subsets.json").write_text(harm, encoding="utf-8")
+    with pytest.raises(StillroomError, match=r"subsets\.json"):
+        read_built(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "class\na\n", "class,complexity\na,x\n", "a,b\n"])
+def test_tables_of_complexity_that_are_none(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "c.csv"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(StillroomError, match="is no table of classes"):
+        read_complexity(path)
+    path.write_text("class,complexity\na,1.5\n", encoding="utf-8")
+    with pytest.raises(StillroomError, match="'a' is no share"):
+        read_complexity(path)
+
+
+def test_several_networks_are_compared(tmp_path: Path, capsys) -> None:
+    """A column each, their ranks, and an image a line in the file of images."""
+    line = ["comp-dd", "complexity", "--data", "digits", "--arch", "convnet1-w4", "convnet1-w8"]
+    line += ["--originals", "default+epochs=1", "--each", "6", "--threads", "1", "--quiet"]
+    images, classes = tmp_path / "images.csv", tmp_path / "classes.csv"
+    line += ["--images", str(images), "--out", str(classes), "--store", str(tmp_path / "store")]
+    assert run(line) == 0
+    assert "convnet1-w8 ranks the 10 classes as convnet1-w4 does with rho = " in (
+        capsys.readouterr().out
+    )
+    head, *rows = (row.split(",") for row in images.read_text().splitlines())
+    assert head == ["training image", "class", "by convnet1-w4", "by convnet1-w8"]
+    assert len(rows) == 60
+    for i, wanted in ((2, 1), (3, 2)):  # a class's number is the mean of its images'
+        of_zero = [float(row[i]) for row in rows if row[1] == "0"]
+        told = {r[0]: r for r in (x.split(",") for x in classes.read_text().splitlines())}
+        assert sum(of_zero) / len(of_zero) == pytest.approx(float(told["0"][wanted]), abs=1e-6)
