@@ -7,6 +7,7 @@ import re
 import pytest
 
 from stillroom.artefacts.schooling import SCHOOLINGS
+from stillroom.challenge.parts import ARCH, IPC, PARTS, PROTOCOL
 from stillroom.cite import PAPERS
 from stillroom.data.named import NAMED
 from stillroom.errors import StillroomError
@@ -48,8 +49,8 @@ def test_packaged_recipe(row: Packaged) -> None:
     family, _, rest = row.name.partition("/")
     preset, _, _ = family.partition("-clom")
     assert bool(made.regularisers) == family.endswith(("-clom", "-clom-pool"))
-    assert rest == f"{made.benchmark}-ipc{made.ipc}"
-    assert PRESETS[preset].kind == made.method.kind
+    assert rest.removeprefix("dm/") == f"{made.benchmark}-ipc{made.ipc}"
+    assert family == "challenge" or PRESETS[preset].kind == made.method.kind
     assert made.benchmark in NAMED
     assert made.arch == "auto" or canonical(made.arch) == made.arch
     assert made.evaluate
@@ -59,12 +60,28 @@ def test_packaged_recipe(row: Packaged) -> None:
         assert all(canonical(name) == name for name in spec.teachers)
     assert all(name == "auto" or canonical(name) == name for name in made.method.networks())
     assert set(made.method.papers) <= set(PAPERS)
-    if made.regularisers:  # found by its own name only: a preset never adds a term unasked
+    if made.regularisers or family == "challenge":  # found by its own name only: never unasked
         return
     again, name = from_preset(preset, made.benchmark, made.ipc, {}, made.benchmark)
     assert name == row.name
     assert again.regularisers == ()
     assert (again.method, again.outer, again.arch) == (made.method, made.outer, made.arch)
+
+
+@pytest.mark.parametrize("row", [r for r in ALL if r.name.startswith("challenge/")])
+def test_the_way_to_enter_the_challenge(row: Packaged) -> None:
+    """Its network on both parts, its augmentation, classes as labels, nothing whitened."""
+    made = validate(read_yaml(row.path), row.name)
+    part = PARTS[made.benchmark.replace("-", "")]
+    assert (made.arch, made.ipc, made.zca) == (ARCH, IPC, False)
+    assert made.method.augment == find_protocol(PROTOCOL).augment
+    assert getattr(made.method, "labels", "hard") == "hard"
+    assert [spec.protocol for spec in made.evaluate] == [PROTOCOL]
+    assert NAMED[made.benchmark].size == part.size
+    assert NAMED[made.benchmark].classes == part.classes
+    if made.method.kind == "trajectory_matching":
+        assert made.method.rate == find_protocol(PROTOCOL).lr
+        assert made.method.batch == find_protocol(PROTOCOL).batch
 
 
 @pytest.mark.parametrize("name", PRESETS)
