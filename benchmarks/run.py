@@ -74,6 +74,7 @@ NAMES = (
     "dc-step",
     "dc-step-100",
     "student-epoch",
+    "challenge-epoch",
     "students-vmap",
     "originals-vmap",
     "expert-epoch",
@@ -225,6 +226,26 @@ def plain_epoch(device: torch.device) -> Callable[[], object]:
         sgd.zero_grad()
         F.cross_entropy(net(apply(x[order], drawn)), y[order]).backward()
         sgd.step()
+
+    return work
+
+
+def plain_challenge(device: torch.device) -> Callable[[], object]:
+    """An epoch of the organisers' loop: a data loader over 1,000 images of 100 classes."""
+    net = resolve("convnet3").build(MANY, 3, SIZE).to(device)
+    sgd = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+    x, y = torch.randn(MANY * IPC, 3, SIZE, SIZE), torch.arange(MANY).repeat_interleave(IPC)
+    loader = DataLoader(TensorDataset(x, y), batch_size=256, shuffle=True)
+    strategy, step = parse(DSA), iter(range(10**9))
+
+    def work() -> None:
+        net.train()
+        for images, labels in loader:
+            drawn = draw(strategy, len(images), SIZE, rng(0, next(step)))
+            loss = F.cross_entropy(net(apply(images.to(device), drawn)), labels.to(device))
+            sgd.zero_grad()
+            loss.backward()
+            sgd.step()
 
     return work
 
@@ -409,13 +430,15 @@ def fast_dc_step(bench: Benchmark, rt: Runtime) -> Callable[[], object]:
     return work
 
 
-def fast_epoch(rt: Runtime, backend: Backend = "loop", k: int = 1) -> Callable[[], object]:
-    x = torch.randn(CLASSES * IPC, 3, SIZE, SIZE, device=rt.device)
-    y = torch.arange(CLASSES, device=rt.device).repeat_interleave(IPC)
+def fast_epoch(
+    rt: Runtime, backend: Backend = "loop", k: int = 1, classes: int = CLASSES
+) -> Callable[[], object]:
+    x = torch.randn(classes * IPC, 3, SIZE, SIZE, device=rt.device)
+    y = torch.arange(classes, device=rt.device).repeat_interleave(IPC)
     data = Images(lambda rows: x[rows.to(x.device)], y, SIZE)
     training = Training(1, 256, 0.01, 0.9, 5e-4, "constant", parse(DSA))
     seeds = list(range(k))
-    nets = Nets(resolve("convnet3"), CLASSES, 3, SIZE, rt, backend).seeded(seeds, "student")
+    nets = Nets(resolve("convnet3"), classes, 3, SIZE, rt, backend).seeded(seeds, "student")
     return lambda: train(nets, data, training, seeds)
 
 
@@ -538,6 +561,11 @@ def jobs(device: torch.device) -> dict[str, Job]:
             MANY * one_class,
         ),
         "student-epoch": Job(lambda: plain_epoch(device), fast_epoch, forward * 3.0 * n),
+        "challenge-epoch": Job(
+            lambda: plain_challenge(device),
+            lambda rt: fast_epoch(rt, classes=MANY),
+            forward * 3.0 * MANY * IPC,
+        ),
         # Three students at once: its ratio against that of one decides `--students`.
         "students-vmap": Job(
             lambda: plain_epochs(device, 3),

@@ -407,16 +407,19 @@ def test_heads_of_recipes_that_were_run_say_what_the_ledger_says(
     assert head.startswith(f"# ours: {interval(line)} % in bf16")
 
 
-def test_the_table_of_experts_is_what_was_timed() -> None:
+@pytest.mark.parametrize(
+    ("job", "what"), [("expert-epoch", "experts"), ("challenge-epoch", "challenge")]
+)
+def test_the_tables_of_epochs_are_what_was_timed(job: str, what: str) -> None:
     timed = [json.loads(x) for x in (ROOT / "results/benchmarks.jsonl").read_text().splitlines()]
-    of = {x["variant"]: x for x in timed if x["job"] == "expert-epoch"}
+    of = {x["variant"]: x for x in timed if x["job"] == job}
     text = (ROOT / "docs/numerics-and-speed.md").read_text(encoding="utf-8")
     rows = {r[0]: r[1:] for r in (x.strip("| ").split(" | ") for x in text.splitlines())}
     ways = ("plain twin", "twin + allocator", "float32 eager", "bf16 eager", "float32 compiled",
             "bf16 compiled")  # fmt: skip
     seconds, ratios = (
-        rows["two cores with AVX-512, experts, s"],
-        rows["ratio to the twin of experts"],
+        rows[f"two cores with AVX-512, {what}, s"],
+        rows[f"ratio to the twin of {'the ' if what == 'challenge' else ''}{what}"],
     )
     for way, told, ratio in zip(ways, seconds, ratios, strict=True):
         assert float(told) == pytest.approx(of[way]["seconds"], rel=5e-3), way
