@@ -323,3 +323,89 @@ def test_no_room_is_said_before_experts_train(
     assert not list(store.glob("expert-*"))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**9))
     assert len(distil(planned, Machine(threads=1))) == 2
+
+
+def test_a_range_is_part_of_the_same_way(bench: Benchmark, store: Path, tmp_path: Path) -> None:
+    """From an epoch on, alone or out of the store: rows of the whole; plans count them."""
+    held = Store(tmp_path)
+    whole = obtain(held, stage(bench, store, 4), Serial(), runtime())
+    part = dataclasses.replace(stage(bench, store, 3), since=2)
+    assert part.epochs == (2, 3)
+    assert "epochs 2 to 3" in part.about()
+    assert part.nbytes(runtime()) == 2 * 4 * whole.rows.shape[1]
+    found = obtain(held, part, Serial(), runtime())
+    assert found.rows.shape[0] == 2
+    for epoch in (2, 3):
+        assert torch.equal(found.after(epoch), whole.after(epoch))
+    with pytest.raises(StillroomError, match="not kept at epoch 1"):
+        found.after(1)
+    ended = dataclasses.replace(stage(bench, store, 2, whole=True), since=2)
+    assert ended.epochs == (2, 4)
+    alone = obtain(Store(tmp_path / "b"), ended, Serial(), runtime())
+    assert torch.equal(alone.last(), whole.last())
+    with pytest.raises(StillroomError, match="lower --since"):
+        dataclasses.replace(part, since=4)
+
+
+def test_a_range_serves_a_range(bench: Benchmark, store: Path, tmp_path: Path) -> None:
+    """One that begins later is gone on from; one that lacks what is wanted is not."""
+    held = Store(tmp_path / "held")
+    shutil.copytree(store, held.root)
+    base = dataclasses.replace(stage(bench, store, 2, rho=0.0, alpha=0.0), store=held.root)
+    obtain(held, dataclasses.replace(base, since=1), Serial(), runtime())
+    later = dataclasses.replace(base, since=1, upto=4)
+    assert later.there(runtime()) == 2
+    assert base.there(runtime()) == 0  # it wants epoch 0
+    plain = dataclasses.replace(later, store=store)
+    straight = obtain(Store(tmp_path / "alone"), plain, Serial(), runtime())
+    assert np.array_equal(obtain(held, later, Serial(), runtime()).rows, straight.rows)
+
+
+def test_differences_in_half_the_bytes(bench: Benchmark, store: Path, tmp_path: Path) -> None:
+    """float16 of the way from the first epoch kept: that one exactly, the others to 2^-11 of it."""
+    held = Store(tmp_path)
+    exact = obtain(held, stage(bench, store, 4), Serial(), runtime())
+    half = dataclasses.replace(stage(bench, store, 4), since=1, kept="float16")
+    assert half.key() != dataclasses.replace(half, kept="float32").key()
+    assert half.nbytes(runtime()) == (4 * 2 + 4) * exact.rows.shape[1]
+    found = obtain(held, half, Serial(), runtime())
+    assert found.rows.dtype == np.float16
+    assert torch.equal(found.after(1), exact.after(1))
+    for epoch in (2, 3, 4):
+        moved = (exact.after(epoch) - exact.after(1)).abs()
+        off = (found.after(epoch) - exact.after(epoch)).abs()
+        assert float((off - moved * 2.0**-11).max()) < 1e-7
+        assert found.after(epoch).dtype == torch.float32
+    assert half.there(runtime()) == 0  # rounded parameters are no place to go on from
+    assert found.accuracy == exact.accuracy
+
+
+def test_a_killed_range_of_differences_goes_on(
+    bench: Benchmark, store: Path, tmp_path: Path
+) -> None:
+    """Stopped after the first epoch that it keeps: the bytes of a run that nobody stopped."""
+    half = dataclasses.replace(stage(bench, store, 4), since=1, kept="float16")
+    straight = obtain(Store(tmp_path / "a"), half, Serial(), runtime())
+    stopped = Store(tmp_path / "b")
+    with pytest.raises(Interrupted):
+        obtain(stopped, half, Serial(), runtime(session=StopAt(2)))
+    found = obtain(stopped, half, Serial(), runtime())
+    assert np.array_equal(found.rows, straight.rows)
+    assert np.array_equal(found.first, straight.first)
+
+
+def test_a_run_keeps_what_it_reads(bench: Benchmark, store: Path) -> None:
+    """From the first epoch of its window, or the one whose opinion is asked."""
+    schooling = {"epochs": 4, "batch": 16}
+    window = {"first": 2, "last": 3, "epochs": 1, "begin": 1, "grow": 0}
+
+    def kept(preset: str, **method: object) -> tuple[tuple[int, ...], str]:
+        given = {"experts": 1, "schooling": schooling, "window": window, **method}
+        recipe, _ = from_preset(preset, "toy", 1, {"arch": ARCH, "method": given})
+        stages = recipe.method.stages(bench.describe(), resolve(ARCH), store)
+        return stages["expert/0000"].epochs, stages["expert/0000"].kept
+
+    assert kept("mtt") == ((2, 3), "float32")
+    assert kept("mtt", kept="float16") == ((2, 3), "float16")
+    assert kept("datm")[0] == (2, 3, 4)  # their ends say what is known
+    assert kept("datm", labeller={"epoch": 1})[0] == (1, 2, 3)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import io
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,28 +27,31 @@ from stillroom.artefacts.stage import COMMON, Stage
 from stillroom.artefacts.store import MANIFEST, Store
 from stillroom.artefacts.training import TOLD, Work
 from stillroom.errors import StillroomError
-from stillroom.files import read_json, sha256_file
+from stillroom.files import read_json, sha256_file, write_atomic
 from stillroom.nets.inner import flat, views
 from stillroom.nets.zoo import Arch
 from stillroom.runtime import Numerics, Runtime
 
-TRAJECTORY = "trajectory.npy"
+TRAJECTORY, FIRST = "trajectory.npy", "first.npy"
+Kept = Literal["float32", "float16"]
 
 
 @dataclass(frozen=True)
 class Trajectory:
     """The way an expert went: parameters after epochs, in the order of its network.
 
-    `epochs` are those of the rows of `rows` [S,P], which lie on disk. `accuracy` is that of its end
+    `epochs` are those of the rows of `rows` [S,P], which lie on disk; where there is a `first`
+    float32 [P], they are the differences to it, in float16. `accuracy` is that of its end
     on the real test images; `moved`: of given ones, classes that they know by other numbers.
     """
 
     arch: Arch
     epochs: tuple[int, ...]
-    rows: npt.NDArray[np.float32]
+    rows: npt.NDArray[np.floating[Any]]
     accuracy: float
     seconds: float
     moved: tuple[Moved, ...] = ()
+    first: npt.NDArray[np.float32] | None = None
 
     def after(self, epoch: int) -> Tensor:
         """float32 [P] after so many epochs; 0 is before the first.
@@ -56,7 +60,8 @@ class Trajectory:
         """
         if epoch not in self.epochs:
             raise StillroomError(f"an expert of {self.arch.name} was not kept at epoch {epoch}")
-        return torch.from_numpy(np.array(self.rows[self.epochs.index(epoch)]))
+        row = np.array(self.rows[self.epochs.index(epoch)], dtype=np.float32)
+        return torch.from_numpy(row if self.first is None else self.first + row)
 
     def last(self) -> Tensor:
         """float32 [P] at the end of its training."""
@@ -67,9 +72,10 @@ class Trajectory:
 class Expert(Stage):
     """One expert: number `index` of its architecture and schooling on a benchmark.
 
-    Kept are the epochs up to `upto`, and the last one if `whole`; without it the training stops
-    there. As an expert's way does not depend on where it stops where its rate is constant, a
-    schooling with a schedule is always trained as if to its end.
+    Kept are the epochs from `since` to `upto`, and the last one if `whole`; without it the training
+    stops there. `kept` float16: half the bytes, as differences to the first of them. As an expert's
+    way does not depend on where it stops where its rate is constant, a schooling with a schedule is
+    always trained as if to its end.
     """
 
     kind: ClassVar[str] = "expert"
@@ -90,8 +96,15 @@ class Expert(Stage):
     upto: int
     whole: bool
     store: Path = field(compare=False)
+    since: int = 0
+    kept: Kept = "float32"
 
     def __post_init__(self) -> None:
+        if not 0 <= self.since <= self.upto:
+            raise StillroomError(
+                f"experts are wanted from epoch {self.since} to {self.upto}; give them a lower "
+                "--since, or a higher --upto"
+            )
         if not 1 <= self.upto <= self.schooling.passes:
             raise StillroomError(
                 f"experts are wanted up to epoch {self.upto} and trained for "
@@ -112,6 +125,7 @@ class Expert(Stage):
             "index": self.index,
             "numerics": self.numerics,
             "epochs": self.epochs,
+            **({} if self.kept == "float32" else {"kept": self.kept}),
             **({"difficulty": self.difficulty.key()} if self.difficulty else {}),
         }
 
@@ -131,7 +145,9 @@ class Expert(Stage):
 
     def about(self) -> str:
         """What it is, for a listing."""
-        way = f"epochs 0 to {self.upto}" + (f" of {self.trained.passes}" if self.whole else "")
+        way = f"epochs {self.since} to {self.upto}" + (
+            f" of {self.trained.passes}" if self.whole else ""
+        )
         return f"{self.arch.name} {self.index} of {self.bench['name']}, {way}"
 
     @property
@@ -145,7 +161,10 @@ class Expert(Stage):
     def epochs(self) -> tuple[int, ...]:
         """Those whose parameters are kept."""
         last = self.schooling.passes
-        return (*range(self.upto + 1), *((last,) if self.whole and last > self.upto else ()))
+        return (
+            *range(self.since, self.upto + 1),
+            *((last,) if self.whole and last > self.upto else ()),
+        )
 
     def make(self, shard: int, out: Path, rt: Runtime) -> None:
         """Train the network, from the snapshot of a killed run if there is one, or go on from where
@@ -160,13 +179,18 @@ class Expert(Stage):
         if self.difficulty is not None:
             work.data = dataclasses.replace(work.data, seen=self._seen(work.data.labels.cpu()))
         params = work.nets.member(0)[0]
-        rows = _rows(out / TRAJECTORY, (len(self.epochs), len(flat(params))))
+        rows = _rows(out / TRAJECTORY, (len(self.epochs), len(flat(params))), self.kept)
 
         def trail(epoch: int, weights: dict[str, Tensor]) -> None:
-            if epoch in self.epochs:
-                theta = flat({n: weights[n] for n in params})
-                rows[self.epochs.index(epoch)] = theta.float().cpu().numpy()
-                rows.flush()
+            if epoch not in self.epochs:
+                return
+            theta = flat({n: weights[n] for n in params}).float().cpu().numpy()
+            if self.kept == "float16":
+                if epoch == self.since:
+                    write_atomic(out / FIRST, _npy(theta))
+                theta = theta - np.load(out / FIRST, allow_pickle=False)
+            rows[self.epochs.index(epoch)] = theta
+            rows.flush()
 
         work.trail = trail
         work.restore()
@@ -183,7 +207,7 @@ class Expert(Stage):
         nets = nets_for(self.arch, open_bench(self.bench, self.store, rt), rt)
         return 0 if nets.has_batchnorm() else self._kin()[1]
 
-    def _follow(self, work: Work, rows: np.memmap[Any, np.dtype[np.float32]]) -> None:
+    def _follow(self, work: Work, rows: np.memmap[Any, Any]) -> None:
         """Take over what another expert kept, and begin at its last epoch that is of use."""
         folder, done = self._kin()
         if not self.there(work.rt):
@@ -205,6 +229,8 @@ class Expert(Stage):
         remember steps before them, nothing can be gone on with: then it has to have all.
         """
         best, mine = (self.store, 0), self.identity()
+        if self.kept != "float32":  # rounded parameters are no place to go on from
+            return best
         wanted, last = set(self.epochs), self.trained.passes
         for path in sorted(self.store.glob(f"{self.kind}-*/{MANIFEST}")):
             theirs = _manifest(path, path.stat().st_mtime_ns)
@@ -237,10 +263,11 @@ class Expert(Stage):
         return images * nets_for(self.arch, bench, rt).forward_flops()
 
     def nbytes(self, rt: Runtime) -> int:
-        """Bytes of the array: four a parameter and epoch that is kept."""
+        """Bytes of the array: four, or two, a parameter and epoch that is kept."""
         bench = open_bench(self.bench, self.store, rt)
         params = nets_for(self.arch, bench, rt).make(1, self.index, self.kind).member(0)[0]
-        return 4 * len(self.epochs) * sum(value.numel() for value in params.values())
+        bytes_each = 4 * len(self.epochs) if self.kept == "float32" else 2 * len(self.epochs) + 4
+        return bytes_each * sum(value.numel() for value in params.values())
 
     def load(self, folder: Path) -> Trajectory:
         """The way it went; rows stay on disk until they are asked for.
@@ -252,14 +279,16 @@ class Expert(Stage):
             rows = np.load(part / TRAJECTORY, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
             raise StillroomError(f"{part / TRAJECTORY}: not readable ({error})") from error
-        if rows.ndim != 2 or len(rows) != len(self.epochs) or rows.dtype != np.float32:
+        if rows.ndim != 2 or len(rows) != len(self.epochs) or rows.dtype != np.dtype(self.kept):
             raise StillroomError(
-                f"{part / TRAJECTORY} holds {rows.dtype} {list(rows.shape)}, not float32 "
+                f"{part / TRAJECTORY} holds {rows.dtype} {list(rows.shape)}, not {self.kept} "
                 f"[{len(self.epochs)}, P]; remove {folder} and make it again"
             )
+        first = np.load(part / FIRST, allow_pickle=False) if self.kept == "float16" else None
         told = read_json(part / TOLD)
         seconds = float(read_json(part / "timing.json")["seconds"])
-        return Trajectory(self.arch, self.epochs, rows, float(told["accuracy"]), seconds)
+        accuracy = float(told["accuracy"])
+        return Trajectory(self.arch, self.epochs, rows, accuracy, seconds, first=first)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -280,22 +309,26 @@ def _sound(path: Path) -> bool:
 
 
 def _reach(epochs: list[int]) -> dict[str, Any]:
-    """`upto` and `whole` of the expert that keeps these epochs."""
+    """`since`, `upto` and `whole` of the expert that keeps these epochs."""
     upto = next((e for e in epochs if e + 1 not in epochs), 0)
-    return {"upto": upto, "whole": epochs[-1] > upto}
+    return {"since": epochs[0], "upto": upto, "whole": epochs[-1] > upto}
 
 
-def _rows(path: Path, shape: tuple[int, int]) -> np.memmap[Any, np.dtype[np.float32]]:
+def _rows(path: Path, shape: tuple[int, int], kept: Kept) -> np.memmap[Any, Any]:
     """The array on disk, as a killed run left it or new."""
     if path.exists():
         found = np.load(path, mmap_mode="r+", allow_pickle=False)
-        if isinstance(found, np.memmap) and found.shape == shape and found.dtype == np.float32:
+        if isinstance(found, np.memmap) and found.shape == shape and found.dtype == np.dtype(kept):
             return found
-    return new_rows(path, shape)
+    return new_rows(path, shape, kept)
 
 
-def new_rows(path: Path, shape: tuple[int, int]) -> np.memmap[Any, np.dtype[np.float32]]:
-    """An array float32 [snapshots, P] on disk."""
-    made: np.memmap[Any, np.dtype[np.float32]]
-    made = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-    return made
+def new_rows(path: Path, shape: tuple[int, int], kept: Kept = "float32") -> np.memmap[Any, Any]:
+    """An array [snapshots, P] on disk."""
+    return np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(kept), shape=shape)
+
+
+def _npy(array: npt.NDArray[np.float32]) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()

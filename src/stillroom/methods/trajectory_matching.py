@@ -38,7 +38,7 @@ LEAST_RATE = 1e-6  # of the student, which the reference lets turn negative
 class TrajectoryMatching(Grown, Method):
     """Distance of a student's parameters to an expert's, through the student's whole training."""
 
-    later: ClassVar[tuple[str, ...]] = ("labeller", "buffers")
+    later: ClassVar[tuple[str, ...]] = ("labeller", "buffers", "kept")
     unkeyed: ClassVar[tuple[str, ...]] = ("theta",)
 
     kind: Literal["trajectory_matching"] = "trajectory_matching"
@@ -48,6 +48,9 @@ class TrajectoryMatching(Grown, Method):
     )
     buffers: str = Field(
         "", description="folder of replay_buffer_N.pt of others, in place of experts trained here"
+    )
+    kept: Literal["float32", "float16"] = Field(
+        "float32", description="how experts lie on disk; float16: differences to their first epoch"
     )
     window: Window = Field(Window.model_construct(), description="which stretch is matched")
     inner: int = Field(50, ge=1, le=10**4, strict=True, description="steps of the student")
@@ -100,6 +103,8 @@ class TrajectoryMatching(Grown, Method):
             raise ValueError("theta is of exact and tesla; unrolled keeps the whole graph")
         if self.buffers and self.schooling not in SCHOOLINGS.values():
             raise ValueError("schooling is of experts trained here, and buffers hold some")
+        if self.buffers and self.kept != "float32":
+            raise ValueError("kept is of experts trained here, and buffers hold some")
         if not self.buffers and self.reads > self.schooling.passes:
             raise ValueError(
                 f"window and labeller read an expert up to epoch {self.reads}, and it is trained "
@@ -138,10 +143,11 @@ class TrajectoryMatching(Grown, Method):
 
         own = self._asked and self.labeller.net == EXPERTS
         whole = own and self.labeller.epoch is None  # their ends are asked
+        since = min(self.window.first, self.labeller.epoch or self.window.first)
         found: dict[str, Stage] = {
             f"expert/{i:04d}": GivenExpert(self.buffers, bench, arch, i, store)
             if self.buffers
-            else Expert(self.schooling, bench, arch, i, self.reads, whole, store)
+            else Expert(self.schooling, bench, arch, i, self.reads, whole, store, since, self.kept)
             for i in range(self.experts)
         }
         if self.areas.beta is not None:

@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 
 import stillroom
-from stillroom.artefacts.experts import Expert, Trajectory
+from stillroom.artefacts.experts import Expert, Kept, Trajectory
 from stillroom.artefacts.given import settled
 from stillroom.artefacts.opened import open_bench
 from stillroom.artefacts.originals import Original, OriginalModel, pool_of
@@ -54,13 +54,15 @@ def experts(
     schooling: Schooling,
     upto: int | None,
     store: Store,
+    since: int = 0,
+    kept: Kept = "float32",
 ) -> list[Expert]:
-    """The stages of `num` experts of every network, kept up to an epoch or to the end."""
+    """The stages of `num` experts of every network, kept from an epoch to another or to the end."""
     chosen = [machines.choose_arch(arch, bench) for arch in archs]
     schooling = as_students(schooling, bench.known)
     last = schooling.passes if upto is None else upto
     return [
-        Expert(schooling, bench.describe(), arch, i, last, False, store.root)
+        Expert(schooling, bench.describe(), arch, i, last, False, store.root, since, kept)
         for arch in chosen
         for i in range(num)
     ]
