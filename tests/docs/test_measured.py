@@ -193,6 +193,22 @@ def test_rows_of_trajectory_matching_are_lines_of_the_ledger() -> None:
         assert interval(other) == interval(held["digits", "1", name, "mtt@1", "float32"])
 
 
+WHITENED = re.compile(r"^\| CIFAR-10 \| ([a-z-]+(?:@\d+)?) \| `(\w+@1)` \| ([\d.]+ \([^|]+\)) \|$")
+
+
+def test_rows_of_whitened_images_are_lines_of_the_ledger() -> None:
+    """And at its last step mtt is five points above class means, its interval apart from dm's."""
+    rows, held = told_in("methods/mtt.md", WHITENED), ledger()
+    assert len(rows) >= 6
+    for name, protocol, told in rows:
+        numerics = "bf16" if name.startswith("dm@") else "float32"
+        assert told == interval(held["cifar10", "1", name, protocol, numerics]), name
+    own = held["cifar10", "1", "mtt@1600", "mtt@1", "float32"].summary
+    mean = held["cifar10", "1", "class-mean", "mtt@1", "float32"].summary
+    assert own.mean >= mean.mean + 0.05
+    assert own.separate_from(mean)
+
+
 def test_papers_numbers_of_trajectory_matching_are_the_reported_ones() -> None:
     known = {(r.row, r.benchmark, r.ipc, r.arch): r for r in reported()}
     rows = told_in("methods/mtt.md", PAPERS)
