@@ -33,9 +33,15 @@ class Grown(Model):
 
     later: ClassVar[tuple[str, ...]] = ()
 
+    def unsaid(self) -> tuple[str, ...]:
+        """Fields that mean nothing beside the others, and stand in no key and no set."""
+        return ()
+
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         found: dict[str, Any] = dump(self)
+        for name in self.unsaid():
+            found.pop(name, None)
         for name in self.later:
             if getattr(self, name) == type(self).model_fields[name].default:
                 found.pop(name, None)

@@ -257,8 +257,7 @@ def packaged() -> list[Packaged]:
 
 def find_row(preset: str, benchmark: str, ipc: int) -> Packaged | None:
     """The packaged row of a preset for a benchmark and ipc, if there is one."""
-    wanted = f"{preset}/{benchmark}-ipc{ipc}"
-    return next((r for r in packaged() if r.name == wanted), None)
+    return next((r for r in packaged() if r.name == f"{preset}/{benchmark}-ipc{ipc}"), None)
 
 
 def load_recipe(name: str) -> tuple[dict[str, Any], str]:
@@ -291,15 +290,20 @@ def from_preset(
         "method": {"kind": chosen.kind, **chosen.method},
         "outer": dict(chosen.outer),
     }
-    if known:
-        _suit(base, known)
+    from stillroom.data.named import kin
+
+    if like := known or kin(benchmark):
+        _suit(base, like)
+        base["arch"] = base["arch"] if known else "auto"  # by size too
     row = find_row(preset, known, ipc) if known else None
     if row is not None:
         base = merged(base, {k: v for k, v in read_yaml(row.path).items() if k != "benchmark"})
         base["evaluate"] = ()  # a row's evaluations run when it is run by its own name
     method, asked = base["method"], given.get("method", {})
+    if asked.get("buffers") and "schooling" in asked:
+        raise StillroomError("--schooling is of experts that are trained here; leave it out")
     if isinstance(asked.get("schooling"), str):  # by name, as students of these data see them
-        asked = {**asked, "schooling": as_students(find_schooling(asked["schooling"]), known)}
+        asked = {**asked, "schooling": as_students(find_schooling(asked["schooling"]), like)}
         given = {**given, "method": asked}
     _spell_out(method, asked)
     if asked.get("init", method.get("init")) != method.get("init"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import shutil
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,8 +20,10 @@ from stillroom.artefacts.experts import Expert
 from stillroom.artefacts.opened import nets_for
 from stillroom.artefacts.store import Store, obtain_all
 from stillroom.data.benchmarks import Benchmark
+from stillroom.data.named import NAMED
 from stillroom.errors import StillroomError
 from stillroom.nets.inner import views
+from stillroom.nets.zoo.weights import read_checkpoint
 from stillroom.recipe import from_preset
 from stillroom.run.distil import Plan, distil, plan
 from stillroom.run.options import Machine
@@ -81,6 +84,7 @@ def test_given_experts_are_followed_as_own_ones(
     assert torch.equal(first.labels, second.labels)
     assert first.lr == second.lr
     assert own.stage.key() != given.stage.key()
+    assert "schooling" not in second.provenance["recipe"]["method"]  # nobody knows it
     shutil.rmtree(folder)
     again = planned(bench, store, buffers=digest)  # they lie in the store now
     assert again.stage.key() == given.stage.key()
@@ -129,11 +133,28 @@ def pickled(path: Path) -> None:
     path.write_bytes(pickle.dumps(Boom()))
 
 
+def numbered(path: Path) -> None:
+    shutil.copy(path, path.with_name("replay_buffer_00.pt"))
+
+
+def repeated(w: Written) -> Any:
+    """One snapshot, referred to many times: two bytes each."""
+    return [w[0][:1] * 50_000]
+
+
+def squared(w: Written) -> Any:
+    """One list of experts in which all are one, of one snapshot."""
+    return [w[0][:1] * 2000] * 2000
+
+
 FOREIGN = [
+    (repeated, "repeats its tensors; save clones"),
+    (squared, "more than 100000 snapshots"),
+    (lambda w: [], "holds a list, no list of experts"),
     (lambda w: {"experts": w}, "holds a dict, no list of experts"),
     (lambda w: [w[0][0]], "a snapshot of expert 0 is no list of tensors"),
     (lambda w: [[], *w], "expert 0 is no list of snapshots"),
-    (lambda w: [[[Boom()]]], r"holds more than lists of tensors \("),
+    (lambda w: [[[Boom()]]], r"holds more than (lists of )?tensors \("),
     (lambda w: [[[torch.zeros(()).expand(10**9)]]], "a snapshot of expert 0 is no list"),
     (lambda w: [[s[:-1] for s in e] for e in w], r"other classes: \d tensors here, \d there"),
     (lambda w: [[s[::-1] for s in e] for e in w], "is of another network or other classes"),
@@ -157,6 +178,44 @@ def test_foreign_files_get_one_line(
     assert not [p for p in store.glob("expert-*/stage.json") if "buffers" in p.read_text()]
 
 
+BOMBS = {  # instructions of a pickle that weights_only follows
+    "bytes": b"\x80\x02cbuiltins\nbytearray\nJ\x00\x00\x00\x40\x85R.",
+    "by name": b"\x80\x04\x8c\x08builtins\x8c\tbytearray\x93J\x00\x00\x00\x40\x85R.",
+    "lists": b"\x80\x02](" + b"]" * (17 * 2**20) + b"e.",
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+@pytest.mark.parametrize("name", ["archive/data.pkl", "archive/DATA.PKL", ""])
+def test_no_pickle_fills_the_memory(tmp_path: Path, bomb: str, name: str) -> None:
+    """Judged before it is followed, in a zip under whatever name, and in the older format."""
+    path = tmp_path / "replay_buffer_0.pt"
+    if name:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(name, BOMBS[bomb])
+            archive.writestr("archive/version", "3\n")
+    else:
+        path.write_bytes(BOMBS[bomb])
+    tracemalloc.start()
+    with pytest.raises(StillroomError, match=r"(holds|lists) more than tensors"):
+        read_checkpoint(path, path.read_bytes(), 2**31)
+    assert tracemalloc.get_traced_memory()[1] < 200 * 2**20
+    tracemalloc.stop()
+    if name:
+        with pytest.raises(StillroomError, match=r"(holds|lists) more than tensors"):
+            find_buffers(tmp_path)
+
+
+def test_numbers_go_from_zero_on(tmp_path: Path, trained: tuple[Plan, Written]) -> None:
+    folder = save(tmp_path / "buffers", trained[1])
+    numbered(folder / "replay_buffer_0.pt")
+    with pytest.raises(StillroomError, match="there twice or not at all"):
+        find_buffers(folder)
+    (folder / "replay_buffer_00.pt").rename(folder / "replay_buffer_2.pt")
+    with pytest.raises(StillroomError, match="there twice or not at all"):
+        find_buffers(folder)
+
+
 @pytest.mark.parametrize("harm", [damaged, deflated, pickled])
 def test_files_that_torch_did_not_write_are_not_read(
     bench: Benchmark, store: Path, tmp_path: Path, trained: tuple[Plan, Written],
@@ -178,8 +237,20 @@ def test_networks_with_batchnorm_are_refused(
         plan(recipe, bench, MACHINE, Session(), store=Store(store))
 
 
+@pytest.mark.parametrize("preset", ["mtt", "ftd", "tesla", "datm", "pad", "edf"])
+@pytest.mark.parametrize("data", ["digits", "cifar10", "nothing-known"])
+def test_every_preset_takes_them(preset: str, data: str) -> None:
+    """Whatever its schooling, and however data change that; none of it is in what is kept."""
+    known = data if data in NAMED else None
+    recipe, _ = from_preset(preset, data, 1, {"method": {"buffers": "x"}}, known)
+    assert recipe.method.buffers == "x"
+    told = recipe.method.model_dump()
+    assert "schooling" not in told
+    assert type(recipe.method).model_validate({**told, "schooling": "datm"}) == recipe.method
+
+
 def test_schooling_is_not_of_given_experts(bench: Benchmark, store: Path) -> None:
-    with pytest.raises(StillroomError, match="buffers hold some"):
+    with pytest.raises(StillroomError, match="--schooling is of experts that are trained here"):
         planned(bench, store, buffers="x", schooling=SCHOOLING)
     with pytest.raises(StillroomError, match=r"no folder with replay_buffer_0\.pt"):
         planned(bench, store, buffers=str(store))

@@ -32,11 +32,12 @@ from stillroom.files import canonical, read_json, sha256, sha256_file, write_jso
 from stillroom.nets.ensemble import Ensemble
 from stillroom.nets.inner import views
 from stillroom.nets.zoo import Arch
+from stillroom.nets.zoo.pickles import refuse_hungry
 from stillroom.nets.zoo.weights import plain
 from stillroom.runtime import Runtime
 
 NAME = re.compile(r"replay_buffer_([0-9]{1,6})\.pt")
-MAX_PICKLE = 256 * 2**20  # bytes of a file that are no numbers: a list entry a tensor
+MOST = 10**5  # snapshots of a file, tensors of a snapshot
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,12 @@ def find_buffers(folder: Path) -> Buffers:
     )
     if not found:
         raise StillroomError(f"{folder}: no folder with replay_buffer_0.pt, replay_buffer_1.pt ...")
+    if [number for number, _ in found] != [*range(len(found))]:
+        told = ", ".join(path.name for _, path in found[:4])
+        raise StillroomError(
+            f"{folder}: holds {told}{', ...' if len(found) > 4 else ''}: numbers that are there "
+            "twice or not at all; they go from 0 on, one a file"
+        )
     files = tuple(path for _, path in found)
     experts = [_experts(path, path.stat().st_mtime_ns) for path in files]
     epochs = tuple(tuple(len(one) - 1 for one in some) for some in experts)
@@ -93,19 +100,30 @@ def find_buffers(folder: Path) -> Buffers:
 
 @functools.lru_cache(maxsize=1)
 def _experts(path: Path, changed: int) -> list[list[list[Tensor]]]:
-    """Every expert of a file."""
+    """Every expert of a file, each tensor with numbers of its own in it."""
     found = _mapped(path)
-    if not isinstance(found, list):
+    if not isinstance(found, list) or not found:
         raise StillroomError(f"{path}: holds a {type(found).__name__}, no list of experts")
     for i, expert in enumerate(found):
-        if not isinstance(expert, list) or not expert:
+        if not isinstance(expert, list) or not 0 < len(expert) <= MOST:
             raise StillroomError(f"{path}: expert {i} is no list of snapshots")
+    if sum(map(len, found)) > MOST:
+        raise StillroomError(f"{path}: holds more than {MOST} snapshots; not read")
+    nbytes = 0
+    for i, expert in enumerate(found):
         for snapshot in expert:
-            usual = isinstance(snapshot, list) and all(
-                isinstance(t, Tensor) and t.is_floating_point() and plain(t) for t in snapshot
+            usual = (
+                isinstance(snapshot, list)
+                and len(snapshot) <= MOST
+                and all(
+                    isinstance(t, Tensor) and t.is_floating_point() and plain(t) for t in snapshot
+                )
             )
             if not usual:
                 raise StillroomError(f"{path}: a snapshot of expert {i} is no list of tensors")
+            nbytes += sum(t.numel() * t.element_size() for t in snapshot)
+            if nbytes > path.stat().st_size:
+                raise StillroomError(f"{path}: repeats its tensors; save clones of them")
     return found
 
 
@@ -184,14 +202,14 @@ def _mapped(path: Path) -> Any:
     """What a file holds, its numbers mapped from where they lie."""
     try:
         with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
+            stored = all(m.compress_type == zipfile.ZIP_STORED for m in archive.infolist())
     except (OSError, zipfile.BadZipFile):
         raise StillroomError(
             f"{path}: no whole file of torch.save since PyTorch 1.6; load and save it again there"
         ) from None
-    pickled = sum(m.file_size for m in members if m.filename.endswith(".pkl"))
-    if any(m.compress_type != zipfile.ZIP_STORED for m in members) or pickled > MAX_PICKLE:
+    if not stored:
         raise StillroomError(f"{path}: its members are not as torch.save writes them; not read")
+    refuse_hungry(path, path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd pickles

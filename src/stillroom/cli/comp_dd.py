@@ -208,7 +208,7 @@ def _evaluate(**values: Any) -> None:
     paths: dict[str, Any] = {n: values[n] and user_path(values[n], n) for n in files}
     fields = ("category", "subset", "model", "lr_net", "epochs", "batch_size", "seeds")
     dsa = values["dsa"] == "True"
-    asked = Judged(**paths, **{name: values[name] for name in fields}, size=values["res"], dsa=dsa)
+    asked = Judged(**paths, **{name: values[name] for name in fields}, size=values["size"], dsa=dsa)
     with shown.interruptible(machine.minutes):
         folder, lines = judge(asked, machine, shown)
     accuracy_table(lines, f"comp-dd/{asked.category}-{asked.subset}")
@@ -306,9 +306,9 @@ app.command(
 )
 
 
-def _theirs(name: str, kind: Any, about: str, default: Any = None) -> inspect.Parameter:
+def _theirs(name: str, kind: Any, about: str, default: Any = None, *more: str) -> inspect.Parameter:
     """A flag as the benchmark's page spells it, with underscores, or with hyphens."""
-    spelt = tuple(dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}")))
+    spelt = tuple(dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}", *more)))
     told = Parameter(name=spelt, help=about, group=flags.PANELS["Run"])
     return flags.keyword(name, Annotated[kind, told], default)
 
@@ -329,7 +329,7 @@ app.command(
                 "lr_net", float | None, "its rate, before that of --lr_dir [default: that, or 0.01]"
             ),
             _theirs("dsa", Literal["True", "False"], "Siamese augmentation of students", "True"),
-            _theirs("res", int, "side of the images", 128),
+            _theirs("size", int, "side of the images, also --res", 128, "--res"),
             _theirs("epochs", int | None, "of a student [default: 1000]"),
             _theirs("batch_size", int | None, "images a step [default: 128]"),
             flags.keyword("seeds", flags.flag(int | None, "students [default: the protocol's]")),

@@ -28,7 +28,7 @@ def _import(**values: Any) -> None:
     options, store = flags.settle(DataOptions, values, "options"), machines.store(machine)
     with shown.interruptible(machine.minutes):
         bench = machines.benchmark(values["data"], options, store)
-        named = NAMED.get(bench.known or "")
+        named = NAMED.get(bench.like or "")
         augment = parse(values["augment"] or (named.augment if named else "none")).text
         arch = machines.choose_arch(values["arch"] or "auto", bench)
         made, notes = imported(

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stillroom.comp_dd.subsets import subset_name
+from stillroom.distilled import Distilled, set_digest
 from stillroom.errors import StillroomError
 from stillroom.evaluation.published import find_protocol
 from stillroom.interchange.tensors import MOST_RATE, imported
-from stillroom.nets.zoo import canonical
+from stillroom.nets.zoo import canonical, resolve
 from stillroom.recipe import settled
 from stillroom.records import LEDGER
 from stillroom.run import judge as judges
@@ -63,13 +64,17 @@ def judge(asked: Judged, machine: Machine, session: Session) -> tuple[Path, list
         name = subset_name(asked.category, asked.subset)
     except ValueError as error:
         raise StillroomError(f"--{error}") from None
-    if asked.out is not None and asked.out.exists():
-        raise StillroomError(f"--out {asked.out} exists; name a new folder")
     if asked.lr_net is not None and not 0 < asked.lr_net < MOST_RATE:
         raise StillroomError(f"--lr-net {asked.lr_net:g} must lie above 0 and below {MOST_RATE:g}")
     protocol = find_protocol(asked.protocol)
     store = machines.store(machine)
-    options = DataOptions(data_root=asked.data_path, size=asked.size)
+    options = settled(
+        DataOptions, {"data_root": asked.data_path, "size": asked.size}, "comp-dd evaluate"
+    )
+    fields = {"protocol": protocol, "archs": (canonical(asked.model),), "seeds": asked.seeds}
+    how = settled(Asked, fields, "evaluate")
+    resolve(canonical(asked.model))
+    machines.runtime(machine, "float32", 0, session)  # or nothing is written
     bench = machines.benchmark(name, options, store)
     made, notes = imported(
         bench,
@@ -90,10 +95,23 @@ def judge(asked: Judged, machine: Machine, session: Session) -> tuple[Path, list
     for note in notes:
         session.say(note)
     with tempfile.TemporaryDirectory() as scratch:
-        folder = asked.out or Path(scratch) / "set"
-        made.save(folder)
-        fields = {"protocol": protocol, "archs": (made.arch,), "seeds": asked.seeds}
-        how = settled(Asked, fields, "evaluate")
+        folder = _keep(made, Path(scratch) / "set", asked.out)
         ledger = folder / LEDGER
         records = judges.evaluate(folder, bench, how, store, machine, session, ledger)
     return folder, lines(records)
+
+
+def _keep(made: Distilled, scratch: Path, out: Path | None) -> Path:
+    """Save the set; a folder that holds this very one already, of a stopped run, is gone on with.
+
+    Raises: StillroomError if it holds anything else.
+    """
+    made.save(scratch)
+    if out is None:
+        return scratch
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if not (out / "meta.json").is_file() or set_digest(out) != set_digest(scratch):
+            raise StillroomError(f"--out {out} exists and holds something else; name a new folder")
+    else:
+        made.save(out)
+    return out

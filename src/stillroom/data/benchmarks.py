@@ -13,7 +13,7 @@ from torch import Tensor
 from stillroom.data.arrays import Array, MapDataset, raw_arrays, raw_dataset
 from stillroom.data.cache import Decoded, cached, find_by_content, in_memory
 from stillroom.data.chosen import only
-from stillroom.data.named import EMBEDDED, NAMED, find, known
+from stillroom.data.named import EMBEDDED, NAMED, find, kin, known
 from stillroom.data.preprocess import choose, whitened
 from stillroom.data.raw import RawSplits
 from stillroom.data.source import ImageSource
@@ -86,6 +86,11 @@ class Benchmark:
     split_seed: int
     duplicates: int | None
     known: str | None
+
+    @property
+    def like(self) -> str | None:
+        """The named benchmark whose augmentation and network suit: also that of other classes."""
+        return self.known or kin(self.name)
 
     def describe(self) -> dict[str, Any]:
         """Return JSON from which `reopen` finds the same benchmark; it holds no path."""

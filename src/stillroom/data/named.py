@@ -135,6 +135,12 @@ def known(name: str, classes: int, channels: int, size: int) -> str | None:
     return name if channels == (1 if grey else 3) else None
 
 
+def kin(name: str) -> str | None:
+    """The named benchmark that data called `<benchmark>/<list of classes>` are some classes of."""
+    base = name.partition("/")[0]
+    return base if name not in NAMED and base in NAMED and base != name else None
+
+
 def find(data: str, data_root: Path | None) -> Found:
     """Find DATA: a named benchmark, `hf:owner/name[:config]`, or a folder.
 

@@ -101,8 +101,6 @@ class TrajectoryMatching(Grown, Method):
     def _every_field_is_read(self) -> TrajectoryMatching:
         if self.engine == "unrolled" and self.theta != "device":
             raise ValueError("theta is of exact and tesla; unrolled keeps the whole graph")
-        if self.buffers and self.schooling not in SCHOOLINGS.values():
-            raise ValueError("schooling is of experts trained here, and buffers hold some")
         if self.buffers and self.kept != "float32":
             raise ValueError("kept is of experts trained here, and buffers hold some")
         if not self.buffers and self.reads > self.schooling.passes:
@@ -113,6 +111,18 @@ class TrajectoryMatching(Grown, Method):
         if not self._asked and self.labeller != Labeller.model_construct():
             raise ValueError("labeller belongs to init known or to labels learned; set one of them")
         return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nobody_knows_how_given_experts_were_trained(cls, data: Any) -> Any:
+        """A preset's or row's schooling is not that of experts that others trained."""
+        if isinstance(data, dict) and data.get("buffers"):
+            return {name: value for name, value in data.items() if name != "schooling"}
+        return data
+
+    def unsaid(self) -> tuple[str, ...]:
+        """How given experts were trained."""
+        return ("schooling",) if self.buffers else ()
 
     @property
     def reads(self) -> int:

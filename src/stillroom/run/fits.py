@@ -38,7 +38,7 @@ def full_row(bench: Benchmark) -> Row:
 
     So that they stand beside sets of it: digits are not mirrored.
     """
-    return Row(FULL, augment=NAMED[bench.known].augment if bench.known else DSA)
+    return Row(FULL, augment=NAMED[bench.like].augment if bench.like else DSA)
 
 
 def check_row(row: Row, bench: Benchmark, protocol: Protocol, taught: bool = False) -> None:

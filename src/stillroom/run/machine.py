@@ -82,8 +82,9 @@ def benchmark(data: str, options: DataOptions, store: Store) -> Benchmark:
 def choose_arch(arch: str | Callable[..., Any], bench: Benchmark) -> Arch:
     """The architecture that a name, import path or callable stands for.
 
-    "auto" is the network of a named benchmark, else one by image size.
+    "auto" is the network of a named benchmark, also of some of its classes, else one by image size.
     """
-    usual = NAMED[bench.known].arch if bench.known else "auto"
+    like = bench.like
+    usual = NAMED[like].arch if like and NAMED[like].size == bench.size else "auto"
     named = usual if arch == "auto" else arch
     return resolve(default_arch(bench.size) if named == "auto" else named)

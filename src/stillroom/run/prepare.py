@@ -59,7 +59,7 @@ def experts(
 ) -> list[Expert]:
     """The stages of `num` experts of every network, kept from an epoch to another or to the end."""
     chosen = [machines.choose_arch(arch, bench) for arch in archs]
-    schooling = as_students(schooling, bench.known)
+    schooling = as_students(schooling, bench.like)
     last = schooling.passes if upto is None else upto
     return [
         Expert(schooling, bench.describe(), arch, i, last, False, store.root, since, kept)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from stillroom.config import DSA_UNMIRRORED
 from stillroom.data.benchmarks import (
     Benchmark,
     DataSpec,
@@ -21,6 +22,8 @@ from stillroom.data.benchmarks import (
     reopen,
 )
 from stillroom.errors import StillroomError
+from stillroom.recipe import from_preset
+from stillroom.run.machine import choose_arch
 
 Make = Callable[..., Path]
 
@@ -280,3 +283,18 @@ def test_lists_of_classes_that_are_none(
         listed.write_bytes(text)
     with pytest.raises(StillroomError, match=told):
         load_benchmark(DataSpec(str(pets), classes=listed), tmp_path / "store")
+
+
+def test_some_classes_keep_what_suits_the_others(tmp_path: Path) -> None:
+    """Digits are not mirrored, whichever of them there are; nothing published is of some."""
+    listed = tmp_path / "three.txt"
+    listed.write_text("3\n1\n7\n", encoding="utf-8")
+    some = load_benchmark(DataSpec("digits", classes=listed), tmp_path / "store")
+    assert (some.known, some.like) == (None, "digits")
+    assert choose_arch("auto", some).name == "convnet2"
+    made, row = from_preset("dsa", some.name, 1, {}, some.known)
+    assert (made.method.augment, row) == (DSA_UNMIRRORED, None)
+    large = load_benchmark(DataSpec("digits", size=32, classes=listed), tmp_path / "store")
+    assert choose_arch("auto", large).name == "convnet3"
+    followed, _ = from_preset("mtt", some.name, 1, {}, some.known)
+    assert followed.method.schooling.augment == DSA_UNMIRRORED

@@ -1,0 +1,67 @@
+"""What a pickle would make, judged by its instructions before any of them is followed.
+
+`weights_only` runs no foreign code, but a few bytes of a pickle that it takes may fill the memory:
+`bytearray(n)`, or lists of lists.
+"""
+
+from __future__ import annotations
+
+import io
+import pickletools
+import zipfile
+from pathlib import Path
+
+from stillroom.errors import StillroomError
+
+MAX_PICKLE = 16 * 2**20  # bytes of a file that are no numbers: some 150 a tensor
+PARTS = 5  # pickles of a file from before PyTorch 1.6, of which storages follow
+HUNGRY = ("builtins", "__builtin__", "_codecs")  # modules that tensors need nothing of
+SIZED = ("collections Counter", "collections defaultdict")
+
+
+def refuse_hungry(path: Path, source: Path | bytes) -> None:
+    """Look at what `torch.save` pickled, in a zip or before it; `source`: where it is read from.
+
+    Raises: StillroomError naming `path` and what is called, or that it is too long. What is no
+    pickle is left to the reader.
+    """
+    try:
+        with zipfile.ZipFile(source if isinstance(source, Path) else io.BytesIO(source)) as archive:
+            members = [m for m in archive.infolist() if m.filename.lower().endswith(".pkl")]
+            if sum(m.file_size for m in members) > MAX_PICKLE:
+                raise StillroomError(
+                    f"{path}: lists more than tensors would; not read (its pickle is larger than "
+                    f"{MAX_PICKLE // 2**20} MiB)"
+                )
+            for member in members:
+                _judge(path, io.BytesIO(archive.read(member)))
+        return
+    except (OSError, zipfile.BadZipFile):
+        pass
+    stream = io.BytesIO(source if isinstance(source, bytes) else source.read_bytes())
+    for _ in range(PARTS):
+        _judge(path, stream)
+
+
+def _judge(path: Path, stream: io.BytesIO) -> None:
+    """One pickle; afterwards the stream stands behind it."""
+    texts: list[str] = []  # the last two that were pushed: module and name of a STACK_GLOBAL
+    begin = stream.tell()
+    try:
+        for code, argument, position in pickletools.genops(stream):
+            if (position or 0) - begin > MAX_PICKLE:
+                raise StillroomError(f"{path}: lists more than tensors would; not read")
+            called = argument if code.name == "GLOBAL" else None
+            if code.name == "STACK_GLOBAL":
+                called = " ".join(texts[-2:])
+            elif isinstance(argument, str):
+                texts = [*texts[-1:], argument]
+            if isinstance(called, str) and (called.split(" ")[0] in HUNGRY or called in SIZED):
+                raise StillroomError(
+                    f"{path}: holds more than tensors ({called.replace(' ', '.')[:80]}); save "
+                    "plain tensors alone"
+                )
+    except StillroomError:
+        raise
+    except Exception:  # not a whole pickle: the reader says what is wrong
+        return
