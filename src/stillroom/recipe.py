@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from stillroom.artefacts.schooling import Schooling, changed, find_schooling
+from stillroom.artefacts.schooling import Schooling, as_students, changed, find_schooling
 from stillroom.config import DSA, DSA_WIDE, Model
 from stillroom.errors import StillroomError, suggest
 from stillroom.files import read_limited
@@ -294,7 +294,8 @@ def from_preset(
 
     if like := known or kin(benchmark):
         _suit(base, like)
-        base["arch"] = base["arch"] if known else "auto"  # by size too
+        if not known:
+            base.pop("arch", None)  # which is by size too
     row = find_row(preset, known, ipc) if known else None
     if row is not None:
         base = merged(base, {k: v for k, v in read_yaml(row.path).items() if k != "benchmark"})
@@ -339,16 +340,6 @@ def _spell_out(method: dict[str, Any], asked: dict[str, Any]) -> None:
     base = find_schooling(named) if isinstance(named, str) else Schooling(**dict(named))
     whole = changed(base, changes)
     method["schooling"] = {**dict(whole), "order": dict(whole.order)}
-
-
-def as_students(schooling: Schooling, known: str | None) -> Schooling:
-    """The same with the augmentation that students of known data see, where it has theirs."""
-    from stillroom.data.named import NAMED
-
-    named = NAMED.get(known or "")
-    if named is None or schooling.augment != DSA:
-        return schooling
-    return schooling.model_copy(update={"augment": named.augment})
 
 
 def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

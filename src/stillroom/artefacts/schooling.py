@@ -314,3 +314,13 @@ def _named(value: Any) -> Any:
 
 NamedSchooling = Annotated[Schooling, BeforeValidator(_named)]
 """A schooling by its fields, or by name as `find_schooling` takes it."""
+
+
+def as_students(schooling: Schooling, known: str | None) -> Schooling:
+    """The same with the augmentation that students of known data see, where it has theirs."""
+    from stillroom.data.named import NAMED
+
+    named = NAMED.get(known or "")
+    if named is None or schooling.augment != DSA:
+        return schooling
+    return schooling.model_copy(update={"augment": named.augment})

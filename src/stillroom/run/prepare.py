@@ -16,7 +16,7 @@ from stillroom.artefacts.opened import open_bench
 from stillroom.artefacts.originals import Original, OriginalModel, pool_of
 from stillroom.artefacts.released import ReleasedStatistics
 from stillroom.artefacts.released_names import Repair
-from stillroom.artefacts.schooling import Schooling
+from stillroom.artefacts.schooling import Schooling, as_students
 from stillroom.artefacts.stage import Stage, code_digest, with_needs
 from stillroom.artefacts.statistics import FILE, Observed, Statistics
 from stillroom.artefacts.store import Store, obtain_all
@@ -24,7 +24,6 @@ from stillroom.data.augment import parse
 from stillroom.data.benchmarks import Benchmark
 from stillroom.errors import StillroomError
 from stillroom.files import canonical, sha256
-from stillroom.recipe import as_students
 from stillroom.records import NETWORK, NETWORK_ACCURACY
 from stillroom.run import machine as machines
 from stillroom.run.asked import schooling_in_words
