@@ -246,7 +246,7 @@ def compare(a: Sequence[Record], b: Sequence[Record]) -> Paired | None:
 
 def as_benchmark(data: Any, test: Any, options: DataOptions, store: Store) -> Benchmark:
     """Make a benchmark of text, arrays, a Dataset or a Benchmark."""
-    if isinstance(data, Benchmark):
+    if isinstance(data, Benchmark) and options.classes is None:
         return data
     if isinstance(data, (str, Path)):
         return machines.benchmark(str(data), options, store)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stillroom.artefacts.buffers import find_buffers
+from stillroom.artefacts.buffers import GivenExpert, find_buffers
 from stillroom.artefacts.executor import Serial
 from stillroom.artefacts.experts import Expert
 from stillroom.artefacts.opened import nets_for
@@ -103,6 +103,34 @@ def test_their_accuracy_is_told_and_looked_at(
         distil(given, MACHINE)
     taken = Machine(threads=1, allow_guessing=True)
     assert len(distil(given, taken)) == 2
+
+
+def test_only_what_is_read_is_kept(
+    bench: Benchmark, store: Path, tmp_path: Path, trained: tuple[Plan, Written]
+) -> None:
+    """A stretch of their way and their ends; a stretch that was not kept asks for the files."""
+    _, written = trained
+    folder = save(
+        tmp_path / "buffers", [[*e, *f[3:]] for e, f in zip(written, clones(written), strict=True)]
+    )
+    window = {"first": 1, "last": 2, "begin": 1, "grow": 0, "epochs": 1}
+    given = planned(bench, store, buffers=str(folder), window=window)
+    stages = [s for s in given.stage.wants().values() if isinstance(s, GivenExpert)]
+    found = stages[1].load(Store(store).folder(stages[1].key()))
+    assert found.epochs == (1, 2, 4)
+    assert torch.equal(found.last(), torch.cat([t.flatten() for t in written[1][3]]))
+    digest = given.stage.method.buffers
+    with pytest.raises(StillroomError, match="name the folder of their replay buffers again"):
+        planned(bench, store, buffers=digest, window={**window, "last": 3})
+    array = Store(store).folder(stages[0].key()) / "0000" / "trajectory.npy"
+    array.chmod(0o644)
+    array.write_bytes(array.read_bytes()[:-8])
+    with pytest.raises(StillroomError, match="not readable"):
+        stages[0].load(Store(store).folder(stages[0].key()))
+
+
+def clones(written: Written) -> Written:
+    return [[[t.clone() for t in snapshot] for snapshot in expert] for expert in written]
 
 
 def test_they_are_asked_for_again_when_the_store_has_lost_them(

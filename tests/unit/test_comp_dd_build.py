@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
 from pathlib import Path
 
 import pytest
 import torch
 
+from stillroom.artefacts.executor import Serial
+from stillroom.artefacts.originals import Original
+from stillroom.artefacts.schooling import Schooling
+from stillroom.artefacts.store import Store, obtain
 from stillroom.cli import run
 from stillroom.comp_dd.build import (
     PACKAGED,
@@ -17,10 +23,15 @@ from stillroom.comp_dd.build import (
     read_built,
     read_categories,
 )
-from stillroom.comp_dd.complexity import mean_of_classes
+from stillroom.comp_dd.complexity import complexity, mean_of_classes
+from stillroom.comp_dd.measure import Complexities
 from stillroom.comp_dd.stats import of_built, read_complexity
-from stillroom.data.benchmarks import DataSpec, load_benchmark
+from stillroom.data.benchmarks import Benchmark, DataSpec, load_benchmark
 from stillroom.errors import StillroomError
+from stillroom.evaluation.statistics import rank_correlation
+from stillroom.nets.maps import Cam
+from stillroom.nets.zoo import resolve
+from stillroom.runtime import Runtime
 from toy import class_pictures
 
 CLASSES = ("a", "b", "c", "d", "e")
@@ -77,14 +88,41 @@ def test_the_interval_is_that_of_other_images() -> None:
         noise = torch.randn(len(labels), generator=gen, dtype=torch.float64)
         return 0.5 + noise * spread[labels]
 
-    means, halves = zip(
-        *(mean_of_classes(once(), labels, [0, 2]) for _ in range(4000)), strict=True
-    )
+    told = [mean_of_classes(once(), labels, [0, 2]) for _ in range(4000)]
     exact = math.sqrt(0.05**2 / 10 + 0.1**2 / 15) / 2
-    assert torch.tensor(means).std().item() == pytest.approx(exact, rel=0.05)
-    assert torch.tensor(halves).square().mean().sqrt().item() == pytest.approx(
-        1.96 * exact, rel=0.05
-    )
+    assert torch.tensor([mean for mean, _ in told]).std().item() == pytest.approx(exact, rel=0.05)
+    assert 0.94 < covered(told, 0.5) < 0.96
+
+
+def covered(told: list[tuple[float, float]], truth: float) -> float:
+    """The share of intervals that hold the truth."""
+    return sum(abs(mean - truth) <= half for mean, half in told) / len(told)
+
+
+@pytest.mark.parametrize(("classes", "images"), [(5, 4), (10, 2), (2, 8)])
+def test_intervals_of_few_images_cover_too(classes: int, images: int) -> None:
+    gen = torch.Generator().manual_seed(2)
+    labels = torch.arange(classes).repeat_interleave(images)
+    told = [
+        mean_of_classes(
+            torch.randn(len(labels), generator=gen, dtype=torch.float64), labels, range(classes)
+        )
+        for _ in range(3000)
+    ]
+    assert 0.935 < covered(told, 0.0) < 0.98
+
+
+def test_the_interval_of_ranks_covers() -> None:
+    """Of normal pairs of known rho; nothing is said of few, or of ranks that agree in full."""
+    gen, told, r = torch.Generator().manual_seed(3), [], 0.7
+    truth = 6 / math.pi * math.asin(r / 2)
+    for _ in range(2000):
+        x, e = torch.randn(2, 12, generator=gen, dtype=torch.float64)
+        _, low, high = rank_correlation(x.tolist(), (r * x + math.sqrt(1 - r * r) * e).tolist())
+        told.append(low <= truth <= high)
+    assert 0.92 < sum(told) / len(told) < 0.97
+    assert rank_correlation([1, 2, 3, 4], [1, 2, 4, 3])[1:] == (-1.0, 1.0)
+    assert rank_correlation([*range(20)], [*range(20)]) == (pytest.approx(1.0), -1.0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +145,12 @@ def test_what_cannot_be_built(categories, size, each, told) -> None:
         ("", "its first line must be"),
         ("class,category\na,x\na,y\n", "'a' is there twice"),
         ("class,category\na\n", "line 2 is no class and category"),
-        ("class,category\na,../x\n", "line 2 is no class and category"),
+        ("class,category\na,../x\n", r"line 2: category '../x' becomes the name of a file"),
+        ("class,category\na,.x\n", "becomes the name of a file"),
+        ("class,category\na," + 99 * "x" + "\n", "becomes the name of a file"),
+        ("class,category\n\n\na\n", "line 4 is no class and category"),
+        ("class,category\na," + 200_000 * "x", "is no CSV"),
+        ("class,category\na,x\nb,X\n", "differ by capital letters alone"),
         ("class,category\nz,x\n", "none of its classes is in the data"),
     ],
 )
@@ -154,6 +197,7 @@ def test_the_command_and_what_it_leaves(tmp_path: Path, capsys) -> None:
     page = (out / "index.html").read_text(encoding="utf-8")
     assert page.count("<svg") == 2
     assert page.count("data:image/png") == 8  # two images of each of four classes
+    assert built.measured in page
     assert read_complexity(out / "complexity.csv") == pytest.approx(built.complexity, rel=1e-6)
     for side in built.subsets:
         listed = out / f"{side.name}.txt"
@@ -169,6 +213,9 @@ def test_the_command_and_what_it_leaves(tmp_path: Path, capsys) -> None:
         ({**fresh, "--classes-each": "4"}, "need 8 classes"),
         ({**fresh, "--categories": "nowhere.csv"}, "nowhere.csv"),
         ({**fresh, "--threshold": "0"}, "must lie above 0"),
+        ({**fresh, "--each": "3"}, "--each must be at least 4"),
+        ({**fresh, "--examples": "-1"}, "--examples at least 0"),
+        ({**fresh, "--layer": "classifier"}, "is no map of convnet1-w4, whose maps are"),
     ):
         other = [*line]
         for flag, value in change.items():
@@ -180,12 +227,41 @@ def test_the_command_and_what_it_leaves(tmp_path: Path, capsys) -> None:
     assert not (tmp_path / "b").exists()
 
 
-@pytest.mark.parametrize("harm", ["{}", "[", '{"data": 1}', "absent"])
-def test_a_damaged_build_is_named(tmp_path: Path, harm: str) -> None:
+SIDE = {"classes": ["a", "b"], "images": 3, "chosen_on": 0.5, "held_out": 0.5, "half": 0.1}
+EASY, HARD = ({"category": "x", "side": side, **SIDE} for side in ("easy", "hard"))
+
+
+def told(*subsets: dict) -> str:
+    """A file of subsets."""
+    common = {"data": "d", "digest": "0", "network": "n", "measured": "m", "complexity": {}}
+    return json.dumps({**common, "subsets": subsets})
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        *("{}", "[", '{"data": 1}', "absent"),
+        *(told(), told(EASY), told(HARD, EASY), told(EASY, {**HARD, "category": "y"})),
+        *(told(EASY, HARD, EASY, HARD), told(EASY, {**HARD, "images": 10**400})),
+        *(
+            told(EASY, {**HARD, "half": math.nan}),
+            told(*({**s, "category": ".."} for s in (EASY, HARD))),
+        ),
+    ],
+)
+def test_a_damaged_build_is_named(tmp_path: Path, harm: str, capsys) -> None:
     if harm != "absent":
         (tmp_path / "subsets.json").write_text(harm, encoding="utf-8")
-    with pytest.raises(StillroomError, match=r"subsets\.json"):
-        read_built(tmp_path)
+    assert run(["comp-dd", "stats", str(tmp_path), "--out", str(tmp_path / "p.html")]) == 2
+    said = capsys.readouterr().err.strip()
+    assert "subsets.json" in said or "category '..'" in said
+    assert "\n" not in said
+    assert not (tmp_path / "p.html").exists()
+
+
+def test_a_whole_build_is_read(tmp_path: Path) -> None:
+    (tmp_path / "subsets.json").write_text(told(EASY, HARD), encoding="utf-8")
+    assert [s.name for s in read_built(tmp_path).subsets] == ["x-easy", "x-hard"]
 
 
 @pytest.mark.parametrize("text", ["", "class\na\n", "class,complexity\na,x\n", "a,b\n"])
@@ -216,3 +292,22 @@ def test_several_networks_are_compared(tmp_path: Path, capsys) -> None:
         of_zero = [float(row[i]) for row in rows if row[1] == "0"]
         told = {r[0]: r for r in (x.split(",") for x in classes.read_text().splitlines())}
         assert sum(of_zero) / len(of_zero) == pytest.approx(float(told["0"][wanted]), abs=1e-6)
+
+
+@pytest.mark.parametrize("cam", ["grad-cam", "smooth-grad-cam++"])
+def test_the_page_shows_what_was_measured(bench: Benchmark, store: Path, cam: Cam) -> None:
+    """Maps of single images are, to a bit, those whose active share is their complexity."""
+    model = Original(
+        Schooling(epochs=2, batch=8), bench.describe(), resolve("convnet1-w4"), 0, store
+    )
+    stage = Complexities(model, cam=cam, threshold=0.3, each=12)
+    rt = Runtime(device=torch.device("cpu"), threads=1)
+    _, values = obtain(Store(store), stage, Serial(), rt)
+    places = torch.tensor([20, 3, 11])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stillroom.comp_dd.measure.TOGETHER", 8)
+        again = dataclasses.replace(stage, each=11)  # in batches of eight
+        _, parted = obtain(Store(store), again, Serial(), rt)
+        some = again.maps_of(bench, places, rt)
+        assert torch.equal(complexity(some, 0.3), parted[places])
+    assert torch.equal(complexity(stage.maps_of(bench, places, rt), 0.3), values[places])

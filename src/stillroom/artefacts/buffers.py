@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stillroom.artefacts.experts import TRAJECTORY, Trajectory, new_rows
+from stillroom.artefacts.experts import TRAJECTORY, Trajectory, new_rows, read_rows
 from stillroom.artefacts.given import Moved
 from stillroom.artefacts.opened import nets_for, open_bench
 from stillroom.artefacts.originals import tested
@@ -131,7 +131,8 @@ def _experts(path: Path, changed: int) -> list[list[list[Tensor]]]:
 class GivenExpert(Stage):
     """Expert number `index` of the replay buffers whose digest is `buffers`, for some data.
 
-    `source` is where they lie now, if they do. Every snapshot is kept, and the last one tested.
+    `source` is where they lie now, if they do. Kept are the epochs from `since` to `upto` and the
+    last one, which is tested.
     """
 
     kind: ClassVar[str] = "expert"
@@ -148,13 +149,20 @@ class GivenExpert(Stage):
     bench: dict[str, Any]
     arch: Arch
     index: int
+    since: int
+    upto: int
     store: Path = field(compare=False)
     source: Buffers | None = field(default=None, compare=False)
 
     def identity(self) -> dict[str, Any]:
         """What others trained is what it is: its digest, and the data that it is tested on."""
-        data, arch = self.bench["digest"], self.arch.name
-        return {"buffers": self.buffers, "data": data, "arch": arch, "index": self.index}
+        return {
+            "buffers": self.buffers,
+            "data": self.bench["digest"],
+            "arch": self.arch.name,
+            "index": self.index,
+            "epochs": [self.since, self.upto],
+        }
 
     def about(self) -> str:
         """What it is, for a listing."""
@@ -181,19 +189,30 @@ class GivenExpert(Stage):
             )
         params = nets.member(0)[0]
         snapshots = self.source.find(self.index)
-        rows = new_rows(out / TRAJECTORY, (len(snapshots), sum(t.numel() for t in params.values())))
-        for epoch, snapshot in enumerate(snapshots):
-            rows[epoch] = _row(snapshot, params, f"expert {self.index} at epoch {epoch}")
+        epochs = sorted(
+            {*range(self.since, min(self.upto, len(snapshots) - 1) + 1), len(snapshots) - 1}
+        )
+        rows = new_rows(out / TRAJECTORY, (len(epochs), sum(t.numel() for t in params.values())))
+        for i, epoch in enumerate(epochs):
+            where = f"{self.source.files[0].parent}: expert {self.index} at epoch {epoch}"
+            rows[i] = _row(snapshots[epoch], params, where)
         rows.flush()
         accuracy, moved = _test(nets, rows[-1], self, rt)
-        write_json(out / TOLD, {"accuracy": accuracy, "moved": moved, "epochs": len(snapshots) - 1})
+        write_json(out / TOLD, {"accuracy": accuracy, "moved": moved, "epochs": epochs})
         write_json(out / "timing.json", {"seconds": time.monotonic() - began})
+
+    def nbytes(self) -> int:
+        """Bytes of what will be kept, of an expert that has not been."""
+        assert self.source is not None
+        snapshots = self.source.find(self.index)
+        kept = min(self.upto, len(snapshots) - 1) - self.since + 2
+        return 4 * kept * sum(t.numel() for t in snapshots[0])
 
     def load(self, folder: Path) -> Trajectory:
         """The way it went; rows stay on disk until they are asked for."""
         told = read_json(folder / "0000" / TOLD)
-        rows = np.load(folder / "0000" / TRAJECTORY, mmap_mode="r", allow_pickle=False)
-        epochs = tuple(range(int(told["epochs"]) + 1))
+        epochs = tuple(int(epoch) for epoch in told["epochs"])
+        rows = read_rows(folder, len(epochs))
         moved = tuple(Moved(*one) for one in told["moved"])
         return Trajectory(self.arch, epochs, rows, float(told["accuracy"]), 0.0, moved)
 

@@ -275,15 +275,7 @@ class Expert(Stage):
         Raises: StillroomError if the array is not the one that this stage writes.
         """
         part = folder / "0000"
-        try:
-            rows = np.load(part / TRAJECTORY, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise StillroomError(f"{part / TRAJECTORY}: not readable ({error})") from error
-        if rows.ndim != 2 or len(rows) != len(self.epochs) or rows.dtype != np.dtype(self.kept):
-            raise StillroomError(
-                f"{part / TRAJECTORY} holds {rows.dtype} {list(rows.shape)}, not {self.kept} "
-                f"[{len(self.epochs)}, P]; remove {folder} and make it again"
-            )
+        rows = read_rows(folder, len(self.epochs), self.kept)
         first = np.load(part / FIRST, allow_pickle=False) if self.kept == "float16" else None
         told = read_json(part / TOLD)
         seconds = float(read_json(part / "timing.json")["seconds"])
@@ -326,6 +318,27 @@ def _rows(path: Path, shape: tuple[int, int], kept: Kept) -> np.memmap[Any, Any]
 def new_rows(path: Path, shape: tuple[int, int], kept: Kept = "float32") -> np.memmap[Any, Any]:
     """An array [snapshots, P] on disk."""
     return np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(kept), shape=shape)
+
+
+def read_rows(folder: Path, count: int, kept: Kept = "float32") -> npt.NDArray[np.floating[Any]]:
+    """The array [count, P] of an artefact, mapped.
+
+    Raises: StillroomError if it is absent, damaged or another.
+    """
+    path = folder / "0000" / TRAJECTORY
+    try:
+        rows: npt.NDArray[np.floating[Any]] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        why = " ".join(str(error).split())[:120]
+        raise StillroomError(
+            f"{path}: not readable ({why}); remove {folder} and make it again"
+        ) from error
+    if rows.ndim != 2 or len(rows) != count or rows.dtype != np.dtype(kept):
+        raise StillroomError(
+            f"{path} holds {rows.dtype} {list(rows.shape)}, not {kept} [{count}, P]; remove "
+            f"{folder} and make it again"
+        )
+    return rows
 
 
 def _npy(array: npt.NDArray[np.float32]) -> bytes:

@@ -222,7 +222,8 @@ DATA = [
     flags.keyword("tinyimagenet", flags.flag(str | None, "Tiny-ImageNet, or data of its shape")),
     flags.keyword("out", flags.flag(Path, "a folder"), inspect.Parameter.empty),
 ]
-_OF_DATA = [*DATA, QUIET, *flags.of_model(DataOptions, "options", "Data"), *MACHINE]
+_OPTIONS = flags.of_model(DataOptions, "options", "Data", skip=("classes",))
+_OF_DATA = [*DATA, QUIET, *_OPTIONS, *MACHINE]
 app.command(
     flags.with_signature(
         _reference, _OF_DATA, "Write test images of data as an evaluator's truth_dir holds them."

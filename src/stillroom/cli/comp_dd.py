@@ -50,6 +50,8 @@ def _complexity(**values: Any) -> None:
 
     machine, shown = flags.settle(Machine, values, "machine"), Shown(values["quiet"])
     out, images = (values[n] and user_path(values[n], n) for n in ("out", "images"))
+    if out and out == images:
+        raise StillroomError(f"--out and --images are both {out}; name two files")
     with shown.interruptible(machine.minutes):
         bench, store = _opened(values, machine)
         asked = (values, values["arch"] or ["auto"], bench, store)
@@ -106,12 +108,14 @@ def _measured(
 ) -> tuple[list[Complexities], Tensor, dict[str, Tensor], Runtime]:
     """Stages, the rows that were looked at, and by network the complexity of each."""
     from stillroom.artefacts.store import obtain_all
-    from stillroom.comp_dd.measure import Complexities
+    from stillroom.comp_dd.measure import Complexities, refuse_no_map
     from stillroom.run import machine as machines
     from stillroom.run.prepare import cost_of_originals, originals
 
     models = originals(bench, archs, 1, find_schooling(values["originals"]), store)
     cost, rt = cost_of_originals(models, machine, shown, store)
+    for model in models:
+        refuse_no_map(values["layer"], model, bench, rt)
     if cost.left:
         shown.say(cost.in_words())
     given = {name: values[name] for name in ("layer", "cam", "of", "threshold", "each")}
@@ -120,7 +124,7 @@ def _measured(
     by_network = {m.name: value for m, (_, value) in zip(models, found, strict=True)}
     for name, value in by_network.items():
         if (empty := float((value == 1).double().mean())) > SOME:
-            shown.say(f"{name} sees its class nowhere in {empty:.0%} of the images: 100 % complex")
+            shown.say(f"{name}: no pixel is active in {empty:.0%} of the images, so 100 % complex")
     return stages, found[0][0], by_network, rt
 
 
@@ -138,7 +142,7 @@ def _write_csv(path: Path, head: list[str], lines: list[list[Any]]) -> None:
 def _build(**values: Any) -> None:
     from stillroom.cli.show import rows, say
     from stillroom.comp_dd import build as building
-    from stillroom.comp_dd.publish import write
+    from stillroom.comp_dd.publish import Measured, write
     from stillroom.progress import Shown
     from stillroom.tables import percent
 
@@ -148,20 +152,26 @@ def _build(**values: Any) -> None:
         raise StillroomError(f"--out {out} exists and is not empty; name a new folder")
     if size < 2:
         raise StillroomError(f"--classes-each {size}: a subset needs two classes at least")
+    if values["each"] < 4 or values["examples"] < 0:
+        raise StillroomError(
+            "--each must be at least 4, two for either half; --examples at least 0"
+        )
     with shown.interruptible(machine.minutes):
         bench, store = _opened(values, machine)
         categories, others = building.read_categories(values["categories"], bench.classes)
         if others:
             shown.say(f"{values['categories']}: {others} of its classes are not in {bench.name}")
         building.large_enough(categories, size)
+        building.refuse_broken_names(bench.classes)
         asked = (values, [values["arch"]], bench, store)
         (stage,), seen, found, rt = _measured(*asked, machine, shown)
         built = building.built(bench, stage, seen, found[stage.model.name], categories, size)
-        for name in categories.keys() - {s.category for s in built.subsets}:
+        for name in sorted(categories.keys() - {s.category for s in built.subsets}):
             shown.say(f"{name}: {len(categories[name])} classes are too few for two subsets")
-        write(out, built, bench, stage, values["examples"], rt)
+        measured = Measured(stage, seen, found[stage.model.name])
+        write(out, built, bench, measured, values["examples"], rt)
     table = []
-    for easy, hard in zip(built.subsets[::2], built.subsets[1::2], strict=True):
+    for easy, hard in built.pairs():
         apart, half = building.gap(easy, hard)
         cells = [percent(s.chosen_on) for s in (easy, hard)]
         cells += [percent(s.held_out) for s in (easy, hard)]
@@ -182,6 +192,8 @@ def _stats(**values: Any) -> None:
     if built is not None:
         found = stats.of_built(user_path(built, "BUILD"))
     else:
+        if values["data_root"] is None:
+            raise StillroomError("name a BUILD, or with --data-root the folder that holds ImageNet")
         table = values["complexity"] and user_path(values["complexity"], "complexity")
         found = stats.of_comp_dd(values["data_root"], table or None)
     cells = []

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
 from stillroom.comp_dd.complexity import hard_first, mean_of_classes, of_classes
@@ -27,6 +28,8 @@ from stillroom.files import read_limited, user_path
 
 SUBSETS = "subsets.json"
 MAX_TABLE = 2**20  # bytes
+MAX_CATEGORY = 60  # letters
+NAME = re.compile(r"\w[\w -]*")
 PACKAGED = {"tiny-imagenet": "tiny-imagenet.csv"}
 SIDES: tuple[Literal["easy", "hard"], ...] = ("easy", "hard")
 
@@ -40,7 +43,7 @@ class Side(Model):
     category: str
     side: Literal["easy", "hard"]
     classes: tuple[str, ...] = Field(min_length=1)
-    images: int = Field(ge=0)
+    images: int = Field(ge=0, lt=2**53)
     chosen_on: float = Field(ge=0, le=1)
     held_out: float = Field(ge=0, le=1)
     half: float = Field(ge=0)
@@ -57,8 +60,40 @@ class Built(Model):
     data: str
     digest: str
     network: str
+    measured: str = Field(description="in which layer, by which map and so on, in words")
     complexity: dict[str, float]
-    subsets: tuple[Side, ...]
+    subsets: tuple[Side, ...] = Field(min_length=2)
+
+    @model_validator(mode="after")
+    def _two_sides_of_every_category(self) -> Built:
+        categories = [side.category for side in self.subsets]
+        if [s.side for s in self.subsets] != [*SIDES] * (len(categories) // 2):
+            raise ValueError("subsets are easy, hard, easy, hard and so on")
+        if categories[::2] != categories[1::2] or len({*categories}) * 2 != len(categories):
+            raise ValueError("every category has an easy and a hard subset, one after the other")
+        for name in categories:
+            _refuse_odd(name, "a category")
+        return self
+
+    def pairs(self) -> list[tuple[Side, Side]]:
+        """The easy and the hard subset of every category."""
+        return list(zip(self.subsets[::2], self.subsets[1::2], strict=True))
+
+
+def _refuse_odd(category: str, where: str) -> None:
+    """Raise StillroomError unless a category can be part of a file's name everywhere."""
+    if not 0 < len(category) <= MAX_CATEGORY or not NAME.fullmatch(category):
+        raise StillroomError(
+            f"{where}: category {category[:80]!r} becomes the name of a file: letters, digits, "
+            f"spaces, - and _, {MAX_CATEGORY} at most"
+        )
+
+
+def refuse_broken_names(classes: Sequence[str]) -> None:
+    """Raise StillroomError for a class whose name cannot be a line of a list."""
+    odd = next((name for name in classes if "\n" in name or "\r" in name), None)
+    if odd is not None:
+        raise StillroomError(f"class {odd[:80]!r} has a line break in its name; rename it")
 
 
 def read_categories(source: str, classes: Sequence[str]) -> tuple[dict[str, list[int]], int]:
@@ -76,21 +111,27 @@ def read_categories(source: str, classes: Sequence[str]) -> tuple[dict[str, list
             text = data.decode("utf-8-sig")
         except UnicodeDecodeError:
             raise StillroomError(f"{source}: no text in UTF-8") from None
-    rows = [row for row in csv.reader(io.StringIO(text)) if row]
-    if not rows or [cell.strip() for cell in rows[0]] != ["class", "category"]:
+    reader = csv.reader(io.StringIO(text, newline=""))
+    try:
+        rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if row]
+    except csv.Error as error:
+        raise StillroomError(f"{source}: line {reader.line_num} is no CSV ({error})") from None
+    if not rows or rows[0][1] != ["class", "category"]:
         raise StillroomError(f"{source}: its first line must be: class,category")
     position = {name: at for at, name in enumerate(classes)}
     found: dict[str, list[int]] = {}
     seen: set[str] = set()
-    for number, row in enumerate(rows[1:], 2):
-        cells = [cell.strip() for cell in row]
-        if len(cells) != 2 or not all(cells) or "/" in cells[1] or not cells[1].isprintable():
+    for number, cells in rows[1:]:
+        if len(cells) != 2 or not all(cells):
             raise StillroomError(f"{source}: line {number} is no class and category")
+        _refuse_odd(cells[1], f"{source}: line {number}")
         if cells[0] in seen:
             raise StillroomError(f"{source}: {cells[0][:80]!r} is there twice; name it once")
         seen.add(cells[0])
         if cells[0] in position:
             found.setdefault(cells[1], []).append(position[cells[0]])
+    if len({name.casefold() for name in found}) < len(found):
+        raise StillroomError(f"{source}: two categories differ by capital letters alone")
     if not found:
         raise StillroomError(
             f"{source}: none of its classes is in the data, such as {classes[0]!r}"
@@ -178,6 +219,7 @@ def built(
         data=bench.name,
         digest=bench.digest,
         network=stage.model.name,
+        measured=stage.in_words(),
         complexity=dict(zip(bench.classes, means, strict=True)),
         subsets=tuple(build(values, labels, bench.classes, counts, categories, size)),
     )

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from scipy.special import stdtrit
 from torch import Tensor
 
 THRESHOLD = 0.5  # of a map in [0, 1]
-NORMAL = 1.959964  # 97.5 % quantile
 
 
 def complexity(maps: Tensor, threshold: float = THRESHOLD) -> Tensor:
@@ -28,12 +28,18 @@ def of_classes(values: Tensor, labels: Tensor, classes: int) -> Tensor:
 def mean_of_classes(values: Tensor, labels: Tensor, classes: Sequence[int]) -> tuple[float, float]:
     """The mean over some classes of the means of their images, and half of its 95 % interval.
 
-    The interval is over images: that of other images of these very classes. Every class needs two.
+    The interval is over images: that of other images of these very classes, by Student's t with
+    the degrees of freedom of Welch and Satterthwaite. Every class needs two.
     """
     parts = [values[labels == c].double() for c in classes]
     mean = sum(float(part.mean()) for part in parts) / len(parts)
-    variance = sum(float(part.var() / len(part)) for part in parts) / len(parts) ** 2
-    return mean, NORMAL * variance**0.5
+    each = [float(part.var() / len(part)) / len(parts) ** 2 for part in parts]
+    variance = sum(each)
+    if variance == 0:
+        return mean, 0.0
+    pairs = zip(each, parts, strict=True)
+    freedom = variance**2 / sum(v**2 / (len(part) - 1) for v, part in pairs)
+    return mean, float(stdtrit(freedom, 0.975)) * variance**0.5
 
 
 def hard_first(values: Tensor) -> list[int]:

@@ -12,14 +12,15 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from stillroom.artefacts.opened import open_bench
+from stillroom.artefacts.opened import nets_for, open_bench
 from stillroom.artefacts.originals import Original, OriginalModel, opened
 from stillroom.artefacts.stage import COMMON, Stage
 from stillroom.artefacts.store import Store
 from stillroom.comp_dd.complexity import THRESHOLD, complexity
 from stillroom.data.benchmarks import Benchmark
+from stillroom.errors import StillroomError, suggest
 from stillroom.files import write_atomic
-from stillroom.nets.maps import Cam, activation_maps, deepest
+from stillroom.nets.maps import Cam, activation_maps, deepest, map_layers
 from stillroom.rng import rng
 from stillroom.runtime import Runtime
 
@@ -60,6 +61,11 @@ class Complexities(Stage):
         """What it is, for a listing."""
         return f"complexity by {self.model.about()}"
 
+    def in_words(self) -> str:
+        """What decides the numbers, for a note."""
+        at = f"active from {self.threshold:g} on, {self.each} images a class at most"
+        return f"{self.cam} of the {self.of} class in layer {self.layer}, {at}"
+
     def needs(self) -> tuple[Stage, ...]:
         """The network."""
         return (self.model,)
@@ -89,8 +95,20 @@ class Complexities(Stage):
         tensors = {"rows": rows, "complexity": torch.cat(found).contiguous()}
         write_atomic(out / FILE, save(tensors))
 
-    def maps(self, bench: Benchmark, rows: Tensor, rt: Runtime) -> Iterator[Tensor]:
-        """Maps [B,H,W] in [0, 1] of training images, some at a time."""
+    def maps_of(self, bench: Benchmark, places: Tensor, rt: Runtime) -> Tensor:
+        """The maps [P,H,W] that measured the images at some places of `rows`, once more.
+
+        With all that were shown together with them: noise is drawn for a batch.
+        """
+        seen, found = self.rows(bench), {}
+        for part in sorted({place // TOGETHER for place in places.tolist()}):
+            some = seen[part * TOGETHER : (part + 1) * TOGETHER]
+            for offset, one in enumerate(next(self.maps(bench, some, rt, part))):
+                found[part * TOGETHER + offset] = one.cpu()
+        return torch.stack([found[place] for place in places.tolist()]).float()
+
+    def maps(self, bench: Benchmark, rows: Tensor, rt: Runtime, first: int = 0) -> Iterator[Tensor]:
+        """Maps [B,H,W] in [0, 1] of training images, batch by batch, noise keyed by its number."""
         model: OriginalModel = self.model.load(Store(self.model.store).folder(self.model.key()))
         nets = opened(model, bench, rt)
         layer = deepest(nets) if self.layer == "auto" else self.layer
@@ -100,9 +118,20 @@ class Complexities(Stage):
             if self.of == "predicted":
                 with torch.no_grad():
                     of_class = nets.logits(images)[0].argmax(1)
-            yield activation_maps(nets, layer, images, of_class, self.cam, key=done)
+            yield activation_maps(nets, layer, images, of_class, self.cam, key=first + done)
 
     def load(self, folder: Path) -> tuple[Tensor, Tensor]:
         """Rows int64 [M] of the training images, and their complexity float64 [M]."""
         found = load_file(folder / "0000" / FILE)
         return found["rows"], found["complexity"]
+
+
+def refuse_no_map(layer: str, model: Original, bench: Benchmark, rt: Runtime) -> None:
+    """Raise StillroomError if a layer is no map of a network, before that is trained."""
+    nets = nets_for(model.arch, bench, rt)
+    there = map_layers(nets.make(1, 0, "plan"))
+    if layer not in ("auto", *there) or not there:
+        raise StillroomError(
+            f"--layer {layer[:60]!r} is no map of {model.arch.name}, whose maps are "
+            f"{', '.join(there) or 'none'}{suggest(layer, there)}"
+        )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from stillroom.comp_dd.build import SUBSETS, Built, Side
 from stillroom.comp_dd.measure import Complexities
@@ -17,13 +19,22 @@ from stillroom.report.subsets import Look, page
 from stillroom.runtime import Runtime
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What was looked at: training images int64 [M], and the complexity [M] of each."""
+
+    stage: Complexities
+    rows: Tensor
+    complexity: Tensor
+
+
 def write(
-    folder: Path, built: Built, bench: Benchmark, stage: Complexities, examples: int, rt: Runtime
+    folder: Path, built: Built, bench: Benchmark, seen: Measured, examples: int, rt: Runtime
 ) -> None:
     """Write a build into a new folder, with so many example images of every class on its page."""
     looks = [
-        (_look(easy, bench, stage, examples, rt), _look(hard, bench, stage, examples, rt))
-        for easy, hard in zip(built.subsets[::2], built.subsets[1::2], strict=True)
+        (_look(easy, bench, seen, examples, rt), _look(hard, bench, seen, examples, rt))
+        for easy, hard in (built.pairs() if examples else ())
     ]
     with fresh_folder(folder) as fresh:
         for subset in built.subsets:
@@ -39,20 +50,19 @@ def write(
         subtitle = f"{len(built.subsets)} subsets, of {len(built.subsets[0].classes)} classes each"
         write_atomic(
             fresh / "index.html",
-            page(stats.title, subtitle, stats.pairs, looks if examples else (), stats.notes[0]),
+            page(stats.title, subtitle, stats.pairs, looks, stats.notes[0]),
         )
 
 
-def _look(side: Side, bench: Benchmark, stage: Complexities, examples: int, rt: Runtime) -> Look:
+def _look(side: Side, bench: Benchmark, seen: Measured, examples: int, rt: Runtime) -> Look:
     """The first images that were looked at of every class of a subset."""
     number = {name: c for c, name in enumerate(bench.classes)}
-    seen = stage.rows(bench)
-    labels = bench.train.labels[seen]
-    rows = torch.cat([seen[labels == number[name]][:examples] for name in side.classes])
-    maps = list(stage.maps(bench, rows, rt)) if len(rows) else [torch.zeros(0, 1, 1)]
+    labels = bench.train.labels[seen.rows]
+    places = torch.cat([(labels == number[n]).nonzero()[:examples, 0] for n in side.classes])
     return Look(
         heading=side.name,
-        names=tuple(bench.classes[c] for c in bench.train.labels[rows].tolist()),
-        images=bench.train.take(rows).cpu(),
-        maps=torch.cat(maps).float().cpu(),
+        names=tuple(bench.classes[c] for c in labels[places].tolist()),
+        images=bench.train.take(seen.rows[places]).cpu(),
+        maps=seen.stage.maps_of(bench, places, rt),
+        complexity=seen.complexity[places],
     )

@@ -12,7 +12,7 @@ import numpy as np
 from stillroom.comp_dd.build import MAX_TABLE, read_built
 from stillroom.comp_dd.subsets import CATEGORIES, SIDES
 from stillroom.data.imagenet import wnids
-from stillroom.data.named import find
+from stillroom.data.named import find_local
 from stillroom.errors import StillroomError
 from stillroom.files import read_limited
 from stillroom.report.subsets import Pair, page
@@ -44,7 +44,7 @@ def of_built(folder: Path) -> Stats:
     """Those of a build, complexities on the half of the images that did not choose."""
     built = read_built(folder)
     pairs = []
-    for easy, hard in zip(built.subsets[::2], built.subsets[1::2], strict=True):
+    for easy, hard in built.pairs():
         pairs.append(
             Pair(
                 easy.category,
@@ -54,13 +54,13 @@ def of_built(folder: Path) -> Stats:
             )
         )
     note = (
-        f"Complexity as {built.network} sees it, on the half of the images that did not choose the "
-        "classes; intervals of 95 % are over images of these classes."
+        f"Complexity as {built.network} sees it ({built.measured}), on the half of the images that "
+        "did not choose the classes; intervals of 95 % are over images of these classes."
     )
     return Stats(f"Subsets of {built.data}", tuple(pairs), (note,))
 
 
-def of_comp_dd(root: Path | None, table: Path | None) -> Stats:
+def of_comp_dd(root: Path, table: Path | None) -> Stats:
     """Those of Comp-DD, counted in an ImageNet, whose images are not read.
 
     Complexities of classes are out of a table of `comp-dd complexity`, else those of the paper.
@@ -101,11 +101,12 @@ def read_complexity(path: Path) -> dict[str, float]:
     """
     data = read_limited(path, MAX_TABLE, "which is no table of classes; not read")
     try:
-        rows = list(csv.reader(io.StringIO(data.decode("utf-8"))))
+        text = io.StringIO(data.decode("utf-8-sig"), newline="")
+        rows = [row for row in csv.reader(text) if row]
         if rows[0][0] != "class" or not rows[0][1].startswith("complexity"):
             raise ValueError
         found = {row[0]: float(row[1]) for row in rows[1:]}
-    except (ValueError, IndexError):
+    except (ValueError, IndexError, csv.Error):
         raise StillroomError(
             f"{path}: is no table of classes; write one with: stillroom comp-dd complexity --out"
         ) from None
@@ -115,8 +116,8 @@ def read_complexity(path: Path) -> dict[str, float]:
     return found
 
 
-def _training_images(name: str, root: Path | None) -> int:
-    return int(np.count_nonzero(find(name, root).raw.splits["train"].labels >= 0))
+def _training_images(name: str, root: Path) -> int:
+    return int(np.count_nonzero(find_local(name, root).splits["train"].labels >= 0))
 
 
 def _mean(measured: dict[str, float], name: str, table: Path | None) -> float:

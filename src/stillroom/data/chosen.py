@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,17 +23,17 @@ def read_classes(path: Path) -> tuple[str, ...]:
     path = user_path(path, "classes")
     data = read_limited(path, MAX_FILE, "which is no list of classes; not read")
     try:
-        lines = [line.strip() for line in data.decode("utf-8-sig").splitlines()]
+        lines = [line.removesuffix("\r") for line in data.decode("utf-8-sig").split("\n")]
     except UnicodeDecodeError:
         raise StillroomError(f"{path}: no text in UTF-8; write one class a line") from None
-    names = tuple(line for line in lines if line)
+    names = tuple(line for line in lines if line.strip())
     if len(names) < FEWEST:
         raise StillroomError(
             f"{path}: names {len(names)} classes; write at least {FEWEST}, one a line"
         )
-    for i, name in enumerate(names):
-        if name in names[:i]:
-            raise StillroomError(f"{path}: names {name[:80]!r} twice")
+    if len({*names}) < len(names):
+        twice = Counter(names).most_common(1)[0][0]
+        raise StillroomError(f"{path}: names {twice[:80]!r} twice")
     return names
 
 
@@ -43,6 +44,7 @@ def only(found: Found, path: Path) -> Found:
     """
     names = read_classes(path)
     position = {name: at for at, name in enumerate(found.raw.classes)}
+    names = tuple(name if name in position else name.strip() for name in names)
     for name in names:
         if name not in position:
             raise StillroomError(

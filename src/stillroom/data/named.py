@@ -141,6 +141,21 @@ def kin(name: str) -> str | None:
     return base if name not in NAMED and base in NAMED and base != name else None
 
 
+def find_local(name: str, root: Path) -> RawSplits:
+    """A named benchmark below a folder, which is all that is looked at.
+
+    Raises: StillroomError if it is not there, damaged or inconsistent.
+    """
+    root = user_path(root, "data_root")
+    if not root.is_dir():
+        raise StillroomError(f"data_root={str(root)!r}: no such folder")
+    looked: list[str] = []
+    raw = _find_release(name, NAMED[name], root) or _find_folder(name, NAMED[name], root, looked)
+    if raw is None:
+        raise StillroomError(f"{name} is not under {root} (looked for {', '.join(looked)})")
+    return check(raw, name)
+
+
 def find(data: str, data_root: Path | None) -> Found:
     """Find DATA: a named benchmark, `hf:owner/name[:config]`, or a folder.
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 EQUAL = 1e-9  # a deviation below this is rounding
+FEWEST_RANKS = 10  # pairs, below which the interval of a rank correlation covers too little
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,15 @@ def correlation(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, f
 
 
 def rank_correlation(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, float]:
-    """Spearman's rho of at least four pairs, and its 95 % interval by Fisher's z transform."""
-    return correlation(ranks(x), ranks(y))
+    """Spearman's rho, and its 95 % interval; of fewer than ten pairs that is (-1, 1).
+
+    By Fisher's z transform with the variance of Bonett and Wright 2000, (1 + rho^2 / 2) / (n - 3).
+    """
+    r, _, _ = correlation(ranks(x), ranks(y))
+    if len(x) < FEWEST_RANKS or abs(r) > 1 - EQUAL:
+        return r, -1.0, 1.0
+    z, half = math.atanh(r), 1.959964 * math.sqrt((1 + r * r / 2) / (len(x) - 3))
+    return r, math.tanh(z - half), math.tanh(z + half)
 
 
 def ranks(values: Sequence[float]) -> list[float]:

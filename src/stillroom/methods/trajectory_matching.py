@@ -155,7 +155,7 @@ class TrajectoryMatching(Grown, Method):
         whole = own and self.labeller.epoch is None  # their ends are asked
         since = min(self.window.first, self.labeller.epoch or self.window.first)
         found: dict[str, Stage] = {
-            f"expert/{i:04d}": GivenExpert(self.buffers, bench, arch, i, store)
+            f"expert/{i:04d}": GivenExpert(self.buffers, bench, arch, i, since, self.reads, store)
             if self.buffers
             else Expert(self.schooling, bench, arch, i, self.reads, whole, store, since, self.kept)
             for i in range(self.experts)

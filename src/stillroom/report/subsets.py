@@ -30,20 +30,23 @@ class Pair:
 
 @dataclass(frozen=True)
 class Look:
-    """Real images uint8 [P,ch,H,W] of some classes and where a network sees them: [P,H,W]."""
+    """Real images uint8 [P,ch,H,W] of some classes, where a network sees them and how complex.
+
+    maps [P,H,W] in [0, 1]; complexity [P], as it was measured.
+    """
 
     heading: str
     names: tuple[str, ...]
     images: Tensor
     maps: Tensor
+    complexity: Tensor
 
     def sprites(self) -> list[tuple[pictures.Sprite, str]]:
         """An image over itself, darkened where it is not seen; the share that is not active."""
         light = 0.15 + 0.85 * self.maps.double().cpu()
         below = (self.images * light.unsqueeze(1)).round().to(torch.uint8)
-        shares = 1 - self.maps.ge(0.5).double().mean((1, 2))
         made = pictures.over(self.names, self.images, below)
-        return list(zip(made, [f"{float(s):.0%}" for s in shares], strict=True))
+        return list(zip(made, [f"{float(s):.0%}" for s in self.complexity], strict=True))
 
 
 def page(

@@ -98,9 +98,11 @@ def check_fits(data: Distilled, bench: Benchmark, name: str) -> None:
         pairs = zip(data.classes, bench.classes, strict=False)
         first = next((f"{a!r} against {b!r}" for a, b in pairs if a != b), None)
         counts = f"{len(data.classes)} against {len(bench.classes)} classes"
+        some = {*data.classes} < {*bench.classes}
+        remedy = "name them with --classes FILE, as the set was made" if some else ""
         raise StillroomError(
             f"{name}: its classes are not those of {bench.name} ({first or counts}); "
-            "the order counts too"
+            f"{remedy or 'the order counts too'}"
         )
     want = (bench.channels, bench.size, bench.size)
     if data.tiles > 1:

@@ -30,7 +30,7 @@ from stillroom.nets.zoo import Arch
 from stillroom.recipe import Recipe
 from stillroom.run import machine as machines
 from stillroom.run.options import Machine
-from stillroom.runtime import Runtime
+from stillroom.runtime import Runtime, refuse_full
 from stillroom.session import Session
 from stillroom.tables import percent
 
@@ -79,9 +79,18 @@ def _with_buffers(
         source.refuse_short(method.experts, method.reads)
         digest = source.digest
     settled_one = method.model_copy(update={"buffers": digest})
-    for stage in settled_one.stages(bench.describe(), arch, store.root).values():
-        if isinstance(stage, GivenExpert) and not store.complete(stage.key()):
-            obtain(store, dataclasses.replace(stage, source=source), Serial(), rt)
+    stages = [
+        dataclasses.replace(stage, source=source)
+        for stage in settled_one.stages(bench.describe(), arch, store.root).values()
+        if isinstance(stage, GivenExpert)
+    ]
+    lacking = [stage for stage in stages if not store.complete(stage.key())]
+    if source is not None and lacking:
+        need = len(lacking) * lacking[0].nbytes()
+        refuse_full(need, store.root, "name a larger one with --store, or follow fewer --experts")
+    for stage in lacking:
+        rt.session.check()
+        obtain(store, stage, Serial(), rt)
     return settled_one
 
 

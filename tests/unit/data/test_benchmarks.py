@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from stillroom.config import DSA_UNMIRRORED
+from stillroom.data.arrays import raw_arrays
 from stillroom.data.benchmarks import (
     Benchmark,
     DataSpec,
@@ -21,9 +22,12 @@ from stillroom.data.benchmarks import (
     load_benchmark,
     reopen,
 )
+from stillroom.data.chosen import only
+from stillroom.data.named import Found
 from stillroom.errors import StillroomError
 from stillroom.recipe import from_preset
 from stillroom.run.machine import choose_arch
+from toy import toy_images
 
 Make = Callable[..., Path]
 
@@ -264,9 +268,21 @@ def test_some_classes_in_an_order_of_ones_own(pets: Path, tmp_path: Path) -> Non
     assert same(reopen(bench.describe(), tmp_path / "store"), bench)
 
 
+def test_names_of_classes_are_taken_as_they_are(tmp_path: Path) -> None:
+    """Spaces at their ends, and signs that other programs take for the end of a line."""
+    images, labels = toy_images(classes=3)
+    names = ("tw\u2028o", " one", "s\x0bv")
+    raw = raw_arrays((images, labels), None, names, "odd")
+    listed = tmp_path / "list.txt"
+    listed.write_bytes(b"s\x0bv\r\n one\n")
+    found = only(Found(raw, "odd", None, None), listed)
+    assert found.raw.classes == ("s\x0bv", " one")
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
+        ("\n".join(map(str, range(150_000))).encode(), "has no class '0'"),
         (b"cat\neal\n", "pets has no class 'eal'; did you mean 'eel'"),
         (b"cat\ndog\ncat\n", "names 'cat' twice"),
         (b"cat\n", "names 1 classes"),
