@@ -206,7 +206,10 @@ def test_rows_of_whitened_images_are_lines_of_the_ledger() -> None:
     own = held["cifar10", "1", "mtt@1600", "mtt@1", "float32"].summary
     mean = held["cifar10", "1", "class-mean", "mtt@1", "float32"].summary
     assert own.mean >= mean.mean + 0.05
+    matched = held["cifar10", "1", "dm@1000", "mtt@1", "bf16"].summary
     assert own.separate_from(mean)
+    assert own.separate_from(matched)
+    assert own.mean > matched.mean
 
 
 def test_papers_numbers_of_trajectory_matching_are_the_reported_ones() -> None:
