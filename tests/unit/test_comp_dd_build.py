@@ -27,6 +27,7 @@ from stillroom.comp_dd.complexity import complexity, mean_of_classes
 from stillroom.comp_dd.measure import Complexities
 from stillroom.comp_dd.stats import of_built, read_complexity
 from stillroom.data.benchmarks import Benchmark, DataSpec, load_benchmark
+from stillroom.distilled import load
 from stillroom.errors import StillroomError
 from stillroom.evaluation.statistics import rank_correlation
 from stillroom.nets.maps import Cam
@@ -311,3 +312,22 @@ def test_the_page_shows_what_was_measured(bench: Benchmark, store: Path, cam: Ca
         some = again.maps_of(bench, places, rt)
         assert torch.equal(complexity(some, 0.3), parted[places])
     assert torch.equal(complexity(stage.maps_of(bench, places, rt), 0.3), values[places])
+
+
+def test_a_set_of_some_classes_finds_its_data(tmp_path: Path, capsys) -> None:
+    """Without --data out of the store; with other classes it says which flag is missing."""
+    listed = tmp_path / "some.txt"
+    listed.write_text("7\n1\n", encoding="utf-8")
+    store = ["--store", str(tmp_path / "store"), "--quiet"]
+    line = ["distill", "random", "--data", "digits", "--classes", str(listed), "--ipc", "1"]
+    out = str(tmp_path / "set")
+    assert run([*line, "--out", out, *store]) == 0
+    assert load(out).classes == ("7", "1")
+    judge = ["evaluate", out, "--protocol", "quick@1", "--plan", *store]
+    assert run(judge) == 0
+    assert run([*judge, "--data", "digits", "--classes", str(listed)]) == 0
+    capsys.readouterr()
+    assert run([*judge, "--data", "digits"]) == 2
+    assert "name them with --classes FILE" in capsys.readouterr().err
+    assert run([*judge, "--classes", str(listed)]) == 2
+    assert "name them: --data" in capsys.readouterr().err
