@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from stillroom.nets.ensemble import Nets
     from stillroom.nets.zoo import Arch
 
+NOTHING_YET = 20  # steps, all of them dropped, after which that is said
 LEAST_RATE = 1e-6  # of the student, which the reference lets turn negative
 
 
@@ -294,6 +295,12 @@ class TrajectoryMatching(Grown, Method):
         dropped = synth.memory.get("dropped", 0.0)
         assert isinstance(dropped, float)
         synth.memory["dropped"] = dropped + (not moves)
+        if dropped + (not moves) == it + 1 == NOTHING_YET:
+            ctx.rt.session.say(
+                f"the first {NOTHING_YET} steps were all dropped: their distance, now "
+                f"{float(synth.memory['distance']):.2f}, lies above the gate, {self.gate:g}, so "
+                "students stray; a longer --window.epochs, fewer --inner or a lower --rate help"
+            )
         ctx.log(dropped=synth.memory["dropped"])
         return moves
 

@@ -113,6 +113,17 @@ def test_steps_above_the_gate_are_dropped_and_counted(bench: Benchmark, store: P
     assert [json.loads(line)["dropped"] for line in logged][-1] == 0
 
 
+@pytest.mark.parametrize(("gate", "heard"), [(1e-6, 1), (1e6, 0)])
+def test_a_run_of_which_every_step_is_dropped_says_so(
+    gate: float, heard: int, bench: Benchmark, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, after twenty of them: nothing else would show it before the end."""
+    said: list[str] = []
+    monkeypatch.setattr(Session, "say", lambda _, text: said.append(text))
+    ran(bench, store, 23, gate=gate)
+    assert len([text for text in said if "the first 20 steps were all dropped" in text]) == heard
+
+
 def test_the_set_is_the_average_of_the_images(bench: Benchmark, store: Path) -> None:
     """d of what it was and 1 - d of the images, after every step; they themselves go on as ever."""
     _, plain = ran(bench, store, 4)
