@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from stillroom.data.benchmarks import Benchmark
     from stillroom.runtime import Runtime
 
+LOOKS = "resnet18"  # as in the paper; maps of networks without a mean over the last are often empty
 SOME = 0.01  # of the images, above which empty maps are worth a line
 app = App(name="comp-dd", help="Comp-DD: easy and hard subsets of ImageNet, and their complexity.")
 
@@ -54,7 +55,7 @@ def _complexity(**values: Any) -> None:
         raise StillroomError(f"--out and --images are both {out}; name two files")
     with shown.interruptible(machine.minutes):
         bench, store = _opened(values, machine)
-        asked = (values, values["arch"] or ["auto"], bench, store)
+        asked = (values, values["arch"] or [LOOKS], bench, store)
         _, seen, found, _ = _measured(*asked, machine, shown)
     labels = bench.train.labels[seen].cpu()
     means = {name: of_classes(v, labels, len(bench.classes)) for name, v in found.items()}
@@ -228,7 +229,6 @@ def _evaluate(**values: Any) -> None:
         say(f"in {folder}")
 
 
-_NETWORK = flags.flag(str, "the network that looks")
 _MEASURE = [
     flags.keyword("originals", flags.flag(str, f"how trained: {flags.SCHOOLED}"), "default"),
     flags.keyword("layer", flags.flag(str, "in which layer; auto: the deepest map"), "auto"),
@@ -259,7 +259,11 @@ app.command(
         [
             _DATA,
             flags.keyword(
-                "arch", flags.several(str, "networks that look; of several, how their ranks agree")
+                "arch",
+                flags.several(
+                    str,
+                    f"networks that look; of several, how their ranks agree [default: {LOOKS}]",
+                ),
             ),
             *_MEASURE,
             flags.keyword("out", flags.flag(Path | None, "a CSV file of the classes")),
@@ -283,7 +287,7 @@ app.command(
             flags.keyword("classes_each", flags.flag(int, "classes of every subset"), 10),
             flags.keyword("out", flags.flag(Path, "a new folder"), inspect.Parameter.empty),
             flags.keyword("examples", flags.flag(int, "images of a class on its page"), 2),
-            flags.keyword("arch", _NETWORK, "auto"),
+            flags.keyword("arch", flags.flag(str, "the network that looks"), LOOKS),
             *_MEASURE,
             *_REST,
         ],

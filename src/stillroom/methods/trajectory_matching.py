@@ -361,7 +361,15 @@ class TrajectoryMatching(Grown, Method):
         layer = self.areas.layer if self.areas.layer != "auto" else deepest(nets)
         key = int(torch.randint(2**62, (), generator=ctx.rng("maps", it)))
         images = shown_to(ctx, ctx.artefacts["looks"], synth.images.detach())
-        return activation_maps(nets, layer, images, synth.of_class, self.areas.cam, key)
+        maps = activation_maps(nets, layer, images, synth.of_class, self.areas.cam, key)
+        empty = int((maps.amax((1, 2)) == 0).sum())
+        if it == 0 and 10 * empty > len(maps):
+            ctx.rt.session.say(
+                f"{nets.nets.arch.name} sees the class nowhere in {empty} of {len(maps)} images, "
+                "which are emphasised nowhere; --areas.net resnet18, with a mean over its last "
+                "map, sees more"
+            )
+        return maps
 
     def _stretch(self, ctx: Context, expert: Trajectory, it: int) -> tuple[Tensor, Tensor]:
         """Parameters [P] of the expert where the student starts, and where it should end."""
