@@ -212,6 +212,18 @@ def test_rows_of_whitened_images_are_lines_of_the_ledger() -> None:
     assert own.mean > matched.mean
 
 
+TINY10 = re.compile(r"^\| tiny10 \| ([a-z-]+(?:@\d+)?) \| `(\w+@1)` \| ([\d.]+ \([^|]+\)) \|$")
+
+
+def test_rows_of_ten_classes_are_lines_of_the_ledger() -> None:
+    rows, held = told_in("methods/mtt.md", TINY10), ledger()
+    assert len(rows) == 4
+    for name, protocol, told in rows:
+        assert told == interval(held["tiny10", "1", name, protocol, "float32"]), name
+    own, drawn = (held["tiny10", "1", n, "edf@1", "float32"].summary for n in ("edf@150", "random"))
+    assert own.separate_from(drawn)
+
+
 def test_papers_numbers_of_trajectory_matching_are_the_reported_ones() -> None:
     known = {(r.row, r.benchmark, r.ipc, r.arch): r for r in reported()}
     rows = told_in("methods/mtt.md", PAPERS)
