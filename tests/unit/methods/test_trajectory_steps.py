@@ -124,6 +124,20 @@ def test_a_run_of_which_every_step_is_dropped_says_so(
     assert len([text for text in said if "the first 20 steps were all dropped" in text]) == heard
 
 
+@pytest.mark.parametrize(("level", "heard"), [(0.0, 2), (0.5, 0)])
+def test_a_network_that_sees_nothing_is_named(
+    level: float, heard: int, bench: Benchmark, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Empty maps emphasise nothing, which no number would show. Once a run, of which there are two."""
+    said: list[str] = []
+    monkeypatch.setattr(Session, "say", lambda _, text: said.append(text))
+    empty = lambda nets, layer, x, y, cam, key: torch.full((len(x), 8, 8), level)  # noqa: E731
+    monkeypatch.setattr("stillroom.nets.maps.activation_maps", empty)
+    ran(bench, store, 2, areas=looks(1.0, None))
+    told = [text for text in said if "convnet1-w8 sees the class nowhere in 4 of 4" in text]
+    assert len(told) == heard
+
+
 def test_the_set_is_the_average_of_the_images(bench: Benchmark, store: Path) -> None:
     """d of what it was and 1 - d of the images, after every step; they themselves go on as ever."""
     _, plain = ran(bench, store, 4)
