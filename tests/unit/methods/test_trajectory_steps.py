@@ -128,7 +128,7 @@ def test_a_run_of_which_every_step_is_dropped_says_so(
 def test_a_network_that_sees_nothing_is_named(
     level: float, heard: int, bench: Benchmark, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Empty maps emphasise nothing, which no number would show. Once a run, of which there are two."""
+    """Empty maps emphasise nothing, which no number would show; once a run, of two."""
     said: list[str] = []
     monkeypatch.setattr(Session, "say", lambda _, text: said.append(text))
     empty = lambda nets, layer, x, y, cam, key: torch.full((len(x), 8, 8), level)  # noqa: E731
