@@ -131,8 +131,11 @@ def test_a_network_that_sees_nothing_is_named(
     """Empty maps emphasise nothing, which no number would show; once a run, of two."""
     said: list[str] = []
     monkeypatch.setattr(Session, "say", lambda _, text: said.append(text))
-    empty = lambda nets, layer, x, y, cam, key: torch.full((len(x), 8, 8), level)  # noqa: E731
-    monkeypatch.setattr("stillroom.nets.maps.activation_maps", empty)
+
+    def level_maps(nets: object, layer: str, images: Tensor, *_: object) -> Tensor:
+        return torch.full((len(images), 8, 8), level)
+
+    monkeypatch.setattr("stillroom.nets.maps.activation_maps", level_maps)
     ran(bench, store, 2, areas=looks(1.0, None))
     told = [text for text in said if "convnet1-w8 sees the class nowhere in 4 of 4" in text]
     assert len(told) == heard

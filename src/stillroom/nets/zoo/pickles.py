@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 from stillroom.errors import StillroomError
+from stillroom.nets.zoo.factories import one_line
 
 MAX_PICKLE = 16 * 2**20  # bytes of a file that are no numbers: some 150 a tensor
 PARTS = 5  # pickles of a file from before PyTorch 1.6, of which storages follow
@@ -22,8 +23,7 @@ SIZED = ("collections Counter", "collections defaultdict")
 def refuse_hungry(path: Path, source: Path | bytes) -> None:
     """Look at what `torch.save` pickled, in a zip or before it; `source`: where it is read from.
 
-    Raises: StillroomError naming `path` and what is called, or that it is too long. What is no
-    pickle is left to the reader.
+    Raises: StillroomError naming `path` and what is called, or that it is too long or no pickle.
     """
     try:
         with zipfile.ZipFile(source if isinstance(source, Path) else io.BytesIO(source)) as archive:
@@ -44,9 +44,14 @@ def refuse_hungry(path: Path, source: Path | bytes) -> None:
 
 
 def _judge(path: Path, stream: io.BytesIO) -> None:
-    """One pickle; afterwards the stream stands behind it."""
+    """One pickle, if the stream has not ended; afterwards it stands behind it.
+
+    What cannot be judged to its end is refused: the reader might follow it farther.
+    """
     texts: list[str] = []  # the last two that were pushed: module and name of a STACK_GLOBAL
     begin = stream.tell()
+    if begin == stream.getbuffer().nbytes:
+        return
     try:
         for code, argument, position in pickletools.genops(stream):
             if (position or 0) - begin > MAX_PICKLE:
@@ -63,5 +68,7 @@ def _judge(path: Path, stream: io.BytesIO) -> None:
                 )
     except StillroomError:
         raise
-    except Exception:  # not a whole pickle: the reader says what is wrong
-        return
+    except Exception as error:  # pickletools has several for what is no pickle
+        raise StillroomError(
+            f"{path}: not a whole checkpoint ({one_line(error)}); copy it again"
+        ) from None
