@@ -30,7 +30,7 @@ from stillroom.artefacts.training import TOLD
 from stillroom.errors import StillroomError
 from stillroom.files import canonical, read_json, sha256, sha256_file, write_json
 from stillroom.nets.ensemble import Ensemble
-from stillroom.nets.inner import views
+from stillroom.nets.inner import put
 from stillroom.nets.zoo import Arch
 from stillroom.nets.zoo.pickles import refuse_hungry
 from stillroom.nets.zoo.weights import plain
@@ -262,8 +262,6 @@ def _test(
     nets: Ensemble, row: np.ndarray[Any, Any], stage: GivenExpert, rt: Runtime
 ) -> tuple[float, list[tuple[Any, ...]]]:
     """How good its end is, and which classes it knows in another order."""
-    params = nets.member(0)[0]
-    for name, value in views(torch.from_numpy(np.array(row)).to(rt.device), params).items():
-        params[name].detach().copy_(value)
+    put(torch.from_numpy(np.array(row)), nets.member(0)[0])
     accuracy, moved = tested(nets, open_bench(stage.bench, stage.store, rt), rt)
     return accuracy, [dataclasses.astuple(m) for m in moved]

@@ -28,7 +28,7 @@ from stillroom.artefacts.store import MANIFEST, Store
 from stillroom.artefacts.training import TOLD, Work
 from stillroom.errors import StillroomError
 from stillroom.files import read_json, sha256_file, write_atomic
-from stillroom.nets.inner import flat, views
+from stillroom.nets.inner import flat, put
 from stillroom.nets.zoo import Arch
 from stillroom.runtime import Numerics, Runtime
 
@@ -217,9 +217,7 @@ class Expert(Stage):
         other = dataclasses.replace(self, **_reach(told["epochs"])).load(folder)
         for i, epoch in enumerate(kept):
             rows[i] = other.after(epoch).numpy()
-        params = work.nets.member(0)[0]
-        for name, value in views(other.after(done), params).items():
-            params[name].detach().copy_(value)
+        put(other.after(done), work.nets.member(0)[0])
         work.begin_at(done, other.seconds * done / other.epochs[-1])
 
     def _kin(self) -> tuple[Path, int]:

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from stillroom.data.benchmarks import Benchmark
     from stillroom.runtime import Runtime
 
-LOOKS = "resnet18"  # as in the paper; maps of networks without a mean over the last are often empty
-SOME = 0.01  # of the images, above which empty maps are worth a line
+NETWORK = "resnet18"  # as in the paper; without a mean over the last map, maps are often empty
+WORTH_SAYING = 0.01  # of the images, above which empty maps get a line
 app = App(name="comp-dd", help="Comp-DD: easy and hard subsets of ImageNet, and their complexity.")
 
 
@@ -55,7 +55,7 @@ def _complexity(**values: Any) -> None:
         raise StillroomError(f"--out and --images are both {out}; name two files")
     with shown.interruptible(machine.minutes):
         bench, store = _opened(values, machine)
-        asked = (values, values["arch"] or [LOOKS], bench, store)
+        asked = (values, values["arch"] or [NETWORK], bench, store)
         _, seen, found, _ = _measured(*asked, machine, shown)
     labels = bench.train.labels[seen].cpu()
     means = {name: of_classes(v, labels, len(bench.classes)) for name, v in found.items()}
@@ -91,6 +91,7 @@ def _complexity(**values: Any) -> None:
 
 
 def _opened(values: dict[str, Any], machine: Machine) -> tuple[Benchmark, Store]:
+    """The data that are looked at, and where networks lie."""
     from stillroom.run import machine as machines
 
     options, store = flags.settle(DataOptions, values, "options"), machines.store(machine)
@@ -124,7 +125,7 @@ def _measured(
     found = obtain_all(store, stages, machines.executor(machine), rt)
     by_network = {m.name: value for m, (_, value) in zip(models, found, strict=True)}
     for name, value in by_network.items():
-        if (empty := float((value == 1).double().mean())) > SOME:
+        if (empty := float((value == 1).double().mean())) > WORTH_SAYING:
             shown.say(f"{name}: no pixel is active in {empty:.0%} of the images, so 100 % complex")
     return stages, found[0][0], by_network, rt
 
@@ -262,7 +263,7 @@ app.command(
                 "arch",
                 flags.several(
                     str,
-                    f"networks that look; of several, how their ranks agree [default: {LOOKS}]",
+                    f"networks that look; of several, how their ranks agree [default: {NETWORK}]",
                 ),
             ),
             *_MEASURE,
@@ -287,7 +288,7 @@ app.command(
             flags.keyword("classes_each", flags.flag(int, "classes of every subset"), 10),
             flags.keyword("out", flags.flag(Path, "a new folder"), inspect.Parameter.empty),
             flags.keyword("examples", flags.flag(int, "images of a class on its page"), 2),
-            flags.keyword("arch", flags.flag(str, "the network that looks"), LOOKS),
+            flags.keyword("arch", flags.flag(str, "the network that looks"), NETWORK),
             *_MEASURE,
             *_REST,
         ],

@@ -34,10 +34,8 @@ class Stats:
 
     def page(self) -> str:
         """The two diagrams as a page."""
-        return page(self.title, "Training images and complexity", self.pairs, (), self._note())
-
-    def _note(self) -> str:
-        return " ".join(self.notes)
+        told = ". ".join(note[0].upper() + note[1:].rstrip(".") for note in self.notes) + "."
+        return page(self.title, "Training images and complexity", self.pairs, (), told)
 
 
 def of_built(folder: Path) -> Stats:

@@ -15,7 +15,7 @@ from stillroom.errors import StillroomError
 from stillroom.methods.base import Context
 from stillroom.methods.original_loss import shown_to
 from stillroom.nets.ensemble import Ensemble
-from stillroom.nets.inner import views
+from stillroom.nets.inner import put
 
 Logits = Callable[[Tensor], Tensor]  # of images [N,ch,H,W] in network space: [N,C], no graph
 AT_ONCE = 64  # images that are looked at before the next ones are
@@ -105,8 +105,5 @@ def in_parts(nets: Ensemble, images: Tensor) -> Tensor:
 def with_parameters(ctx: Context, theta: Tensor) -> Ensemble:
     """The one network of this run with parameters [P]; the next call gives it others."""
     nets: Ensemble = ctx.once("student", lambda: ctx.nets(1, "student"))
-    params = nets.member(0)[0]
-    with torch.no_grad():
-        for name, value in views(theta, params).items():
-            params[name].copy_(value)
+    put(theta, nets.member(0)[0])
     return nets

@@ -39,6 +39,13 @@ def views(theta: Tensor, like: Params) -> Params:
     return {n: part.view(v.shape) for (n, v), part in zip(like.items(), parts, strict=True)}
 
 
+def put(theta: Tensor, params: Params) -> None:
+    """Give a network the parameters that a vector [P] holds, in place, whatever its device."""
+    with torch.no_grad():
+        for name, value in views(theta, params).items():
+            params[name].copy_(value)
+
+
 @dataclass(frozen=True)
 class Inner:
     """A network that is trained on learned images for some steps.

@@ -67,7 +67,7 @@ def page(
     if known:
         charts.append(
             figure(
-                "Complexity",
+                "Complexity, as reported" if all(p.reported for p in pairs) else "Complexity",
                 figures.bar_chart(known, "{:.1f} %", "complexity"),
                 "The share of an image that a network does not look at to see its class, averaged "
                 "over images and classes: easy above, hard below.",
