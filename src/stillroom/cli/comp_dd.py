@@ -232,7 +232,9 @@ def _evaluate(**values: Any) -> None:
 
 _MEASURE = [
     flags.keyword("originals", flags.flag(str, f"how trained: {flags.SCHOOLED}"), "default"),
-    flags.keyword("layer", flags.flag(str, "in which layer; auto: the deepest map"), "auto"),
+    flags.keyword(
+        "layer", flags.flag(str, "in which layer; auto: the deepest map of 4 x 4 or more"), "auto"
+    ),
     flags.keyword(
         "cam", flags.flag(Literal["grad-cam", "smooth-grad-cam++"], "kind of map"), "grad-cam"
     ),

@@ -33,8 +33,8 @@ Of = Literal["label", "predicted"]
 class Complexities(Stage):
     """Complexity of training images: at most `each` of every class, drawn by key.
 
-    `layer` "auto": the network's deepest map. `of`: the class that a map explains, the image's own
-    or, as the published script has it, the one that the network predicts.
+    `layer` "auto": the deepest map of 4 x 4 or more. `of`: the class that a map explains, the
+    image's own or, as the published script has it, the one that the network predicts.
     """
 
     kind: ClassVar[str] = "complexity"

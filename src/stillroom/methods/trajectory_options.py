@@ -69,7 +69,7 @@ class Areas(Model):
         None, ge=0, le=1, description="a map is active from here on; none: from its mean on"
     )
     net: str = Field("auto", description="which network looks, an original model; auto: the own")
-    layer: str = Field("auto", description="in which layer; auto: the deepest that is a map")
+    layer: str = Field("auto", description="in which layer; auto: the deepest map of 4 x 4 or more")
     schooling: NamedSchooling = Field(
         SCHOOLINGS["default"], description="how that network is trained"
     )

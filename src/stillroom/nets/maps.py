@@ -22,6 +22,7 @@ Cam = Literal["grad-cam", "smooth-grad-cam++"]
 AT_ONCE = 64  # images that are shown to the network together
 SAMPLES, NOISE = 4, 0.3  # of Smooth Grad-CAM++: noisy passes, and their deviation
 EPS = 1e-8  # added to a divisor of Smooth Grad-CAM++
+FINE = 4  # places a side from which on a map tells where something is, as in EDF's 128-pixel images
 
 
 def activation_maps(
@@ -47,8 +48,10 @@ def activation_maps(
 
 
 def deepest(nets: Ensemble) -> str:
-    """The module that is called last among those whose output is a map of more than one pixel.
+    """The module that is called last among those whose output is a map of at least 4 x 4.
 
+    Small images leave the last layers of a network of stride 32 with 2 x 2 places or one. Where no
+    map is as fine, it is the last of more than one place.
     Raises: StillroomError if there is none.
     """
     found = deepest_map(nets)
@@ -59,18 +62,24 @@ def deepest(nets: Ensemble) -> str:
 
 def deepest_map(nets: Ensemble) -> str | None:
     """The same; None if there is none."""
-    found = map_layers(nets)
-    return found[-1] if found else None
+    found = _map_sides(nets)
+    fine = [name for name, side in found if side >= FINE]
+    return (fine or [name for name, _ in found] or [None])[-1]
 
 
 def map_layers(nets: Ensemble) -> list[str]:
-    """The modules whose output is a map of more than one pixel, in the order of their calls."""
-    found: list[str] = []
+    """The modules whose output is a map of more than one place, in the order of their calls."""
+    return [name for name, _ in _map_sides(nets)]
+
+
+def _map_sides(nets: Ensemble) -> list[tuple[str, int]]:
+    """The same, with the places along the shorter side of each map."""
+    found: list[tuple[str, int]] = []
 
     def look(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(_: nn.Module, inputs: Any, out: Any) -> None:
-            if isinstance(out, Tensor) and out.ndim == 4 and out.shape[-1] > 1:
-                found.append(name)
+            if isinstance(out, Tensor) and out.ndim == 4 and min(out.shape[-2:]) > 1:
+                found.append((name, min(out.shape[-2:])))
 
         return hook
 

@@ -91,7 +91,7 @@ def write_neighbours(folder: Path, data: Distilled, bench: Benchmark, session: S
 def write_maps(
     folder: Path, data: Distilled, key: str, model: OriginalModel, bench: Benchmark, rt: Runtime
 ) -> bool:
-    """Write where a trained network sees the class of each image: Grad-CAM in its deepest map.
+    """Write where a trained network sees the class of each image: Grad-CAM in a deep map.
 
     Tensors: rows int64 [M] of the set, maps uint8 [M,H,W], 255 where it sees most; beside them the
     network, the layer, and `key`, the set's digest. Returns whether the network has such a layer.
