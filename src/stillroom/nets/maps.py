@@ -63,8 +63,8 @@ def deepest(nets: Ensemble) -> str:
 def deepest_map(nets: Ensemble) -> str | None:
     """The same; None if there is none."""
     found = _map_sides(nets)
-    fine = [name for name, side in found if side >= FINE]
-    return (fine or [name for name, _ in found] or [None])[-1]
+    fine = [name for name, side in found if side >= FINE] or [name for name, _ in found]
+    return fine[-1] if fine else None
 
 
 def map_layers(nets: Ensemble) -> list[str]:
