@@ -140,9 +140,14 @@ def pick_device(name: str) -> torch.device:
 
 
 def default_threads(workers: int = 1) -> int:
-    """Threads of one process: the cores that this process may use, shared out over workers."""
+    """Threads of one process: the cores that this process may use, shared out over workers.
+
+    At most as many as OMP_NUM_THREADS says, which torch would heed if nobody set its threads.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, (cores or 1) // workers)
+    own = max(1, (cores or 1) // workers)
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    return min(own, int(told)) if told.isdecimal() and int(told) else own
 
 
 def can_compile(device: torch.device) -> bool:

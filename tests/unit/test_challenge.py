@@ -389,7 +389,7 @@ def test_check_says_what_would_score_zero(store: Path, tmp_path: Path, capsys) -
     told = capsys.readouterr()
     assert "cifar100.pt: [1000, 3, 32, 32], values from" in told.out
     assert "tinyimagenet.pt: would score zero: not there" in told.out
-    assert "1 of 2 parts would score zero" in told.err
+    assert "error: tinyimagenet.pt: 1 of 2 parts would score zero" in told.err
 
 
 def test_limits_are_set_in_the_reader() -> None:

@@ -68,6 +68,12 @@ def test_what_was_repaired_or_left_out_is_said(more: dict, told: str) -> None:
     assert told in converted(**more)[1]
 
 
+def test_images_a_class_that_no_key_tells_are_said() -> None:
+    without = {key: value for key, value in DATM.items() if key != "ipc"}
+    value, notes = convert(without, "some.yaml", "datm")
+    assert (value["ipc"], notes) == (1, ["ipc: not in the file, read as 1, as the program reads it"])
+
+
 @pytest.mark.parametrize("key", DEAD)
 def test_dead_keys_change_nothing(key: str) -> None:
     made, notes = converted(**{key: 7})

@@ -92,7 +92,7 @@ def _check(**values: Any) -> None:
     for one in read_submission(user_path(values["submission"], "SUBMISSION")):
         name = one.part.file
         if one.images is None:
-            bad.append(one.reason)
+            bad.append(name)
             say(f"{name}: would score zero: {one.reason.removeprefix(f'{name}: ')}")
             continue
         x = one.images
@@ -100,7 +100,9 @@ def _check(**values: Any) -> None:
         for note in one.notes:
             say(f"  {note}")
     if bad:
-        raise StillroomError(f"{bad[0]}; {len(bad)} of 2 parts would score zero")
+        raise StillroomError(
+            f"{' and '.join(bad)}: {len(bad)} of 2 parts would score zero; the reasons stand above"
+        )
 
 
 def _of_data(write: Callable[..., Path], values: dict[str, Any]) -> None:

@@ -91,6 +91,8 @@ def convert(
     _unread(read, family)
     bench = _benchmark(read)
     ipc = read.whole("ipc")
+    if "ipc" not in read.given:
+        read.notes.append(f"ipc: not in the file, read as {ipc}, as the program reads it")
     if bench not in NAMED or ipc < 1:
         raise StillroomError(f"{source}: dataset and ipc name nothing that could be distilled")
     value = {
