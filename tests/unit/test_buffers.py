@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import shutil
@@ -37,12 +38,14 @@ MACHINE = Machine(threads=1)
 Written = list[list[list[Tensor]]]
 
 
-def planned(bench: Benchmark, store: Path, experts: int = 3, **method: Any) -> Plan:
+def planned(
+    bench: Benchmark, store: Path, experts: int = 3, out: Path | None = None, **method: Any
+) -> Plan:
     window = {"last": 1, "epochs": 2}
     given = {"experts": experts, "window": window, "inner": 2, **method}
     fields = {"arch": ARCH, "method": given, "outer": {"steps": 3}}
     recipe, _ = from_preset("datm", "toy", 1, fields)
-    return plan(recipe, bench, MACHINE, Session(), store=Store(store))
+    return plan(recipe, bench, MACHINE, Session(), store=Store(store), out=out)
 
 
 @pytest.fixture
@@ -77,7 +80,7 @@ def test_given_experts_are_followed_as_own_ones(
     own, written = trained
     folder = save(tmp_path / "buffers", written[:2], written[2:])
     torch.save([], folder / "replay_buffer_x.pt")  # none of theirs
-    given = planned(bench, store, buffers=str(folder))
+    given = planned(bench, store, out=tmp_path / "set", buffers=str(folder))
     digest = find_buffers(folder).digest
     assert given.stage.method.buffers == digest  # no path is in a key or a set
     first, second = distil(own, MACHINE), distil(given, MACHINE)
@@ -86,6 +89,9 @@ def test_given_experts_are_followed_as_own_ones(
     assert first.lr == second.lr
     assert own.stage.key() != given.stage.key()
     assert "schooling" not in second.provenance["recipe"]["method"]  # nobody knows it
+    experts = [s for s in own.stage.wants().values() if isinstance(s, Expert)]
+    ends = {f"expert {s.index}": s.load(Store(store).folder(s.key())).accuracy for s in experts}
+    assert json.loads((tmp_path / "set" / "run.json").read_text())["given"] == ends
     shutil.rmtree(folder)
     again = planned(bench, store, buffers=digest)  # they lie in the store now
     assert again.stage.key() == given.stage.key()

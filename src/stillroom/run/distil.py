@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from stillroom.artefacts.buffers import GivenExpert
+from stillroom.artefacts.experts import Trajectory
 from stillroom.artefacts.opened import nets_for
 from stillroom.artefacts.originals import Original, OriginalModel, network_of
 from stillroom.artefacts.stage import Stage
@@ -160,10 +161,18 @@ def _accuracies(planned: Plan) -> dict[str, Any]:
     """What `run.json` says of given weights: how accurate they are on the test images."""
     found = {}
     for stage in planned.stage.wants().values():
-        if isinstance(stage, Original) and stage.weights and planned.store.complete(stage.key()):
-            model: OriginalModel = stage.load(planned.store.folder(stage.key()))
-            found[stage.name] = model.accuracy
+        name = _brought(stage)
+        if name and planned.store.complete(stage.key()):
+            made: OriginalModel | Trajectory = stage.load(planned.store.folder(stage.key()))
+            found[name] = made.accuracy
     return {"given": found} if found else {}
+
+
+def _brought(stage: Stage) -> str:
+    """What a stage that others trained is called; empty if it is trained here."""
+    if isinstance(stage, Original) and stage.weights:
+        return stage.name
+    return f"expert {stage.index}" if isinstance(stage, GivenExpert) else ""
 
 
 def _say_cost(planned: Plan, machine: Machine, wanted: Sequence[Stage]) -> None:
