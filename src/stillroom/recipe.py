@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from stillroom.artefacts.schooling import Schooling, as_students, changed, find_schooling
+from stillroom.artefacts.schooling import Schooling, changed, find_schooling
 from stillroom.config import DSA, DSA_WIDE, Model
 from stillroom.errors import StillroomError, suggest
 from stillroom.files import read_limited
@@ -97,6 +97,8 @@ class Recipe(Model):
                 "labels learned need an optimiser, outer.labels: start from datm, pad or edf, "
                 "which have one"
             )
+        if getattr(self.method, "labels", "") != "learned" and self.outer.labels is not None:
+            raise ValueError("outer.labels is of labels that are learned, and these are not")
         return self
 
     @property
@@ -304,12 +306,14 @@ def from_preset(
     if asked.get("buffers") and "schooling" in asked:
         raise StillroomError("--schooling is of experts that are trained here; leave it out")
     if isinstance(asked.get("schooling"), str):  # by name, as students of these data see them
-        asked = {**asked, "schooling": as_students(find_schooling(asked["schooling"]), like)}
+        asked = {**asked, "schooling": find_schooling(asked["schooling"], like)}
         given = {**given, "method": asked}
     _spell_out(method, asked)
     if asked.get("init", method.get("init")) != method.get("init"):
         for name in METHODS[chosen.kind].of_init:
             method.pop(name, None)
+    if asked.get("labels", "learned") != "learned":  # their optimiser goes with them
+        base["outer"].pop("labels", None)
     return validate(merged(base, given), f"distill {preset}"), row.name if row else None
 
 

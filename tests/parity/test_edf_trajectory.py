@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from golden import golden, max_abs
-from stillroom.methods.trajectory_distance import apart, kept
+from stillroom.methods.trajectory_distance import apart, counted
 from stillroom.methods.trajectory_start import agreed_logits
 from stillroom.methods.trajectory_student import chunks_of, latest_start
 from stillroom.nets.ensemble import Nets
@@ -81,7 +81,7 @@ def test_distance_and_what_counts(name: str) -> None:
     end = DATA.take("vec_end").clone().requires_grad_()
     start, target = DATA.take("vec_start"), DATA.take("vec_target")
     share = float(DATA.take("ratios")[RATIOS[name]])
-    mask = kept(end, target, share, "easy")
+    mask = counted(end, target, share, "easy")
     theirs = DATA.take(f"vec_keep_{name}")
     assert torch.equal(theirs, torch.ones_like(theirs) if mask is None else mask)
     loss = apart(end, start, target, mask)
@@ -112,7 +112,7 @@ def test_soft_labels_and_dropped_parameters(nets, name: str, theta: str, engine:
     problem = inner(nets, labels, images, rate, soft)
     loss = through(
         problem,
-        lambda end: apart(end, start, target, kept(end, target, share, "easy")),
+        lambda end: apart(end, start, target, counted(end, target, share, "easy")),
         [images, labels],
         engine,
         theta,

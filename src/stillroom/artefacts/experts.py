@@ -25,7 +25,7 @@ from stillroom.artefacts.opened import nets_for, open_bench
 from stillroom.artefacts.schooling import Schooling
 from stillroom.artefacts.stage import COMMON, Stage
 from stillroom.artefacts.store import MANIFEST, Store
-from stillroom.artefacts.training import TOLD, Work
+from stillroom.artefacts.training import TOLD, Work, training_memory
 from stillroom.errors import StillroomError
 from stillroom.files import read_json, sha256_file, write_atomic
 from stillroom.nets.inner import flat, put
@@ -204,13 +204,15 @@ class Expert(Stage):
 
         None of a network with buffers, which are kept nowhere.
         """
-        nets = nets_for(self.arch, open_bench(self.bench, self.store, rt), rt)
-        return 0 if nets.has_batchnorm() else self._kin()[1]
+        return 0 if self._has_buffers(rt) else self._kin()[1]
+
+    def _has_buffers(self, rt: Runtime) -> bool:
+        return nets_for(self.arch, open_bench(self.bench, self.store, rt), rt).has_batchnorm()
 
     def _follow(self, work: Work, rows: np.memmap[Any, Any]) -> None:
         """Take over what another expert kept, and begin at its last epoch that is of use."""
-        folder, done = self._kin()
-        if not self.there(work.rt):
+        folder, done = (self.store, 0) if self._has_buffers(work.rt) else self._kin()
+        if not done:
             return
         kept = [epoch for epoch in self.epochs if epoch <= done]
         told = _manifest(folder / MANIFEST, (folder / MANIFEST).stat().st_mtime_ns)
@@ -260,6 +262,10 @@ class Expert(Stage):
         images = 3.0 * s.passes * s.looks * len(bench.train) + len(bench.test)
         return images * nets_for(self.arch, bench, rt).forward_flops()
 
+    def memory(self, rt: Runtime) -> int:
+        """Bytes that its training holds."""
+        return training_memory(self, self.flops(rt), rt)
+
     def nbytes(self, rt: Runtime) -> int:
         """Bytes of the array: four, or two, a parameter and epoch that is kept."""
         bench = open_bench(self.bench, self.store, rt)
@@ -293,9 +299,18 @@ def _manifest(path: Path, changed: int) -> dict[str, Any]:
 
 def _sound(path: Path) -> bool:
     """Whether the array beside a manifest is the one that was published."""
-    told = read_json(path)["files"].get(f"0000/{TRAJECTORY}")
+    told: object = read_json(path)["files"].get(f"0000/{TRAJECTORY}")
     array = path.parent / "0000" / TRAJECTORY
-    return array.is_file() and sha256_file(array) == told
+    if not array.is_file():
+        return False
+    now = array.stat()
+    return _sum(array, now.st_mtime_ns, now.st_size) == told
+
+
+@functools.lru_cache(maxsize=4096)
+def _sum(array: Path, changed: int, size: int) -> str:
+    """Read once by a process, as plans ask before the work does: a hundred may be 25 GB."""
+    return sha256_file(array)
 
 
 def _reach(epochs: list[int]) -> dict[str, Any]:

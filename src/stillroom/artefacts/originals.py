@@ -20,7 +20,7 @@ from stillroom.artefacts.given import DIGEST, Moved, given_weights, other_order
 from stillroom.artefacts.opened import nets_for, open_bench, real_images
 from stillroom.artefacts.schooling import Schooling
 from stillroom.artefacts.stage import COMMON, Stage
-from stillroom.artefacts.training import TOLD, Work, pixels
+from stillroom.artefacts.training import TOLD, Work, pixels, training_memory
 from stillroom.data.benchmarks import Benchmark
 from stillroom.errors import StillroomError
 from stillroom.files import read_json, write_atomic, write_json
@@ -144,6 +144,10 @@ class Original(Stage):
         tests = len(bench.test) * (s.passes if s.select == "best" and not self.weights else 1)
         images = tests + (0.0 if self.weights else 3.0 * s.passes * s.looks * len(bench.train))
         return images * nets_for(self.arch, bench, rt).forward_flops()
+
+    def memory(self, rt: Runtime) -> int:
+        """Bytes that its training holds; 0 of given weights, which are only tested."""
+        return 0 if self.weights else training_memory(self, self.flops(rt), rt)
 
     def load(self, folder: Path) -> OriginalModel:
         """The trained network."""

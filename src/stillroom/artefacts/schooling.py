@@ -37,9 +37,11 @@ class Order(Model):
     )
     grow: int = Field(20, ge=0, strict=True, description="epochs in which it climbs to all")
     after: tuple[int, ...] = Field(
-        (40, 60), description="from each of these epochs on so many of the easiest are left out"
+        (40, 60), description="after each of these epochs, counted from 0, some are left out"
     )
-    without: tuple[float, ...] = Field((0.1, 0.2), description="these shares of a class")
+    without: tuple[float, ...] = Field(
+        (0.1, 0.2), description="these shares of a class, the easiest"
+    )
 
     @model_validator(mode="after")
     def _read(self) -> Order:
@@ -230,9 +232,10 @@ SCHOOLINGS = {
 }
 
 
-def find_schooling(name: str) -> Schooling:
+def find_schooling(name: str, known: str | None = None) -> Schooling:
     """Look a schooling up by name; `name+epochs=N+lr=0.1` is the same with some fields changed.
 
+    known: the data whose augmentation it has by `as_students`, unless that is what is changed.
     Raises: StillroomError with the known names or fields.
     """
     base, *changes = name.split("+")
@@ -254,7 +257,7 @@ def find_schooling(name: str) -> Schooling:
         except ValueError:
             values[field] = text
     try:
-        return changed(SCHOOLINGS[base], values)
+        return changed(as_students(SCHOOLINGS[base], known), values)
     except StillroomError as error:
         raise StillroomError(f"schooling={name[:80]!r}: {error}") from None
 

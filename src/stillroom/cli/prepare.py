@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from stillroom.runtime import Runtime
     from stillroom.session import Session
 
+NEEDS, REMEDY = "a step of such a training needs about", "lower --batch or --size"
+
 app = App(
     name="prepare",
     help="Make what is needed, alone: trained networks, statistics, labels of teachers.",
@@ -109,12 +111,13 @@ def _experts(**values: Any) -> None:
     from stillroom.cli.show import key_values, say
     from stillroom.progress import Shown
     from stillroom.run.prepare import cost_of_experts, costs_of_stages, experts, obtain_experts
-    from stillroom.runtime import refuse_full
+    from stillroom.runtime import refuse_full, refuse_too_large
     from stillroom.tables import percent
 
     machine, shown = flags.settle(Machine, values, "machine"), Shown(values["quiet"])
     with shown.interruptible(machine.minutes):
-        schooling, bench, store = _of_data(values, machine)
+        _, bench, store = _of_data(values, machine)
+        schooling = _schooling(values, bench.like)
         archs, num = values["arch"] or ["auto"], values["num"]
         part = (values["upto"], store, values["since"], values["kept"])
         stages = experts(bench, archs, num, schooling, *part)
@@ -128,6 +131,7 @@ def _experts(**values: Any) -> None:
         for cost in costs:
             if cost.left:
                 shown.say(cost.in_words())
+                refuse_too_large(cost.memory, NEEDS, rt.device, REMEDY)
         need = sum(cost.disk for cost in costs)
         refuse_full(need, store.root, "name a larger one with --store, or keep less with --upto")
         found = obtain_experts(stages, machine, store, rt)
@@ -158,6 +162,7 @@ def _wanted(
     """The networks that are asked for, where they lie, how to train them; None: only a plan."""
     from stillroom.cli.show import key_values
     from stillroom.run.prepare import cost_of_originals, originals
+    from stillroom.runtime import refuse_too_large
 
     schooling, bench, store = _of_data(values, machine)
     stages = originals(bench, values["arch"] or ["auto"], values["num"], schooling, store)
@@ -179,6 +184,7 @@ def _wanted(
         return stages, store, None
     if cost.left:
         session.say(cost.in_words())
+        refuse_too_large(cost.memory, NEEDS, rt.device, REMEDY)
     return stages, store, rt
 
 
@@ -210,8 +216,8 @@ def _seen(values: dict[str, Any]) -> tuple[int, str]:
     return batch, values["seen_augment"] or "none"
 
 
-def _schooling(values: dict[str, Any]) -> Schooling:
-    return changed(find_schooling(values["recipe"]), flags.chosen(values, "schooling"))
+def _schooling(values: dict[str, Any], known: str | None = None) -> Schooling:
+    return changed(find_schooling(values["recipe"], known), flags.chosen(values, "schooling"))
 
 
 def _command(

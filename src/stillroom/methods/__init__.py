@@ -148,7 +148,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "datm": Preset(
         "trajectory_matching",
-        "trajectory matching (DATM): learned labels, later stretches for larger sets",
+        "trajectory matching (DATM): learned labels; its rows take later stretches for larger sets",
         _DATM,
         _LABELLED,
     ),
@@ -163,6 +163,7 @@ PRESETS: dict[str, Preset] = {
         "trajectory matching (EDF): as datm, without what fits anyway, more where classes are seen",
         {
             **_DATM,
+            "gate": 1.5,  # without what fits anyway the distance is larger
             "parameters": {"drop": "easy", "share": 0.25},
             "areas": {"beta": 1.0},
             "augment": DSA_WIDE,

@@ -5,7 +5,33 @@ Wang et al. 2025, arXiv:2410.17193; specification of trajectory matching, 5.2.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+
+from stillroom.artefacts.originals import opened
+from stillroom.methods.base import Context, Synth
+from stillroom.methods.original_loss import shown_to
+from stillroom.methods.trajectory_options import Areas
+from stillroom.nets.maps import activation_maps, deepest
+
+
+def look(ctx: Context, areas: Areas, synth: Synth, it: int) -> Tensor:
+    """Where the network that looks sees the class of each image now: [N,H,W] in [0, 1].
+
+    Says once, at the first step, if it sees the class of many nowhere.
+    """
+    nets = ctx.once("looks", lambda: opened(ctx.artefacts["looks"], ctx.bench, ctx.rt))
+    layer = areas.layer if areas.layer != "auto" else deepest(nets)
+    key = int(torch.randint(2**62, (), generator=ctx.rng("maps", it)))
+    images = shown_to(ctx, ctx.artefacts["looks"], synth.images.detach())
+    maps = activation_maps(nets, layer, images, synth.of_class, areas.cam, key)
+    empty = int((maps.amax((1, 2)) == 0).sum())
+    if it == 0 and 10 * empty > len(maps):
+        ctx.rt.session.say(
+            f"{nets.nets.arch.name} sees the class nowhere in {empty} of {len(maps)} images, whose "
+            "pixels then all count alike; another --areas.net or longer --areas.schooling may help"
+        )
+    return maps
 
 
 def emphasis(maps: Tensor, beta: float, threshold: float | None) -> Tensor:

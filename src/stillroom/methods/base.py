@@ -113,6 +113,12 @@ class Context(Protocol):
     def real(self, c: int, n: int, *key: str | int) -> Tensor:
         """[min(n, size of class c),ch,H,W] real images of class c, drawn by key, preprocessed."""
 
+    def real_rows(self, c: int, *key: str | int) -> Tensor:
+        """int64 [size of class c]: its training images in an order drawn by key."""
+
+    def take(self, rows: Tensor) -> Tensor:
+        """[len(rows),ch,H,W] training images, preprocessed."""
+
     def real_images(self, rows: Tensor) -> Tensor:
         """[len(rows),ch,H,W]: a distinct real image of its class for every synthetic row."""
 
@@ -211,6 +217,12 @@ class Method(Model, ABC):
     def networks(self) -> tuple[str, ...]:
         """The networks that a step shows images to, "auto" being the recipe's; sizes plans."""
         return ("auto",)
+
+    def looked_at(self, images: int) -> dict[str, int]:
+        """Networks beside those of `networks`, and how many of the set's images each is shown at
+        once with a graph; sizes plans.
+        """
+        return {}
 
     def images_held(self, classes: int, ipc: int) -> int | None:
         """Images whose activations are in memory at once, at most; sizes plans, never results.

@@ -55,9 +55,17 @@ class RunContext:
 
     def real(self, c: int, n: int, *key: str | int) -> Tensor:
         """[min(n, size of class c),ch,H,W] real images of class c, drawn by key, preprocessed."""
+        return self.take(self.real_rows(c, *key)[:n])
+
+    def real_rows(self, c: int, *key: str | int) -> Tensor:
+        """int64 [size of class c]: its training images in an order drawn by key."""
         rows = self.bench.train.rows_of(c)
-        order = torch.randperm(len(rows), generator=self.rng("real", *key))[:n]
-        return self._take(rows[order])
+        return rows[torch.randperm(len(rows), generator=self.rng("real", *key))]
+
+    def take(self, rows: Tensor) -> Tensor:
+        """[len(rows),ch,H,W] training images, preprocessed."""
+        pixels = self.bench.train.take(rows, self.device)
+        return self.bench.preprocess.apply(pixels).to(self.rt.dtype)
 
     def real_images(self, rows: Tensor) -> Tensor:
         """A distinct real image of its class for every synthetic row; independent of chunks."""
@@ -72,7 +80,7 @@ class RunContext:
             order = torch.randperm(len(candidates), generator=rng(self.seed, "start", c))
             within = rows[rows // self.ipc == c] - c * self.ipc
             picked.append(candidates[order[within]])
-        return self._take(torch.cat(picked))
+        return self.take(torch.cat(picked))
 
     def nets(self, k: int, *key: str | int, arch: str | None = None) -> Ensemble:
         """K freshly initialised networks, keyed; of another zoo architecture if `arch` is given."""
@@ -109,7 +117,3 @@ class RunContext:
     def log(self, **metrics: float | Tensor) -> None:
         """Numbers for `metrics.jsonl`, beside the loss."""
         self.metrics.update(metrics)
-
-    def _take(self, rows: Tensor) -> Tensor:
-        pixels = self.bench.train.take(rows, self.device)
-        return self.bench.preprocess.apply(pixels).to(self.rt.dtype)

@@ -15,7 +15,7 @@ from torch import Tensor
 Drop = Literal["none", "easy", "shallow"]
 
 
-def kept(end: Tensor, target: Tensor, share: float, drop: Drop) -> Tensor | None:
+def counted(end: Tensor, target: Tensor, share: float, drop: Drop) -> Tensor | None:
     """bool [P]: the parameters that count, all but floor(share * P); None where all do.
 
     "easy": those with the smallest squared errors are left out, which depends on where the student

@@ -9,7 +9,7 @@ specification of trajectory matching, section 4 to 6.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -21,7 +21,13 @@ from stillroom.config import DSA, Grown
 from stillroom.errors import StillroomError, suggest
 from stillroom.methods.base import Context, Method, Synth
 from stillroom.methods.trajectory_options import EXPERTS, Areas, Labeller, Parameters, Window
-from stillroom.methods.trajectory_student import batches, latest_start
+from stillroom.methods.trajectory_student import (
+    AT_ONCE,
+    batches,
+    latest_start,
+    said_with,
+    with_parameters,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -109,6 +115,11 @@ class TrajectoryMatching(Grown, Method):
                 f"window and labeller read an expert up to epoch {self.reads}, and it is trained "
                 f"for {self.schooling.passes}; give schooling more epochs, or window a lower last"
             )
+        if self.labels == "learned" and self.init == "noise":
+            raise ValueError(
+                "labels learned begin as what experts say of the first images, and noise is of no "
+                "class; take init known or real"
+            )
         if not self._asked and self.labeller != Labeller.model_construct():
             raise ValueError("labeller belongs to init known or to labels learned; set one of them")
         return self
@@ -138,29 +149,34 @@ class TrajectoryMatching(Grown, Method):
     def name(self) -> str:
         """The preset that it is nearest to."""
         if self.labels == "learned":
-            if self.areas.beta is not None or self.parameters.drop == "easy":
+            drop = self.parameters.drop if self.parameters.share else "none"
+            if self.areas.beta is not None or drop == "easy":
                 return "edf"
             ordered = self.schooling.order.scores != "none"
-            return "pad" if ordered or self.parameters.drop == "shallow" else "datm"
+            return "pad" if ordered or drop == "shallow" else "datm"
         if self.engine == "tesla":
             return "tesla"
         return "mtt" if self.ema is None else "ftd"
 
     def stages(self, bench: dict[str, Any], arch: Arch, store: Path) -> dict[str, Stage]:
-        """The experts, as far as they are read."""
+        """The experts, as far as each is read: all of them are asked of known images, else one."""
         from stillroom.artefacts.buffers import GivenExpert
         from stillroom.artefacts.experts import Expert
         from stillroom.artefacts.originals import pool_of
 
         own = self._asked and self.labeller.net == EXPERTS
-        whole = own and self.labeller.epoch is None  # their ends are asked
         since = min(self.window.first, self.labeller.epoch or self.window.first)
-        found: dict[str, Stage] = {
-            f"expert/{i:04d}": GivenExpert(self.buffers, bench, arch, i, since, self.reads, store)
-            if self.buffers
-            else Expert(self.schooling, bench, arch, i, self.reads, whole, store, since, self.kept)
-            for i in range(self.experts)
-        }
+        found: dict[str, Stage] = {}
+        for i in range(self.experts):
+            asked = own and (i == 0 or self.init == "known")
+            whole = asked and self.labeller.epoch is None  # its end is asked
+            found[f"expert/{i:04d}"] = (
+                GivenExpert(self.buffers, bench, arch, i, since, self.reads, store)
+                if self.buffers
+                else Expert(
+                    self.schooling, bench, arch, i, self.reads, whole, store, since, self.kept
+                )
+            )
         if self.areas.beta is not None:
             (found["looks"],) = pool_of(
                 [self.areas.net], 1, self.areas.schooling, bench, arch, store
@@ -188,6 +204,14 @@ class TrajectoryMatching(Grown, Method):
         """A batch of the student."""
         return min(self.batch, classes * ipc)
 
+    def start_cost(self, sizes: Sequence[int], ipc: int) -> tuple[float, int]:
+        """Of known images a part of every class at least, shown part by part."""
+        return (float(AT_ONCE * len(sizes)), AT_ONCE) if self.init == "known" else (0.0, 0)
+
+    def looked_at(self, images: int) -> dict[str, int]:
+        """The network that looks."""
+        return {} if self.areas.beta is None else {self.areas.net: min(AT_ONCE, images)}
+
     def times_held(self, compiled: bool) -> float:
         """As measured of ConvNets of 32 and 128 pixels on a CPU."""
         if self.engine == "unrolled":
@@ -195,9 +219,16 @@ class TrajectoryMatching(Grown, Method):
         return 2.6 if compiled else 7.3
 
     def refuse_unread(self, ipc: int, nets_of: Callable[[str], Nets], steps: int) -> None:
-        """A layer that is no map of the network that looks."""
+        """A layer that is no map of the network that looks; experts that cannot be asked."""
         from stillroom.nets.maps import map_layers
 
+        asked = self._asked and self.labeller.net == EXPERTS
+        if (asked or self.labels == "assigned") and nets_of("auto").has_batchnorm():
+            remedy = "other --labels" if self.labels == "assigned" else "name a --labeller.net"
+            raise StillroomError(
+                f"{nets_of('auto').arch.name} has BatchNorm, whose statistics experts are kept "
+                f"without, so they cannot say what an image is; take another norm, or {remedy}"
+            )
         areas = self.areas
         if areas.beta is None or areas.layer == "auto":
             return
@@ -218,7 +249,7 @@ class TrajectoryMatching(Grown, Method):
         import torch
 
         from stillroom.methods.starts import start_images
-        from stillroom.methods.trajectory_start import first_labels, known_images
+        from stillroom.methods.trajectory_start import first_labels, known_images, misjudged
 
         of_class = (rows // ctx.ipc).to(ctx.device)
         asked = self._labellers(ctx)
@@ -230,6 +261,8 @@ class TrajectoryMatching(Grown, Method):
         if self.labels == "learned":
             known = self.init == "known"
             labels = first_labels(images, of_class, asked, known).requires_grad_()
+            if told := misjudged(labels, of_class):
+                ctx.rt.session.say(told)
         rate = torch.tensor(self.rate, dtype=ctx.rt.dtype, device=ctx.device, requires_grad=True)
         return Synth(images.requires_grad_(), labels, of_class, rate)
 
@@ -247,8 +280,7 @@ class TrajectoryMatching(Grown, Method):
 
     def loss(self, ctx: Context, synth: Synth, it: int) -> Iterator[Tensor]:
         """One term, of one expert: work is not shared among ranks."""
-        from stillroom.methods.trajectory_distance import apart, kept
-        from stillroom.methods.trajectory_start import with_parameters
+        from stillroom.methods.trajectory_distance import apart, counted
         from stillroom.nets.inner import Inner, through
         from stillroom.nets.losses import hard_ce, logit_ce
 
@@ -256,9 +288,9 @@ class TrajectoryMatching(Grown, Method):
             return
         expert = self._expert(ctx, self._drawn(ctx, it))
         start, target = self._stretch(ctx, expert, it)
-        labels = self._labels(ctx, synth, target)
-        if self.labels == "assigned":
-            synth.memory["assigned"] = labels
+        labels = synth.labels
+        if self.labels == "assigned":  # by the network where the student should end
+            labels = synth.memory["assigned"] = said_with(ctx, target, synth.images)
         assert synth.lr is not None
         problem = Inner(
             nets=with_parameters(ctx, start),
@@ -272,7 +304,7 @@ class TrajectoryMatching(Grown, Method):
         share, drop = self.parameters.share, self.parameters.drop
 
         def distance(end: Tensor) -> Tensor:
-            return apart(end, start, target, kept(end, target, share, drop))
+            return apart(end, start, target, counted(end, target, share, drop))
 
         value = through(problem, distance, learned, self.engine, self.theta)
         synth.memory["distance"] = float(value.detach())
@@ -282,10 +314,10 @@ class TrajectoryMatching(Grown, Method):
     def adjust(self, ctx: Context, synth: Synth, it: int) -> bool:
         """Emphasise active pixels; drop the step where the distance lies above the gate."""
         if self.areas.beta is not None and synth.images.grad is not None:
-            from stillroom.methods.areas import emphasis
+            from stillroom.methods.areas import emphasis, look
 
             if it % self.areas.every == 0 or "maps" not in synth.memory:
-                synth.memory["maps"] = self._maps(ctx, synth, it)
+                synth.memory["maps"] = look(ctx, self.areas, synth, it)
             maps = synth.memory["maps"]
             assert not isinstance(maps, float)
             synth.images.grad *= emphasis(maps, self.areas.beta, self.areas.threshold)
@@ -349,28 +381,6 @@ class TrajectoryMatching(Grown, Method):
         order = torch.randperm(self.experts, generator=ctx.rng("experts", turn))
         return int(order[place])
 
-    def _maps(self, ctx: Context, synth: Synth, it: int) -> Tensor:
-        """Where the class of each image is seen now: [N,H,W]."""
-        import torch
-
-        from stillroom.artefacts.originals import opened
-        from stillroom.methods.original_loss import shown_to
-        from stillroom.nets.maps import activation_maps, deepest
-
-        nets = ctx.once("looks", lambda: opened(ctx.artefacts["looks"], ctx.bench, ctx.rt))
-        layer = self.areas.layer if self.areas.layer != "auto" else deepest(nets)
-        key = int(torch.randint(2**62, (), generator=ctx.rng("maps", it)))
-        images = shown_to(ctx, ctx.artefacts["looks"], synth.images.detach())
-        maps = activation_maps(nets, layer, images, synth.of_class, self.areas.cam, key)
-        empty = int((maps.amax((1, 2)) == 0).sum())
-        if it == 0 and 10 * empty > len(maps):
-            ctx.rt.session.say(
-                f"{nets.nets.arch.name} sees the class nowhere in {empty} of {len(maps)} images, "
-                "which are emphasised nowhere; --areas.net resnet18, with a mean over its last "
-                "map, sees more"
-            )
-        return maps
-
     def _stretch(self, ctx: Context, expert: Trajectory, it: int) -> tuple[Tensor, Tensor]:
         """Parameters [P] of the expert where the student starts, and where it should end."""
         import torch
@@ -379,15 +389,10 @@ class TrajectoryMatching(Grown, Method):
         bound = latest_start(it, w.begin, w.last, w.grow)
         first = int(torch.randint(w.first, bound, (), generator=ctx.rng("window", it)))
         here = (ctx.device, ctx.rt.dtype)
-        return expert.after(first).to(*here), expert.after(first + w.epochs).to(*here)
-
-    def _labels(self, ctx: Context, synth: Synth, target: Tensor) -> Tensor:
-        """Those of the set; or what the network where the student should end says of the images."""
-        if self.labels != "assigned":
-            return synth.labels
-        import torch
-
-        from stillroom.methods.trajectory_start import in_parts, with_parameters
-
-        with torch.no_grad():
-            return in_parts(with_parameters(ctx, target), synth.images.detach())
+        start, target = expert.after(first).to(*here), expert.after(first + w.epochs).to(*here)
+        if torch.equal(start, target):
+            raise StillroomError(
+                f"an expert did not move from epoch {first} to {first + w.epochs}, so there is no "
+                "way to follow; give a longer --window.epochs, or other experts"
+            )
+        return start, target

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from stillroom.artefacts.schooling import SCHOOLINGS, NamedSchooling
+from stillroom.artefacts.schooling import SCHOOLINGS, NamedSchooling, Schooling
 from stillroom.config import Model
 
 EXPERTS = "experts"  # as the network that labels
@@ -55,6 +55,8 @@ class Parameters(Model):
     def _told_which(self) -> Parameters:
         if self.share and self.drop == "none":
             raise ValueError("share belongs to a drop: easy or shallow")
+        if self.drop != "none" and "share" not in self.model_fields_set:
+            raise ValueError(f"drop {self.drop} leaves out a share of them; give share too")
         return self
 
 
@@ -81,6 +83,7 @@ class Areas(Model):
     def _every_field_is_read(self) -> Areas:
         if self.beta is None and self != Areas.model_construct():
             raise ValueError("these belong to a beta, without which nothing is emphasised")
+        _refuse_schooled(self.net, self.schooling)
         return self
 
 
@@ -103,4 +106,10 @@ class Labeller(Model):
             raise ValueError("schooling is of a network; name it, or leave the experts theirs")
         if self.net != EXPERTS and self.epoch is not None:
             raise ValueError(f"epoch is of the experts, and {self.net} is another network")
+        _refuse_schooled(self.net, self.schooling)
         return self
+
+
+def _refuse_schooled(net: str, schooling: Schooling) -> None:
+    if "=" in net and schooling != SCHOOLINGS["default"]:
+        raise ValueError(f"{net[:80]} has weights already, so no schooling trains it; leave it out")

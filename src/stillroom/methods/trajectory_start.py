@@ -14,11 +14,9 @@ from stillroom.artefacts.originals import OriginalModel, opened
 from stillroom.errors import StillroomError
 from stillroom.methods.base import Context
 from stillroom.methods.original_loss import shown_to
-from stillroom.nets.ensemble import Ensemble
-from stillroom.nets.inner import put
+from stillroom.methods.trajectory_student import AT_ONCE, in_parts, said_with
 
 Logits = Callable[[Tensor], Tensor]  # of images [N,ch,H,W] in network space: [N,C], no graph
-AT_ONCE = 64  # images that are looked at before the next ones are
 
 
 def known_images(ctx: Context, rows: Tensor, asked: Sequence[Logits]) -> Tensor:
@@ -36,19 +34,18 @@ def known_images(ctx: Context, rows: Tensor, asked: Sequence[Logits]) -> Tensor:
 
 
 def _known(ctx: Context, c: int, asked: Sequence[Logits]) -> Tensor:
-    size = len(ctx.bench.train.rows_of(c))
-    images = ctx.real(c, size, "known", c)
-    left = torch.ones(size, dtype=torch.bool, device=images.device)
-    chosen: list[int] = []
+    rows = ctx.real_rows(c, "known", c)
+    left = torch.ones(len(rows), dtype=torch.bool, device=ctx.device)
+    chosen: list[Tensor] = []
     for logits in asked:
-        for begin in range(0, size, AT_ONCE):
+        for begin in range(0, len(rows), AT_ONCE):
             some = slice(begin, begin + AT_ONCE)
-            right = logits(images[some]).argmax(1) == c
-            new = (right & left[some]).nonzero().squeeze(1) + begin
-            chosen += new.tolist()
-            left[new] = False
+            images = ctx.take(rows[some])
+            new = ((logits(images).argmax(1) == c) & left[some]).nonzero().squeeze(1)
+            chosen += images[new].unbind()
+            left[new + begin] = False
             if len(chosen) >= ctx.ipc:
-                return images[chosen[: ctx.ipc]]
+                return torch.stack(chosen[: ctx.ipc])
     raise StillroomError(
         f"of class {ctx.bench.classes[c]!r} only {len(chosen)} training images are classified "
         f"rightly by one of the {len(asked)} that are asked, and ipc={ctx.ipc}; train longer, or "
@@ -78,12 +75,7 @@ def agreed_logits(logits: Tensor, of_class: Tensor) -> Tensor:
 def logits_of(ctx: Context, read: Callable[[], Tensor]) -> Logits:
     """What the network of this run says with the parameters [P] that `read` gives when asked."""
 
-    @torch.no_grad()
-    def logits(images: Tensor) -> Tensor:
-        nets = with_parameters(ctx, read().to(ctx.device, ctx.rt.dtype))
-        return in_parts(nets, images)
-
-    return logits
+    return lambda images: said_with(ctx, read().to(ctx.device, ctx.rt.dtype), images)
 
 
 def logits_of_original(ctx: Context, model: OriginalModel) -> Logits:
@@ -97,13 +89,12 @@ def logits_of_original(ctx: Context, model: OriginalModel) -> Logits:
     return logits
 
 
-def in_parts(nets: Ensemble, images: Tensor) -> Tensor:
-    """Logits [N,C] of network 0 for images [N,ch,H,W], some at a time; for use without a graph."""
-    return torch.cat([nets.logits(some)[0] for some in images.split(AT_ONCE)])
-
-
-def with_parameters(ctx: Context, theta: Tensor) -> Ensemble:
-    """The one network of this run with parameters [P]; the next call gives it others."""
-    nets: Ensemble = ctx.once("student", lambda: ctx.nets(1, "student"))
-    put(theta, nets.member(0)[0])
-    return nets
+def misjudged(labels: Tensor, of_class: Tensor) -> str:
+    """What to say of first labels [N,C] that name other classes than those of the images."""
+    wrong = int((labels.argmax(1) != of_class).sum())
+    if not wrong:
+        return ""
+    return (
+        f"{wrong} of {len(labels)} first labels name another class than the image is of; with "
+        "--init known an expert classifies every image"
+    )

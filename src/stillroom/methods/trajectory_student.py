@@ -1,4 +1,4 @@
-"""What a student of trajectory matching is shown: where its stretch may start, and its batches.
+"""The student of trajectory matching: its network, where its stretch may start, its batches.
 
 Specification of trajectory matching, 4.1 and 4.6.
 """
@@ -12,6 +12,33 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from stillroom.methods.base import Context
+    from stillroom.nets.ensemble import Ensemble
+
+AT_ONCE = 64  # images that are looked at without a graph before the next ones are
+
+
+def with_parameters(ctx: Context, theta: Tensor) -> Ensemble:
+    """The one network of this run with parameters [P]; the next call gives it others."""
+    from stillroom.nets.inner import put
+
+    nets: Ensemble = ctx.once("student", lambda: ctx.nets(1, "student"))
+    put(theta, nets.member(0)[0])
+    return nets
+
+
+def said_with(ctx: Context, theta: Tensor, images: Tensor) -> Tensor:
+    """Logits [N,C] of that network with parameters [P] for images [N,ch,H,W]; no graph."""
+    import torch
+
+    with torch.no_grad():
+        return in_parts(with_parameters(ctx, theta), images.detach())
+
+
+def in_parts(nets: Ensemble, images: Tensor) -> Tensor:
+    """Logits [N,C] of network 0 for images [N,ch,H,W], some at a time; for use without a graph."""
+    import torch
+
+    return torch.cat([nets.logits(some)[0] for some in images.split(AT_ONCE)])
 
 
 def batches(

@@ -26,7 +26,7 @@ from stillroom.nets.ensemble import Nets
 from stillroom.nets.zoo import Arch
 from stillroom.recipe import Recipe
 from stillroom.run import machine as machines
-from stillroom.run.estimate import Estimate, distil_estimate, passes_of
+from stillroom.run.estimate import Estimate, distil_estimate, made_before
 from stillroom.run.given import check_experts, check_given, settle
 from stillroom.run.options import Machine
 from stillroom.run.prepare import costs_of_stages
@@ -102,8 +102,7 @@ def plan(
     nets_of = _nets_of(arch, bench, probe)
     recipe.method.refuse_unread(recipe.ipc, nets_of, steps)
     estimate = distil_estimate(recipe, bench, nets_of)
-    passes = passes_of(wanted.values(), store)
-    held = [s.memory(probe) for s in passes if not store.complete(s.key())]
+    held = [s.memory(probe) for s in made_before(wanted.values(), store)]
     estimate = dataclasses.replace(estimate, memory=max([estimate.memory, *held]))
     rt = machines.runtime(machine, recipe.numerics, estimate.flops, session)
     batch = "--batch" if hasattr(recipe.method, "batch") else "--batch-real"

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 import torch
 
 from stillroom.artefacts.difficulty import Difficulty
+from stillroom.artefacts.experts import Expert
+from stillroom.artefacts.originals import Original
 from stillroom.artefacts.stage import Stage, with_needs
 from stillroom.artefacts.statistics import Statistics
 from stillroom.artefacts.store import Store
+from stillroom.artefacts.training import parameter_bytes
 from stillroom.data.benchmarks import Benchmark
 from stillroom.evaluation.protocol import Protocol
 from stillroom.methods.context import classes_together
@@ -38,6 +41,13 @@ def passes_of(wanted: Iterable[Stage], store: Store) -> list[Pass]:
     """The passes over the real images that stages consist of or still need, each once."""
     found = [one for one in with_needs(wanted, store.holds) if isinstance(one, Pass)]
     return list({one.key(): one for one in found}.values())
+
+
+def made_before(wanted: Iterable[Stage], store: Store) -> list[Original | Expert | Pass]:
+    """What of the stages that a run wants, and of their needs, is still to be made in memory."""
+    kinds = Original | Expert | Pass
+    found = {s.key(): s for s in with_needs(wanted, store.holds) if isinstance(s, kinds)}
+    return [stage for key, stage in found.items() if not store.complete(key)]
 
 
 @dataclass(frozen=True)
@@ -105,6 +115,8 @@ def distil_estimate(recipe: Recipe, bench: Benchmark, nets_of: Callable[[str], N
             held = recipe.ipc + (real if whole else 0)
             each = real * 4 * pixels + held * nets.activation_bytes()
             memory += each * (classes if whole else min(classes, classes_together(each)))
+        looks = [k * nets_of(name).activation_bytes() for name, k in method.looked_at(n).items()]
+        memory = max([memory, *(3 * n * pixels + held for held in looks)])
         for term in recipe.regularisers:  # after the method is done with the step
             asked = [nets_of(name) for name in term.networks()]
             mean = sum(one.forward_flops() for one in asked) / max(1, len(asked))
@@ -114,11 +126,6 @@ def distil_estimate(recipe: Recipe, bench: Benchmark, nets_of: Callable[[str], N
     width = {"float32": 4, "float16": 2, "uint8": 1, "jpeg": 1}[recipe.stored_as]
     disk = (n * pixels // 4 * width) * (1 + len(recipe.outer.keep))
     return Estimate(steps, flops, int(memory), disk, n)
-
-
-def parameter_bytes(nets: Nets) -> int:
-    """Of the parameters of one network."""
-    return sum(p.numel() * p.element_size() for p in nets.build(0, "plan").parameters())
 
 
 def _term_memory(nets: Nets, images: int, real: int) -> int:

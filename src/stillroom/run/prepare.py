@@ -16,7 +16,7 @@ from stillroom.artefacts.opened import open_bench
 from stillroom.artefacts.originals import Original, OriginalModel, pool_of
 from stillroom.artefacts.released import ReleasedStatistics
 from stillroom.artefacts.released_names import Repair
-from stillroom.artefacts.schooling import Schooling, as_students
+from stillroom.artefacts.schooling import Schooling
 from stillroom.artefacts.stage import Stage, code_digest, with_needs
 from stillroom.artefacts.statistics import FILE, Observed, Statistics
 from stillroom.artefacts.store import Store, obtain_all
@@ -58,7 +58,6 @@ def experts(
 ) -> list[Expert]:
     """The stages of `num` experts of every network, kept from an epoch to another or to the end."""
     chosen = [machines.choose_arch(arch, bench) for arch in archs]
-    schooling = as_students(schooling, bench.like)
     last = schooling.passes if upto is None else upto
     return [
         Expert(schooling, bench.describe(), arch, i, last, False, store.root, since, kept)
@@ -100,10 +99,11 @@ def _cost_of_trained(
     each = [stage.flops(probe) * _share_left(stage, probe) for stage in left]
     flops, rt = sum(each), bare.sized(max(each, default=0.0))
     taken = seconds(flops, rt) / machine.workers
+    memory = max((stage.memory(probe) for stage in left), default=0)
     given = {isinstance(stage, Original) and bool(stage.weights) for stage in left}
     verb = "to train" if given <= {False} else "to test" if given == {True} else "to train or test"
     disk = sum(stage.nbytes(probe) for stage in left if isinstance(stage, Expert))
-    cost = Cost(what, len(stages), len(left), flops, taken, verb, disk=disk)
+    cost = Cost(what, len(stages), len(left), flops, taken, verb, memory, disk)
     return cost, rt.under("float32")  # what looks at them; each is trained under its own
 
 

@@ -21,6 +21,7 @@ from stillroom.artefacts.store import Store
 from stillroom.data.benchmarks import Benchmark
 from stillroom.distilled import load
 from stillroom.errors import StillroomError
+from stillroom.methods import areas
 from stillroom.methods.areas import emphasis
 from stillroom.methods.trajectory_matching import TrajectoryMatching
 from stillroom.nets.maps import AT_ONCE, EPS, NOISE, SAMPLES, activation_maps, deepest
@@ -87,13 +88,13 @@ def test_maps_are_made_anew_every_few_steps(
     bench: Benchmark, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, Tensor]] = []
-    usual = TrajectoryMatching._maps
+    usual = areas.look
 
-    def watched(self: TrajectoryMatching, ctx: Any, synth: Any, it: int) -> Tensor:
+    def watched(ctx: Any, asked: Any, synth: Any, it: int) -> Tensor:
         seen.append((it, synth.images.detach().clone()))
-        return usual(self, ctx, synth, it)
+        return usual(ctx, asked, synth, it)
 
-    monkeypatch.setattr(TrajectoryMatching, "_maps", watched)
+    monkeypatch.setattr(areas, "look", watched)
     _, made = ran(bench, store, 5, areas={**looks(1.0, None), "every": 2})
     taken = [(it, images) for it, images in seen if not torch.equal(images, made[0]) or it == 0]
     assert [it for it, _ in taken][:3] == [0, 2, 4]
@@ -128,14 +129,14 @@ def test_a_run_of_which_every_step_is_dropped_says_so(
 def test_a_network_that_sees_nothing_is_named(
     level: float, heard: int, bench: Benchmark, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Empty maps emphasise nothing, which no number would show; once a run, of two."""
+    """Empty maps weigh all pixels alike, which no number would show; once a run, of two."""
     said: list[str] = []
     monkeypatch.setattr(Session, "say", lambda _, text: said.append(text))
 
     def level_maps(nets: object, layer: str, images: Tensor, *_: object) -> Tensor:
         return torch.full((len(images), 8, 8), level)
 
-    monkeypatch.setattr("stillroom.nets.maps.activation_maps", level_maps)
+    monkeypatch.setattr(areas, "activation_maps", level_maps)
     ran(bench, store, 2, areas=looks(1.0, None))
     told = [text for text in said if "convnet1-w8 sees the class nowhere in 4 of 4" in text]
     assert len(told) == heard

@@ -12,7 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from stillroom.data.augment import apply, draw, parse
 from stillroom.errors import StillroomError
-from stillroom.methods.trajectory_distance import apart, kept
+from stillroom.methods.trajectory_distance import apart, counted
 from stillroom.nets.ensemble import Nets
 from stillroom.nets.inner import PIECE, Inner, _loss, flat, in_pieces, through, unrolled
 from stillroom.nets.losses import hard_ce, logit_ce
@@ -54,7 +54,7 @@ class Problem:
         self.inner = Inner(self.nets, self.start, steps, shown, self.rate, logit_ce)
 
     def distance(self, end: Tensor) -> Tensor:
-        return apart(end, self.start, self.target, kept(end, self.target, 0.25, "easy"))
+        return apart(end, self.start, self.target, counted(end, self.target, 0.25, "easy"))
 
     def slopes(self, engine: str, theta: str = "device") -> tuple[Tensor, ...]:
         learned = [self.images, self.labels]
@@ -202,8 +202,8 @@ def test_what_counts(drop: str) -> None:
     """At a share of 0 everything does, to the bit; a student that did not move is at 1."""
     draws = rng(0, "vectors")
     start, target, end = torch.randn((3, 53), generator=draws, dtype=torch.float64)
-    assert kept(end, target, 0.0, drop) is None
-    mask = kept(end, target, 0.3, drop)
+    assert counted(end, target, 0.0, drop) is None
+    mask = counted(end, target, 0.3, drop)
     assert mask is not None
     assert int(mask.sum()) == 53 - 15
     errors = (end - target).square()
