@@ -94,8 +94,8 @@ class Recipe(Model):
             )
         if getattr(self.method, "labels", "") == "learned" and self.outer.labels is None:
             raise ValueError(
-                "labels learned need an optimiser, outer.labels: start from datm, pad or edf, "
-                "which have one"
+                "learned labels need an optimiser of their own, outer.labels; start from datm, pad "
+                "or edf, which have one"
             )
         if getattr(self.method, "labels", "") != "learned" and self.outer.labels is not None:
             raise ValueError("outer.labels is of labels that are learned, and these are not")
@@ -309,12 +309,11 @@ def from_preset(
         asked = {**asked, "schooling": find_schooling(asked["schooling"], like)}
         given = {**given, "method": asked}
     _spell_out(method, asked)
-    if asked.get("init", method.get("init")) != method.get("init"):
-        for name in METHODS[chosen.kind].of_init:
-            method.pop(name, None)
+    METHODS[chosen.kind].let_go(method, asked)
     if asked.get("labels", "learned") != "learned":  # their optimiser goes with them
         base["outer"].pop("labels", None)
-    return validate(merged(base, given), f"distill {preset}"), row.name if row else None
+    over = f" over recipe {row.name}" if row else ""
+    return validate(merged(base, given), f"distill {preset}{over}"), row.name if row else None
 
 
 def _suit(base: dict[str, Any], known: str) -> None:

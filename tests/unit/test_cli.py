@@ -472,7 +472,9 @@ def test_a_flag_behind_a_recipe_is_told_as_a_setting(capsys: pytest.CaptureFixtu
 
 LINES = {
     "distill": ["distill", "edc", "--data", "digits", "--ipc", "1"],
+    "distill mtt": ["distill", "datm", "--data", "digits", "--ipc", "1"],
     "prepare": ["prepare", "relabels", "out"],
+    "prepare experts": ["prepare", "experts", "--data", "digits"],
     "evaluate": ["evaluate", "out"],
 }
 
@@ -490,10 +492,17 @@ def test_options_of_the_papers_scripts_are_refused_by_name(
     if len(option) > 2:
         assert run([*LINES[verb], option.replace("-", "_").replace("__", "--", 1), "1"]) == 2
         assert ELSEWHERE[verb][option][:60] in " ".join(capsys.readouterr().err.split())
-    names = {"distill": ["edc", "gvbsm"], "prepare": ["relabels", "teachers"], "evaluate": []}
-    some = [app[verb][name] for name in names[verb]] or [app[verb]]
+    names = {
+        "distill": ["edc", "gvbsm"],
+        "distill mtt": ["datm"],
+        "prepare": ["relabels", "teachers"],
+        "prepare experts": ["experts"],
+    }
+    first = verb.split()[0]
+    some = [app[first][name] for name in names.get(verb, [])] or [app[first]]
     has = {n for one in some for a in one.assemble_argument_collection() for n in a.names}
     text = ELSEWHERE[verb][option].replace("stillroom evaluate --protocols", "")
+    text = text.replace("stillroom import --data-dir", "")
     if verb != "prepare":
         text = text.replace("prepare relabels --codec", "")
     assert set(re.findall(r"--[\w.-]+\w", text)) <= has

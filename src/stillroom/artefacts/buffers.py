@@ -62,7 +62,8 @@ class Buffers:
         if read > min(ends[:experts]):
             raise StillroomError(
                 f"experts are read up to epoch {read} and {self.files[0].parent} holds one of "
-                f"{min(ends[:experts])}; give --window an earlier last"
+                f"{min(ends[:experts])}; give --window an earlier last, or --labeller an "
+                "earlier epoch"
             )
 
     def find(self, index: int) -> list[list[Tensor]]:

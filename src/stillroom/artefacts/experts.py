@@ -27,7 +27,7 @@ from stillroom.artefacts.stage import COMMON, Stage
 from stillroom.artefacts.store import MANIFEST, Store
 from stillroom.artefacts.training import TOLD, Work, training_memory
 from stillroom.errors import StillroomError
-from stillroom.files import read_json, sha256_file, write_atomic
+from stillroom.files import read_json, readable_os_errors, sha256_file, write_atomic
 from stillroom.nets.inner import flat, put
 from stillroom.nets.zoo import Arch
 from stillroom.runtime import Numerics, Runtime
@@ -329,8 +329,12 @@ def _rows(path: Path, shape: tuple[int, int], kept: Kept) -> np.memmap[Any, Any]
 
 
 def new_rows(path: Path, shape: tuple[int, int], kept: Kept = "float32") -> np.memmap[Any, Any]:
-    """An array [snapshots, P] on disk."""
-    return np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(kept), shape=shape)
+    """An array [snapshots, P] on disk.
+
+    Raises: StillroomError if there is no room for it.
+    """
+    with readable_os_errors(path):
+        return np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(kept), shape=shape)
 
 
 def read_rows(folder: Path, count: int, kept: Kept = "float32") -> npt.NDArray[np.floating[Any]]:

@@ -46,7 +46,9 @@ class Order(Model):
     @model_validator(mode="after")
     def _read(self) -> Order:
         if self.scores == "none" and self != Order.model_construct():
-            raise ValueError("these belong to scores, grand or el2n, without which nothing has any")
+            raise ValueError(
+                "order.first, .grow, .after and .without belong to order.scores grand or el2n"
+            )
         if len(self.after) != len(self.without):
             raise ValueError(
                 f"after names {len(self.after)} epochs and without {len(self.without)} shares"
@@ -288,7 +290,8 @@ def changed(base: Schooling, values: dict[str, Any]) -> Schooling:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
-        got = f" (got {str(first['input'])[:40]!r})" if where else ""
+        plain = where and not isinstance(first["input"], dict)  # a group's dump says nothing
+        got = f" (got {str(first['input'])[:40]!r})" if plain else ""
         why = first["msg"].removeprefix("Value error, ")
         raise StillroomError(f"{where + ': ' if where else ''}{why}{got}") from None
 

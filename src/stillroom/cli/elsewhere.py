@@ -7,6 +7,42 @@ _VIEWS = "what views are drawn is in the protocol (stillroom evaluate --protocol
 _STORE = "what is made before lies in the store, by key"
 _GPUS = "name one device, --device cuda:N, or several processes, --workers"
 _LOSS = "the loss is in the protocol, loss=dist being another: NAME+loss=dist behind --protocol"
+_IMPORTED = "files of tensors become a set first: stillroom import --data-dir ..., then evaluate it"
+_RATE = "the rate is learned, and part of the set"
+# Of trajectory matching's buffers and distillations.
+_FOLLOWED = {
+    "--num-experts": "it is --num here",
+    "--lr-teacher": "it is --lr here",
+    "--l2": "it is --weight-decay here",
+    "--mom": "it is --momentum here",
+    "--decay": "nothing reads it in the released code; rates are constant",
+    "--batch-real": "nothing reads it in the released code",
+    "--batch-train": "it is --batch here",
+    "--train-epochs": "it is --epochs here",
+    "--buffer-path": "experts lie in the store, by key; distill takes those of others",
+    "--save-interval": "every epoch of --since to --upto is kept",
+    "--sort-method": "it is --order.scores here",
+    "--rho-max": "it is --rho here, which is constant",
+}
+_STEPS = {
+    "--lr-teacher": "it is --rate here",
+    "--lr-lr": "it is --rate.lr here",
+    "--lr-img": "it is --images.lr here",
+    "--lr-y": "it is --labels.lr here",
+    "--syn-steps": "it is --inner here",
+    "--batch-syn": "it is --batch here",
+    "--expert-epochs": "it is --window.epochs here",
+    "--max-start-epoch": "it is --window.last here",
+    "--min-start-epoch": "it is --window.first here",
+    "--current-max-start-epoch": "it is --window.begin here",
+    "--expansion-end-epoch": "it is --window.grow here",
+    "--max-experts": "it is --experts here",
+    "--max-files": "it is --experts here",
+    "--buffer-path": "it is --buffers here",
+    "--pix-init": "it is --init here",
+    "--threshold": "it is --gate here",
+    "--cfg": "a configuration becomes a recipe: stillroom recipes convert edf FILE",
+}
 # Of recover, of whichever method.
 _RECOVER = {
     "--arch-name": "it does nothing in the released code; name the networks with --observers",
@@ -55,6 +91,8 @@ _TAUGHT = {
 }
 ELSEWHERE: dict[str, dict[str, str]] = {
     "distill": _RECOVER,
+    "distill mtt": _STEPS,
+    "prepare experts": _FOLLOWED,
     "prepare": {
         **_TAUGHT,
         "--temperature": f"of labels {_UNREAD}",
@@ -66,6 +104,10 @@ ELSEWHERE: dict[str, dict[str, str]] = {
     },
     "evaluate": {
         **_TAUGHT,
+        "--data-dir": _IMPORTED,
+        "--label-dir": _IMPORTED,
+        "--lr-dir": _IMPORTED,
+        "--lr-teacher": _RATE,
         "--wandb-project": "no service is asked; records.jsonl holds every number",
         "--wandb-api-key": "no service is asked; leave it out",
         "--gradient-accumulation-steps": "it is NAME+pieces=K behind --protocol",
@@ -91,7 +133,10 @@ ELSEWHERE: dict[str, dict[str, str]] = {
         "--val-dir": "the images to test on are those of the set's data, --data",
     },
 }
-RECOVER = ("sre2l", "cda", "gvbsm", "edc", "edc-paper", "edc-released")
+_SAME = {
+    **dict.fromkeys(("sre2l", "cda", "gvbsm", "edc", "edc-paper", "edc-released"), "distill"),
+    **dict.fromkeys(("mtt", "ftd", "tesla", "datm", "pad", "edf"), "distill mtt"),
+}
 
 
 def meant(verb: str, name: str, flag: str) -> str:
@@ -99,8 +144,8 @@ def meant(verb: str, name: str, flag: str) -> str:
 
     `name` stands behind the verb: of distill, the method.
     """
-    if verb == "distill" and name not in RECOVER:
-        return ""
+    work = _SAME.get(name, "") if verb == "distill" else verb
+    work = f"{verb} {name}" if f"{verb} {name}" in ELSEWHERE else work
     flag = flag if len(flag) == 2 else flag.lower().replace("_", "-")
-    told = ELSEWHERE.get(verb, {}).get(flag, "")
+    told = ELSEWHERE.get(work, {}).get(flag, "")
     return f"{flag} of the papers' scripts: {told}" if told else ""

@@ -130,10 +130,24 @@ def wholes(kind: Any, tokens: Sequence[Any]) -> tuple[int, ...]:
     return tuple(whole(int, [token]) for token in tokens)
 
 
+def whole_or_none(kind: Any, tokens: Sequence[Any]) -> int | None:
+    """A whole number, or nothing."""
+    return None if tokens[0].value.strip().lower() == "none" else whole(int, tokens)
+
+
 def _converter(kind: Any) -> Callable[..., Any] | None:
     if int not in (kind, *get_args(kind)):
         return None
+    if type(None) in get_args(kind):
+        return whole_or_none
     return wholes if get_origin(kind) is tuple else whole
+
+
+class _Nothing:
+    """What an option is that was told to be `none`, as opposed to one that was not given."""
+
+
+NOTHING = _Nothing()
 
 
 def with_signature(
@@ -151,6 +165,8 @@ def with_signature(
         for name, value in values.items():
             if value == []:
                 raise StillroomError(f"--{name.replace('_', '-')} needs at least one value")
+            if value is None and SEPARATOR in name:  # none, as it was told
+                values[name] = NOTHING
         function(**{**defaults, **taken, **values})
 
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -174,7 +190,7 @@ def chosen(values: dict[str, Any], slot: str) -> dict[str, Any]:
                 raise StillroomError(
                     f"--{part} {level} and --{part}.{field}: write {level}+{parts[-1]}={value}"
                 )
-        level[parts[-1]] = value
+        level[parts[-1]] = None if value is NOTHING else value
     return found
 
 

@@ -40,6 +40,8 @@ def _import(**values: Any) -> None:
             arch=arch.name,
             label=values["label"],
         )
+    taken = {"--augment": (values["augment"], augment), "--arch": (values["arch"], arch.name)}
+    notes += [f"{flag} {own}, the usual" for flag, (told, own) in taken.items() if told is None]
     for note in notes:
         shown.say(note)
     made.save(out)

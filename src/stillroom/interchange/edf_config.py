@@ -6,6 +6,7 @@ nothing reads, and what is wrong in the files that were published.
 
 from __future__ import annotations
 
+import difflib
 import re
 from pathlib import Path
 from typing import Any
@@ -143,7 +144,15 @@ def _account(read: Reader) -> None:
             raise StillroomError(f"{read.source}: {key}={str(value)[:40]!r}: {REFUSED[key][1]}")
         elif key not in known:
             near = suggest(str(key), known)
-            read.notes.append(f"{str(key)[:60]}: left out, unknown{near}")
+            read.notes.append(f"{str(key)[:60]}: left out, unknown{near}{_in_its_place(key, read)}")
+
+
+def _in_its_place(key: Any, read: Reader) -> str:
+    """What is taken where a misprint hides a key."""
+    meant = next(iter(difflib.get_close_matches(str(key), DEFAULTS, n=1)), None)
+    if meant is None or meant in read.given:
+        return ""
+    return f"; {meant} is {DEFAULTS[meant]}, its default there"
 
 
 def _unread(read: Reader, family: Family) -> None:

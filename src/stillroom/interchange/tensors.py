@@ -58,6 +58,10 @@ def imported(
     notes = [f"labels: {found}"]
     if space == "network" and bench.preprocess.name != "none" and _like_pixels(x):
         notes.append("all values lie from 0 to 1: if these are pixels, say --space pixels")
+    if absent := sorted({*range(len(bench.classes))} - {*of_class.tolist()}):
+        names = ", ".join(bench.classes[c] for c in absent[:3])
+        more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
+        notes.append(f"no image is of class {names}{more}")
     files = {"images": images, "labels": labels, **({} if lr is None else {"lr": lr})}
     told = {"imported": {name: sha256_file(path) for name, path in files.items()}}
     made = Distilled(

@@ -187,6 +187,13 @@ class Method(Model, ABC):
         """
         return self
 
+    @classmethod
+    def let_go(cls, own: dict[str, Any], asked: dict[str, Any]) -> None:
+        """Take out of a preset's or row's fields what means nothing beside those asked for."""
+        if asked.get("init", own.get("init")) != own.get("init"):
+            for name in cls.of_init:
+                own.pop(name, None)
+
     def settle_start(self, ctx: Context, synth: Synth) -> None:
         """Settle what follows from the first images after given ones took their place."""
 
@@ -256,8 +263,8 @@ class Method(Model, ABC):
         return 0.0, 0
 
     def judged_by(self) -> str:
-        """A protocol that any set of the method can be judged by, where its images are not meant
-        for labels of their own; else nothing.
+        """A protocol that any set of the method can be judged by, where students are to learn from
+        more than its images and labels: teachers, or a rate of its own; else nothing.
         """
         return ""
 

@@ -203,9 +203,15 @@ class _Loop:
         largest = float(self.synth.images.detach().abs().max())
         before = ", ".join(f"{m['loss']:.4g}" for m in self.metrics[-3:]) or "none"
         where = f" and in the gradient of the {' and '.join(bad)}" if bad else ""
+        cause = (
+            f"lower --images.lr, now {self.outer.images.lr}"
+            if self.step
+            else "no image has moved yet, so a step size inside the method is too large, or a "
+            "network broken"
+        )
         raise StillroomError(
             f"step {self.step + 1}: the loss is {loss}{where} (losses before: {before}; largest "
-            f"pixel in network space {largest:.3g}); lower --images.lr, now {self.outer.images.lr}"
+            f"pixel in network space {largest:.3g}); {cause}"
         )
 
     def _guard_images(self) -> None:

@@ -20,12 +20,20 @@ from stillroom.artefacts.schooling import SCHOOLINGS, NamedSchooling
 from stillroom.config import DSA, Grown
 from stillroom.errors import StillroomError, suggest
 from stillroom.methods.base import Context, Method, Synth
-from stillroom.methods.trajectory_options import EXPERTS, Areas, Labeller, Parameters, Window
+from stillroom.methods.trajectory_options import (
+    EXPERTS,
+    Areas,
+    Labeller,
+    Parameters,
+    Window,
+    let_go_of_groups,
+)
 from stillroom.methods.trajectory_student import (
     AT_ONCE,
     batches,
-    latest_start,
+    drawn,
     said_with,
+    stretch,
     with_parameters,
 )
 
@@ -112,8 +120,8 @@ class TrajectoryMatching(Grown, Method):
             raise ValueError("kept is of experts trained here, and buffers hold some")
         if not self.buffers and self.reads > self.schooling.passes:
             raise ValueError(
-                f"window and labeller read an expert up to epoch {self.reads}, and it is trained "
-                f"for {self.schooling.passes}; give schooling more epochs, or window a lower last"
+                f"an expert is read up to epoch {self.reads} ({self._read_last}), and trained for "
+                f"{self.schooling.passes}; give schooling more epochs, or lower that"
             )
         if self.labels == "learned" and self.init == "noise":
             raise ValueError(
@@ -140,6 +148,14 @@ class TrajectoryMatching(Grown, Method):
     def reads(self) -> int:
         """The last epoch of an expert that is asked for by its number."""
         return max(self.window.needed, self.labeller.epoch or 0)
+
+    @property
+    def _read_last(self) -> str:
+        """By whom."""
+        w = self.window
+        if self.reads > w.needed:
+            return f"labeller.epoch {self.labeller.epoch}"
+        return f"window.last {w.last} - 1 + window.epochs {w.epochs}"
 
     @property
     def _asked(self) -> bool:
@@ -195,6 +211,16 @@ class TrajectoryMatching(Grown, Method):
         if self.labeller.net != EXPERTS:
             update["labeller"] = self.labeller.model_copy(update={"net": rename(self.labeller.net)})
         return self.model_copy(update=update)
+
+    @classmethod
+    def let_go(cls, own: dict[str, Any], asked: dict[str, Any]) -> None:
+        """The rest of a group that is switched off."""
+        super().let_go(own, asked)
+        let_go_of_groups(own, asked)
+
+    def judged_by(self) -> str:
+        """Students take the rate that was learned for them."""
+        return {"edf": "edf@1", "datm": "datm@1", "pad": "datm@1"}.get(self.name(), "mtt@1")
 
     def image_forwards(self, classes: int, ipc: int) -> float:
         """A gradient and the gradient of a gradient a step of the student: three and nine."""
@@ -286,8 +312,8 @@ class TrajectoryMatching(Grown, Method):
 
         if ctx.rt.rank:
             return
-        expert = self._expert(ctx, self._drawn(ctx, it))
-        start, target = self._stretch(ctx, expert, it)
+        expert = self._expert(ctx, drawn(ctx, self.experts, it))
+        start, target = stretch(ctx, expert, self.window, it)
         labels = synth.labels
         if self.labels == "assigned":  # by the network where the student should end
             labels = synth.memory["assigned"] = said_with(ctx, target, synth.images)
@@ -324,16 +350,15 @@ class TrajectoryMatching(Grown, Method):
         if self.gate is None:
             return True
         moves = float(synth.memory["distance"]) <= self.gate
-        dropped = synth.memory.get("dropped", 0.0)
-        assert isinstance(dropped, float)
-        synth.memory["dropped"] = dropped + (not moves)
-        if dropped + (not moves) == it + 1 == NOTHING_YET:
+        dropped = int(synth.memory.get("dropped", 0.0)) + (not moves)
+        synth.memory["dropped"] = float(dropped)
+        if dropped == it + 1 == NOTHING_YET or (it + 1 == ctx.steps and 2 * dropped > ctx.steps):
             ctx.rt.session.say(
-                f"the first {NOTHING_YET} steps were all dropped: their distance, now "
+                f"{dropped} of {it + 1} steps were dropped: their distance, now "
                 f"{float(synth.memory['distance']):.2f}, lies above the gate, {self.gate:g}, so "
                 "students stray; a longer --window.epochs, fewer --inner or a lower --rate help"
             )
-        ctx.log(dropped=synth.memory["dropped"])
+        ctx.log(dropped=float(dropped))
         return moves
 
     def project(self, ctx: Context, synth: Synth) -> None:
@@ -372,27 +397,3 @@ class TrajectoryMatching(Grown, Method):
     def _expert(self, ctx: Context, number: int) -> Trajectory:
         found: Trajectory = ctx.artefacts[f"expert/{number:04d}"]
         return found
-
-    def _drawn(self, ctx: Context, it: int) -> int:
-        """Every expert once, in an order of its own, before any comes again."""
-        import torch
-
-        turn, place = divmod(it, self.experts)
-        order = torch.randperm(self.experts, generator=ctx.rng("experts", turn))
-        return int(order[place])
-
-    def _stretch(self, ctx: Context, expert: Trajectory, it: int) -> tuple[Tensor, Tensor]:
-        """Parameters [P] of the expert where the student starts, and where it should end."""
-        import torch
-
-        w = self.window
-        bound = latest_start(it, w.begin, w.last, w.grow)
-        first = int(torch.randint(w.first, bound, (), generator=ctx.rng("window", it)))
-        here = (ctx.device, ctx.rt.dtype)
-        start, target = expert.after(first).to(*here), expert.after(first + w.epochs).to(*here)
-        if torch.equal(start, target):
-            raise StillroomError(
-                f"an expert did not move from epoch {first} to {first + w.epochs}, so there is no "
-                "way to follow; give a longer --window.epochs, or other experts"
-            )
-        return start, target

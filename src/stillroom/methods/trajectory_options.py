@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -108,6 +108,15 @@ class Labeller(Model):
             raise ValueError(f"epoch is of the experts, and {self.net} is another network")
         _refuse_schooled(self.net, self.schooling)
         return self
+
+
+def let_go_of_groups(own: dict[str, Any], asked: dict[str, Any]) -> None:
+    """Take the rest of a group that is switched off out of a preset's or row's fields."""
+    areas, parameters = asked.get("areas"), asked.get("parameters")
+    if isinstance(areas, dict) and areas.get("beta", 0) is None:
+        own.pop("areas", None)
+    if isinstance(parameters, dict) and parameters.get("drop") == "none":
+        own.pop("parameters", None)
 
 
 def _refuse_schooled(net: str, schooling: Schooling) -> None:

@@ -8,10 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from stillroom.errors import StillroomError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from stillroom.artefacts.experts import Trajectory
     from stillroom.methods.base import Context
+    from stillroom.methods.trajectory_options import Window
     from stillroom.nets.ensemble import Ensemble
 
 AT_ONCE = 64  # images that are looked at without a graph before the next ones are
@@ -64,6 +68,34 @@ def batches(
         return apply(images[rows], drawn), labels[rows]
 
     return shown
+
+
+def drawn(ctx: Context, experts: int, it: int) -> int:
+    """The expert of a step: every one once, in an order drawn by key, before any comes again."""
+    import torch
+
+    turn, place = divmod(it, experts)
+    order = torch.randperm(experts, generator=ctx.rng("experts", turn))
+    return int(order[place])
+
+
+def stretch(ctx: Context, expert: Trajectory, window: Window, it: int) -> tuple[Tensor, Tensor]:
+    """Parameters [P] of the expert where the student starts, and where it should end.
+
+    Raises: StillroomError if it stood still between them.
+    """
+    import torch
+
+    bound = latest_start(it, window.begin, window.last, window.grow)
+    first = int(torch.randint(window.first, bound, (), generator=ctx.rng("window", it)))
+    last = first + window.epochs
+    start, target = (expert.after(epoch).to(ctx.device, ctx.rt.dtype) for epoch in (first, last))
+    if torch.equal(start, target):
+        raise StillroomError(
+            f"an expert stood still from epoch {first} to {last}, so there is no "
+            "way to follow; give a longer --window.epochs, or other experts"
+        )
+    return start, target
 
 
 def latest_start(it: int, begin: int, last: int, grow: int) -> int:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +15,21 @@ import torch
 from stillroom.artefacts.experts import Expert
 from stillroom.artefacts.opened import nets_for
 from stillroom.artefacts.originals import Original, opened
+from stillroom.artefacts.schooling import find_schooling
 from stillroom.artefacts.store import Store
+from stillroom.cli import run
 from stillroom.data.benchmarks import Benchmark
 from stillroom.distilled import Distilled, load
 from stillroom.errors import StillroomError
 from stillroom.methods import PRESETS
+from stillroom.nets.ensemble import Nets
 from stillroom.nets.inner import views
+from stillroom.nets.zoo import resolve
 from stillroom.recipe import from_preset
 from stillroom.run.distil import Plan, distil, plan
+from stillroom.run.estimate import distil_estimate
 from stillroom.run.options import Machine
+from stillroom.run.prepare import costs_of_stages
 from stillroom.runtime import Runtime
 from stillroom.session import Session
 from toy import FOLLOWED
@@ -144,3 +154,124 @@ def test_a_labeller_that_nothing_asks_is_refused(method: dict[str, Any], told: s
 def test_a_labeller_changes_no_key_where_there_is_none() -> None:
     recipe, _ = from_preset("mtt", "toy", 2, {})
     assert "labeller" not in recipe.method.model_dump()
+
+
+def set_up(preset: str, **given: Any) -> Any:
+    return from_preset(preset, "nothing-published", 1, given)[0]
+
+
+def test_what_is_switched_off_takes_its_group_along() -> None:
+    """Of a preset; and each flag that may be nothing can say so."""
+    edf = set_up("edf").method
+    assert (edf.gate, edf.areas.beta, edf.parameters.share) == (1.5, 1.0, 0.25)
+    off = {"areas": {"beta": None}, "parameters": {"drop": "none"}, "gate": None}
+    plain = set_up("edf", method=off).method
+    assert (plain.gate, plain.areas.beta, plain.parameters.share) == (None, None, 0.0)
+    assert plain.name() == "datm"
+    hard = set_up("datm", method={"labels": "hard", "init": "real"})
+    assert hard.outer.labels is None
+    flags = ["--gate", "none", "--areas.beta", "none", "--parameters.drop", "none"]
+    shown = ["distill", "edf", "--data", "digits", "--ipc", "3", "--plan"]
+    keys = [key_of([*shown, *more]) for more in ([], flags, flags[:2], flags[2:4], flags[4:])]
+    assert len({*keys}) == 5
+
+
+def key_of(line: list[str]) -> str:
+    """As its plan tells it."""
+    stream = io.StringIO()
+    with contextlib.redirect_stdout(stream):
+        assert run(line) == 0
+    (found,) = {*re.findall(r"distilled-[0-9a-f]{16}", stream.getvalue())}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("method", "outer", "told"),
+    [
+        ({"parameters": {"drop": "easy"}}, {}, "drop easy leaves out a share"),
+        ({"labels": "learned", "init": "noise"}, {"labels": STILL}, "noise is of no class"),
+        ({}, {"labels": STILL}, "outer.labels is of labels that are learned"),
+        (
+            {"areas": {"beta": 1.0, "net": "resnet18=FILE", "schooling": {"epochs": 3}}},
+            {},
+            "has weights already",
+        ),
+        (
+            {"window": {"last": 60}},
+            {},
+            r"read up to epoch 61 \(window.last 60 - 1 \+ window.epochs 2\), and trained for 50",
+        ),
+    ],
+)
+def test_what_nothing_would_read_is_refused(
+    method: dict[str, Any], outer: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(StillroomError, match=told):
+        set_up("mtt", method=method, outer=outer)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"labels": "learned", "init": "known"},
+        {"labels": "hard", "init": "known"},
+        {"labels": "assigned", "init": "real"},
+    ],
+)
+def test_experts_with_batchnorm_are_not_asked(
+    bench: Benchmark, store: Path, method: dict[str, Any]
+) -> None:
+    """They are kept without its statistics, so what they would say is not what they learned."""
+    given = {"arch": "convnet1-w4-bn", "method": {**FOLLOWED, **method}}
+    recipe, _ = from_preset("datm", "toy", 1, given)
+    with pytest.raises(StillroomError, match="convnet1-w4-bn has BatchNorm, whose statistics"):
+        plan(recipe, bench, MACHINE, Session(), store=Store(store))
+    assert not list(store.glob("expert-*"))
+
+
+def test_only_experts_that_are_asked_train_to_their_end(bench: Benchmark, store: Path) -> None:
+    method = {**FOLLOWED, "experts": 3, "labels": "learned", "gate": None}
+    method["schooling"] = {**FOLLOWED["schooling"], "epochs": 6}
+    ends = {}
+    for init in ("known", "real"):
+        given = {"arch": "convnet1-w4", "method": {**method, "init": init}}
+        recipe, _ = from_preset("datm", "toy", 1, given)
+        wants = plan(recipe, bench, MACHINE, Session(), store=Store(store)).stage.wants()
+        ends[init] = [wants[f"expert/000{i}"].epochs for i in range(3)]  # type: ignore[attr-defined]
+    assert ends == {"known": [(0, 1, 6)] * 3, "real": [(0, 1, 6), (0, 1), (0, 1)]}
+
+
+def test_the_network_that_looks_is_in_the_plan(bench: Benchmark, store: Path) -> None:
+    memory = {}
+    for net in (None, "convnet1-w4", "convnet1-w256"):
+        areas = {} if net is None else {"areas": {"beta": 1.0, "net": net}}
+        given = {"arch": "convnet1-w4", "method": {**FOLLOWED, **areas, "batch": 1}}
+        given["outer"] = {"steps": 1}
+        recipe, _ = from_preset("mtt", "toy", 10, given)
+        nets = partial(nets_of, bench)
+        memory[net] = distil_estimate(recipe, bench, nets).memory
+    looked = 20 * nets_of(bench, "convnet1-w256").activation_bytes()
+    assert memory["convnet1-w256"] >= looked > 2 * memory[None]
+    assert memory["convnet1-w4"] < looked / 4
+
+
+def nets_of(bench: Benchmark, name: str) -> Nets:
+    rt = Runtime(device=torch.device("cpu"), threads=1)
+    return nets_for(resolve("convnet1-w4" if name == "auto" else name), bench, rt)
+
+
+def test_trainings_are_in_the_plan(bench: Benchmark, store: Path) -> None:
+    """A batch with its graph: in proportion to the batch, half of it in bf16."""
+    rt = Runtime(device=torch.device("cpu"), threads=1)
+    sizes = {}
+    for batch, numerics in ((8, "float32"), (16, "float32"), (16, "bf16")):
+        schooling = find_schooling(f"mtt+epochs=3+batch={batch}+numerics={numerics}")
+        one = Expert(schooling, bench.describe(), resolve("convnet3"), 0, 3, False, store)
+        sizes[batch, numerics] = one.memory(rt)
+    graph = 8 * nets_for(resolve("convnet3"), bench, rt).activation_bytes()
+    grown = sizes[16, "float32"] - sizes[8, "float32"]
+    assert graph <= grown < 1.1 * graph
+    assert 0.65 < sizes[16, "bf16"] / sizes[16, "float32"] < 1
+    (cost,) = costs_of_stages([one], MACHINE, Session(), Store(store))
+    assert cost.memory == sizes[16, "bf16"]
+    assert "of memory" in cost.in_words()

@@ -23,7 +23,8 @@ from stillroom.distilled import load
 from stillroom.errors import StillroomError
 from stillroom.methods import areas
 from stillroom.methods.areas import emphasis
-from stillroom.methods.trajectory_matching import TrajectoryMatching
+from stillroom.methods.trajectory_options import Window
+from stillroom.methods.trajectory_student import stretch
 from stillroom.nets.maps import AT_ONCE, EPS, NOISE, SAMPLES, activation_maps, deepest
 from stillroom.nets.zoo import resolve
 from stillroom.recipe import from_preset
@@ -118,11 +119,12 @@ def test_steps_above_the_gate_are_dropped_and_counted(bench: Benchmark, store: P
 def test_a_run_of_which_every_step_is_dropped_says_so(
     gate: float, heard: int, bench: Benchmark, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once, after twenty of them: nothing else would show it before the end."""
+    """After twenty of them and at the end: nothing else would show it."""
     said: list[str] = []
     monkeypatch.setattr(Session, "say", lambda _, text: said.append(text))
     ran(bench, store, 23, gate=gate)
-    assert len([text for text in said if "the first 20 steps were all dropped" in text]) == heard
+    for told in ("20 of 20 steps were dropped", "23 of 23 steps were dropped"):
+        assert len([text for text in said if told in text]) == heard
 
 
 @pytest.mark.parametrize(("level", "heard"), [(0.0, 2), (0.5, 0)])
@@ -157,14 +159,24 @@ def test_a_stretch_is_of_as_many_epochs(window: dict[str, int]) -> None:
     """Starts are all of [first, last), and the target lies `epochs` later."""
     rows = np.arange(9, dtype=np.float32)[:, None]
     expert = Trajectory(resolve("convnet1"), tuple(range(9)), rows, 0.5, 1.0)
-    method = TrajectoryMatching(window=window)
     ctx: Any = SimpleNamespace(
         device="cpu", rt=SimpleNamespace(dtype=torch.float32), rng=lambda *key: rng(0, *key)
     )
-    pairs = [method._stretch(ctx, expert, it) for it in range(60)]
+    pairs = [stretch(ctx, expert, Window(**window), it) for it in range(60)]
     starts = {int(first) for first, _ in pairs}
     assert starts == set(range(window.get("first", 0), window["last"]))
     assert {int(end - first) for first, end in pairs} == {window["epochs"]}
+
+
+def test_an_expert_that_stands_still_is_named() -> None:
+    rows = np.array([[0.0], [1.0], [1.0]], dtype=np.float32)
+    expert = Trajectory(resolve("convnet1"), (0, 1, 2), rows, 0.5, 1.0)
+    ctx: Any = SimpleNamespace(
+        device="cpu", rt=SimpleNamespace(dtype=torch.float32), rng=lambda *key: rng(0, *key)
+    )
+    assert [float(t) for t in stretch(ctx, expert, Window(last=1, epochs=1), 0)] == [0.0, 1.0]
+    with pytest.raises(StillroomError, match="stood still from epoch 1 to 2"):
+        stretch(ctx, expert, Window(first=1, last=2, epochs=1), 0)
 
 
 def noisy(images: Tensor, key: int) -> Iterator[Tensor]:
@@ -210,7 +222,7 @@ def test_smooth_grad_cam_plus_plus_by_hand(bench: Benchmark) -> None:
 @pytest.mark.parametrize(
     ("preset", "given", "told"),
     [
-        ("mtt", {"method": {"labels": "learned"}}, "labels learned need an optimiser"),
+        ("mtt", {"method": {"labels": "learned"}}, "learned labels need an optimiser"),
         ("edf", {"numerics": "bf16"}, "numerics bf16 changes nothing of edf"),
     ],
 )
