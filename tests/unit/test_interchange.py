@@ -100,7 +100,10 @@ def test_dead_keys_change_nothing(key: str) -> None:
         ({"max_start_epoch": 0}, "max_start_epoch: Input should be greater"),
         ({"family": "edf", "loss_threshold": 1.0}, "loss_threshold=1 leaves nothing"),
         ({"Iteration": "1e999"}, "is too large"),
-        ({"max_start_epoch": 100, "current_max_start_epoch": 100}, "up to epoch 101 (window.last 100"),
+        (
+            {"max_start_epoch": 100, "current_max_start_epoch": 100},
+            "up to epoch 101 (window.last",
+        ),
         (
             {"expansion_end_epoch": 0, "Sequential_Generation": True, "current_max_start_epoch": 9},
             "min_start_epoch, max_start_epoch, expansion_end_epoch: begin",

@@ -122,6 +122,7 @@ def _source(source: str, values: dict[str, Any], store: Any) -> tuple[Path | Non
     from stillroom.cli.show import say
     from stillroom.data.named import NAMED
     from stillroom.distilled import load
+    from stillroom.evaluation.published import find_protocol
     from stillroom.run import fits
     from stillroom.run import machine as machines
 
@@ -144,6 +145,11 @@ def _source(source: str, values: dict[str, Any], store: Any) -> tuple[Path | Non
     bench = fits.bench_of(folder, values["data"], options, store)
     if made.arch.startswith("user:") and not values["arch"]:
         say(f"note: its own network {made.arch} is code; name it with --arch to train that one")
+    if made.lr is not None and find_protocol(values["protocol"]).lr != "set":
+        say(
+            f"note: students take the rate of {values['protocol']}, not {made.lr:.4g}, which was "
+            "learned with the set; --protocol mtt@1 takes that, and so do datm@1 and edf@1"
+        )
     return folder, bench, fits.student_of(made)
 
 

@@ -25,7 +25,13 @@ def look(ctx: Context, areas: Areas, synth: Synth, it: int) -> Tensor:
     key = int(torch.randint(2**62, (), generator=ctx.rng("maps", it)))
     images = shown_to(ctx, ctx.artefacts["looks"], synth.images.detach())
     maps = activation_maps(nets, layer, images, synth.of_class, areas.cam, key)
-    empty = int((maps.amax((1, 2)) == 0).sum())
+    highest = maps.amax((1, 2))
+    empty = int((highest == 0).sum())
+    if it == 0 and areas.threshold is not None and bool((highest < areas.threshold).all()):
+        ctx.rt.session.say(
+            f"no map reaches --areas.threshold {areas.threshold:g} (the highest value is "
+            f"{float(highest.max()):.2f}), so nothing is emphasised; lower it"
+        )
     if it == 0 and 10 * empty > len(maps):
         ctx.rt.session.say(
             f"{nets.nets.arch.name} sees the class nowhere in {empty} of {len(maps)} images, whose "

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from stillroom.artefacts.buffers import GivenExpert
-from stillroom.artefacts.experts import Trajectory
+from stillroom.artefacts.experts import Expert, Trajectory
 from stillroom.artefacts.opened import nets_for
 from stillroom.artefacts.originals import Original, OriginalModel, network_of
 from stillroom.artefacts.stage import Stage
@@ -27,7 +27,7 @@ from stillroom.nets.zoo import Arch
 from stillroom.recipe import Recipe
 from stillroom.run import machine as machines
 from stillroom.run.estimate import Estimate, distil_estimate, made_before
-from stillroom.run.given import check_experts, check_given, settle
+from stillroom.run.given import check_experts, check_given, say_guessing, settle
 from stillroom.run.options import Machine
 from stillroom.run.prepare import costs_of_stages
 from stillroom.run.publish import owner_key, publish, refuse_foreign
@@ -154,6 +154,9 @@ def _obtain_wanted(planned: Plan, wanted: Sequence[Stage], machine: Machine, rt:
     if given:
         check_experts(given, planned.store, planned.bench, machine, rt)
     obtain_all(planned.store, wanted, machines.executor(machine), rt)
+    own = [stage for stage in wanted if isinstance(stage, Expert)]
+    followed = [stage.load(planned.store.folder(stage.key())) for stage in own]
+    say_guessing(followed, planned.bench, rt.session)
 
 
 def _accuracies(planned: Plan) -> dict[str, Any]:

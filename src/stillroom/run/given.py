@@ -115,6 +115,16 @@ def check_experts(
             )
 
 
+def say_guessing(experts: Sequence[Trajectory], bench: Benchmark, session: Session) -> None:
+    """Say if some that were trained here are no better than guessing: nobody else would."""
+    guessing = [one for one in experts if one.accuracy <= _guess(bench)]
+    if guessing:
+        session.say(
+            f"{len(guessing)} of {len(experts)} experts are no better than guessing on "
+            f"{bench.name}, and lead nowhere; train them longer, or at another --lr"
+        )
+
+
 def bring(
     stage: ReleasedStatistics, source: Path | None, store: Store, rt: Runtime
 ) -> Observed | None:
@@ -203,11 +213,15 @@ def _problem(model: OriginalModel | Trajectory, bench: Benchmark) -> str:
             f"{bench.classes[first.own]!r}, is its {first.said}{more}); order data and weights "
             "alike"
         )
-    guess = 1 / len(bench.classes)
-    spread = (guess * (1 - guess) / max(1, len(bench.test))) ** 0.5
-    if model.accuracy <= guess + SURE * spread:
+    if model.accuracy <= _guess(bench):
         return (
-            f"no better than guessing ({percent(guess)} %); are classes, their order and the "
-            "normalisation those that it was trained on?"
+            f"no better than guessing ({percent(1 / len(bench.classes))} %); are classes, their "
+            "order and the normalisation those that it was trained on?"
         )
     return ""
+
+
+def _guess(bench: Benchmark) -> float:
+    """The accuracy up to which a network may be guessing."""
+    guess = 1 / len(bench.classes)
+    return guess + SURE * float((guess * (1 - guess) / max(1, len(bench.test))) ** 0.5)

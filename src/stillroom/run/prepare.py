@@ -28,7 +28,7 @@ from stillroom.records import NETWORK, NETWORK_ACCURACY
 from stillroom.run import machine as machines
 from stillroom.run.asked import schooling_in_words
 from stillroom.run.estimate import Cost, Pass, passes_of, seconds
-from stillroom.run.given import bring, check_given, of_tree
+from stillroom.run.given import bring, check_given, of_tree, say_guessing
 from stillroom.run.options import Machine
 from stillroom.runtime import Runtime
 from stillroom.session import Session
@@ -197,6 +197,7 @@ def obtain_experts(
 ) -> dict[str, list[Trajectory]]:
     """The experts by network, trained now where they are not in the store."""
     found: list[Trajectory] = obtain_all(store, stages, machines.executor(machine), rt)
+    say_guessing(found, open_bench(stages[0].bench, store.root, rt), rt.session)
     pool: dict[str, list[Trajectory]] = {}
     for one in found:
         pool.setdefault(one.arch.name, []).append(one)

@@ -22,6 +22,7 @@ from stillroom.data.benchmarks import Benchmark
 from stillroom.distilled import Distilled, load
 from stillroom.errors import StillroomError
 from stillroom.methods import PRESETS
+from stillroom.methods.trajectory_start import misjudged
 from stillroom.nets.ensemble import Nets
 from stillroom.nets.inner import views
 from stillroom.nets.zoo import resolve
@@ -275,3 +276,45 @@ def test_trainings_are_in_the_plan(bench: Benchmark, store: Path) -> None:
     (cost,) = costs_of_stages([one], MACHINE, Session(), Store(store))
     assert cost.memory == sizes[16, "bf16"]
     assert "of memory" in cost.in_words()
+
+
+@pytest.mark.parametrize(("lr", "heard"), [(1e-9, True), (0.1, False)])
+def test_experts_that_guess_are_named(
+    lr: float, heard: bool, bench: Benchmark, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(Session, "say", lambda _, text: said.append(text))
+    schooling = {**FOLLOWED["schooling"], "epochs": 8, "lr": lr}
+    given = {"arch": "convnet1-w4", "method": {**FOLLOWED, "schooling": schooling}}
+    given |= {"method": {**given["method"], "window": {"last": 7, "epochs": 2}}, "outer": HELD_HARD}
+    recipe, _ = from_preset("mtt", "toy", 1, given)
+    distil(plan(recipe, bench, MACHINE, Session(), store=Store(store)), MACHINE)
+    told = "1 of 1 experts are no better than guessing on toy"
+    assert any(told in text for text in said) is heard
+
+
+HELD_HARD = {name: value for name, value in HELD.items() if name != "labels"}
+
+
+def test_first_labels_of_another_class_are_counted() -> None:
+    labels = torch.tensor([[2.0, 1.0], [2.0, 1.0], [0.0, 1.0]])
+    assert misjudged(labels, torch.tensor([0, 0, 1])) == ""
+    assert misjudged(labels, torch.tensor([0, 1, 1])).startswith("1 of 3 first labels name")
+
+
+@pytest.mark.parametrize(
+    ("protocol", "heard"), [("quick@1", True), ("mtt@1", False), ("datm@1+epochs=2", False)]
+)
+def test_a_learned_rate_that_is_not_taken_is_said(
+    protocol: str, heard: bool, bench: Benchmark, store: Path, tmp_path: Path
+) -> None:
+    given = {"arch": "convnet1-w4", "method": FOLLOWED, "outer": HELD_HARD}
+    recipe, _ = from_preset("mtt", "toy", 1, given)
+    out = tmp_path / "set"
+    distil(plan(recipe, bench, MACHINE, Session(), store=Store(store), out=out), MACHINE)
+    stream = io.StringIO()
+    with contextlib.redirect_stdout(stream):
+        code = run(["evaluate", str(out), "--protocol", protocol, "--plan", "--store", str(store)])
+    assert code == 0
+    told = f"students take the rate of {protocol}, not 0.01, which was learned with the set"
+    assert (told in " ".join(stream.getvalue().split())) is heard

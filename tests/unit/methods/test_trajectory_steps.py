@@ -144,6 +144,25 @@ def test_a_network_that_sees_nothing_is_named(
     assert len(told) == heard
 
 
+@pytest.mark.parametrize(("threshold", "heard"), [(0.6, True), (0.5, False), (None, False)])
+def test_a_threshold_that_no_map_reaches_is_said(
+    threshold: float | None,
+    heard: bool,
+    bench: Benchmark,
+    store: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(Session, "say", lambda _, text: said.append(text))
+
+    def level_maps(nets: object, layer: str, images: Tensor, *_: object) -> Tensor:
+        return torch.full((len(images), 8, 8), 0.5)
+
+    monkeypatch.setattr(areas, "activation_maps", level_maps)
+    ran(bench, store, 2, areas=looks(1.0, threshold))
+    assert any("no map reaches --areas.threshold 0.6" in text for text in said) is heard
+
+
 def test_the_set_is_the_average_of_the_images(bench: Benchmark, store: Path) -> None:
     """d of what it was and 1 - d of the images, after every step; they themselves go on as ever."""
     _, plain = ran(bench, store, 4)
