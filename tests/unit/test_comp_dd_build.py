@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from scipy.stats import spearmanr
 
 from stillroom.artefacts.executor import Serial
 from stillroom.artefacts.originals import Original
@@ -283,9 +285,8 @@ def test_several_networks_are_compared(tmp_path: Path, capsys) -> None:
     images, classes = tmp_path / "images.csv", tmp_path / "classes.csv"
     line += ["--images", str(images), "--out", str(classes), "--store", str(tmp_path / "store")]
     assert run(line) == 0
-    assert "convnet1-w8 ranks the 10 classes as convnet1-w4 does with rho = " in (
-        capsys.readouterr().out
-    )
+    told_out = capsys.readouterr().out
+    assert "convnet1-w8 ranks the 10 classes as convnet1-w4 does with rho = " in told_out
     head, *rows = (row.split(",") for row in images.read_text().splitlines())
     assert head == ["training image", "class", "by convnet1-w4", "by convnet1-w8"]
     assert len(rows) == 60
@@ -293,6 +294,18 @@ def test_several_networks_are_compared(tmp_path: Path, capsys) -> None:
         of_zero = [float(row[i]) for row in rows if row[1] == "0"]
         told = {r[0]: r for r in (x.split(",") for x in classes.read_text().splitlines())}
         assert sum(of_zero) / len(of_zero) == pytest.approx(float(told["0"][wanted]), abs=1e-6)
+        halves = [
+            [
+                sum(float(row[i]) for row in rows if row[1] == c)
+                for c in sorted(told.keys() - {"class"})
+            ]
+            for rows in (rows[::2], rows[1::2])  # six images a class, one class after another
+        ]
+        rho = float(spearmanr(*halves).statistic)
+        name = head[i].removeprefix("by ")
+        line_of = re.search(rf"classes alike with rho = (-?[\d.]+) .* by {name}", told_out)
+        assert line_of is not None
+        assert float(line_of[1]) == pytest.approx(rho, abs=0.006)
 
 
 @pytest.mark.parametrize("cam", ["grad-cam", "smooth-grad-cam++"])

@@ -46,7 +46,6 @@ def _list() -> None:
 def _complexity(**values: Any) -> None:
     from stillroom.cli.show import rows, say
     from stillroom.comp_dd.complexity import hard_first, of_classes
-    from stillroom.evaluation.statistics import rank_correlation
     from stillroom.progress import Shown
 
     machine, shown = flags.settle(Machine, values, "machine"), Shown(values["quiet"])
@@ -59,27 +58,22 @@ def _complexity(**values: Any) -> None:
         _, seen, found, _ = _measured(*asked, machine, shown)
     labels = bench.train.labels[seen].cpu()
     means = {name: of_classes(v, labels, len(bench.classes)) for name, v in found.items()}
-    first, *others = means
-    order = hard_first(means[first])
+    order = hard_first(next(iter(means.values())))
     counts = labels.bincount(minlength=len(bench.classes)).tolist()
     table = [
         (bench.classes[c], *(f"{100 * float(m[c]):.1f}" for m in means.values()), str(counts[c]))
         for c in order
     ]
-    heads = [f"by {name}, %" for name in means] if others else ["complexity %"]
+    heads = [f"by {name}, %" for name in means] if len(means) > 1 else ["complexity %"]
     rows(f"{bench.name}, hard first", ("class", *heads, "images"), table)
-    for name in others if len(order) > 3 else []:
-        rho, low, high = rank_correlation(means[first].tolist(), means[name].tolist())
-        say(
-            f"{name} ranks the {len(order)} classes as {first} does with rho = {rho:.2f} "
-            f"(95 % interval {low:.2f} to {high:.2f})"
-        )
+    for line in _ranks(found, labels, len(bench.classes)):
+        say(line)
     if out:
         lines = [
             [bench.classes[c], *(f"{float(m[c]):.9g}" for m in means.values()), counts[c]]
             for c in order
         ]
-        names = [f"complexity by {name}" for name in means] if others else ["complexity"]
+        names = [f"complexity by {name}" for name in means] if len(means) > 1 else ["complexity"]
         _write_csv(out, ["class", *names, "images"], lines)
     if images:
         columns = [seen.tolist(), labels.tolist(), *(v.tolist() for v in found.values())]
@@ -88,6 +82,31 @@ def _complexity(**values: Any) -> None:
             for row, c, *more in zip(*columns, strict=True)
         ]
         _write_csv(images, ["training image", "class", *(f"by {n}" for n in found)], lines)
+
+
+def _ranks(found: dict[str, Tensor], labels: Tensor, classes: int) -> list[str]:
+    """How far the order of the classes is that of other images, and of other networks."""
+    from stillroom.comp_dd.build import first_half
+    from stillroom.comp_dd.complexity import of_classes
+    from stillroom.evaluation.statistics import rank_correlation
+
+    if classes < 4 or int(labels.bincount(minlength=classes).min()) < 2:
+        return []
+
+    def agree(one: Tensor, other: Tensor) -> str:
+        rho, low, high = rank_correlation(one.tolist(), other.tolist())
+        return f"rho = {rho:.2f} (95 % interval {low:.2f} to {high:.2f})"
+
+    half = first_half(labels)
+    lines = []
+    for name, value in found.items():
+        halves = [of_classes(value[part], labels[part], classes) for part in (half, ~half)]
+        lines.append(f"halves of the images rank the classes alike with {agree(*halves)} by {name}")
+    first, *others = ((name, of_classes(v, labels, classes)) for name, v in found.items())
+    return lines + [
+        f"{name} ranks the {classes} classes as {first[0]} does with {agree(first[1], mean)}"
+        for name, mean in others
+    ]
 
 
 def _opened(values: dict[str, Any], machine: Machine) -> tuple[Benchmark, Store]:
