@@ -201,6 +201,7 @@ def test_the_command_and_what_it_leaves(tmp_path: Path, capsys) -> None:
     assert page.count("<svg") == 2
     assert page.count("data:image/png") == 8  # two images of each of four classes
     assert built.measured in page
+    assert "of the label class in layer features." in built.measured  # not "auto"
     assert read_complexity(out / "complexity.csv") == pytest.approx(built.complexity, rel=1e-6)
     for side in built.subsets:
         listed = out / f"{side.name}.txt"

@@ -129,18 +129,21 @@ def _measured(
 ) -> tuple[list[Complexities], Tensor, dict[str, Tensor], Runtime]:
     """Stages, the rows that were looked at, and by network the complexity of each."""
     from stillroom.artefacts.store import obtain_all
-    from stillroom.comp_dd.measure import Complexities, refuse_no_map
+    from stillroom.comp_dd.measure import Complexities, layer_of
     from stillroom.run import machine as machines
     from stillroom.run.prepare import cost_of_originals, originals
 
     models = originals(bench, archs, 1, find_schooling(values["originals"]), store)
     cost, rt = cost_of_originals(models, machine, shown, store)
-    for model in models:
-        refuse_no_map(values["layer"], model, bench, rt)
+    layers = [layer_of(values["layer"], model, bench, rt) for model in models]
     if cost.left:
         shown.say(cost.in_words())
-    given = {name: values[name] for name in ("layer", "cam", "of", "threshold", "each")}
-    stages = [Complexities(model, **given) for model in models]
+    given = {name: values[name] for name in ("cam", "of", "threshold", "each")}
+    stages = [
+        Complexities(model, layer, **given) for model, layer in zip(models, layers, strict=True)
+    ]
+    for stage in stages:
+        shown.say(f"{stage.model.name}: {stage.in_words()}")
     found = obtain_all(store, stages, machines.executor(machine), rt)
     by_network = {m.name: value for m, (_, value) in zip(models, found, strict=True)}
     for name, value in by_network.items():

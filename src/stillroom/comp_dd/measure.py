@@ -126,12 +126,16 @@ class Complexities(Stage):
         return found["rows"], found["complexity"]
 
 
-def refuse_no_map(layer: str, model: Original, bench: Benchmark, rt: Runtime) -> None:
-    """Raise StillroomError if a layer is no map of a network, before that is trained."""
-    nets = nets_for(model.arch, bench, rt)
-    there = map_layers(nets.make(1, 0, "plan"))
+def layer_of(layer: str, model: Original, bench: Benchmark, rt: Runtime) -> str:
+    """The layer of a network that is asked, "auto" being its deepest map of 4 x 4 or more.
+
+    Raises: StillroomError if it is no map of the network, before that is trained.
+    """
+    nets = nets_for(model.arch, bench, rt).make(1, 0, "plan")
+    there = map_layers(nets)
     if layer not in ("auto", *there) or not there:
         raise StillroomError(
             f"--layer {layer[:60]!r} is no map of {model.arch.name}, whose maps are "
             f"{', '.join(there) or 'none'}{suggest(layer, there)}"
         )
+    return deepest(nets) if layer == "auto" else layer

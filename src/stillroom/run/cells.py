@@ -241,8 +241,8 @@ CELLS: dict[str, Cell] = {
             for preset, students in (("random", 5), ("class-mean", 3))
         ),
         *(
-            Cell("dm", "cifar10", 1, protocol, zca=True, numerics="bf16", steps=(1000,))
-            for protocol in ("mtt@1", "datm@1", "edf@1")
+            Cell("dm", "cifar10", 1, protocol, zca=True, numerics="bf16", steps=(1000,), students=n)
+            for protocol, n in (("mtt@1", 3), ("datm@1", 3), ("edf@1", 8))
         ),
         # As many steps as an hour of two cores with AVX-512 allows in float32; the last two
         # beside each other.
@@ -256,6 +256,7 @@ CELLS: dict[str, Cell] = {
             "edf@1",
             zca=True,
             steps=(250, 500, 1000),
+            students=8,
             method={**_FOLLOWED, **_LOOKS},
             outer={"images": {"lr": 100.0}},
         ),
