@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
@@ -46,3 +48,18 @@ class Grown(Model):
             if getattr(self, name) == type(self).model_fields[name].default:
                 found.pop(name, None)
         return found
+
+
+def imported(kind: str, base: type[Any]) -> Any:
+    """The class at an import path, of which the user's own recipe, flag or call names it."""
+    module, _, name = kind.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except Exception as error:  # a user's module may raise anything while it is imported
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ValueError(f"kind {kind!r} does not import ({why})") from None
+    if not (isinstance(found, type) and issubclass(found, base)) or inspect.isabstract(found):
+        raise ValueError(
+            f"kind {kind!r} is not a finished subclass of {base.__module__}.{base.__name__}"
+        )
+    return found

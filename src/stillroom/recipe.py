@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import reprlib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from stillroom.artefacts.schooling import Schooling, changed, find_schooling
-from stillroom.config import DSA, DSA_WIDE, Model
+from stillroom.config import DSA, DSA_WIDE, Model, imported
 from stillroom.errors import StillroomError, suggest
 from stillroom.files import read_limited
 from stillroom.methods import METHODS, PRESETS
@@ -70,6 +68,15 @@ class Recipe(Model):
         own = ":" in value["kind"]  # an import path is no field of the class that it names
         return family(**{k: v for k, v in value.items() if not (own and k == "kind")})
 
+    @field_validator("outer", mode="before")
+    @classmethod
+    def _labels_go(cls, value: Any, info: ValidationInfo) -> Any:
+        """The optimiser of labels is not of a row or set whose labels are not learned after all."""
+        unread = getattr(info.data.get("method"), "labels", "learned") != "learned"
+        if unread and isinstance(value, dict):
+            return {name: one for name, one in value.items() if name != "labels"}
+        return value
+
     @field_validator("regularisers", mode="before")
     @classmethod
     def _each_by_kind(cls, value: Any) -> Any:
@@ -97,8 +104,6 @@ class Recipe(Model):
                 "learned labels need an optimiser of their own, outer.labels; start from datm, pad "
                 "or edf, which have one"
             )
-        if getattr(self.method, "labels", "") != "learned" and self.outer.labels is not None:
-            raise ValueError("outer.labels is of labels that are learned, and these are not")
         return self
 
     @property
@@ -118,7 +123,7 @@ def _regulariser(value: Any) -> Regulariser:
     if not isinstance(value, dict) or not (own or kind in REGULARISERS):
         known = ", ".join(REGULARISERS)
         raise ValueError(f"kind {kind[:40]!r} is none of: {known} (or pkg.mod:Class)")
-    family: type[Regulariser] = _imported(kind, Regulariser) if own else REGULARISERS[kind]
+    family: type[Regulariser] = imported(kind, Regulariser) if own else REGULARISERS[kind]
     return family(**{k: v for k, v in value.items() if not (own and k == "kind")})
 
 
@@ -134,22 +139,7 @@ def method_class(kind: str) -> type[Method]:
             f"kind {kind!r} is unknown; known: {', '.join(METHODS)} "
             f"(or pkg.mod:Class){suggest(kind, METHODS)}"
         )
-    found: type[Method] = _imported(kind, Method)
-    return found
-
-
-def _imported(kind: str, base: type[Any]) -> Any:
-    """The class at an import path, of which the user's own recipe, flag or call names it."""
-    module, _, name = kind.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except Exception as error:  # a user's module may raise anything while it is imported
-        why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise ValueError(f"kind {kind!r} does not import ({why})") from None
-    if not (isinstance(found, type) and issubclass(found, base)) or inspect.isabstract(found):
-        raise ValueError(
-            f"kind {kind!r} is not a finished subclass of {base.__module__}.{base.__name__}"
-        )
+    found: type[Method] = imported(kind, Method)
     return found
 
 
@@ -310,8 +300,10 @@ def from_preset(
         given = {**given, "method": asked}
     _spell_out(method, asked)
     METHODS[chosen.kind].let_go(method, asked)
-    if asked.get("labels", "learned") != "learned":  # their optimiser goes with them
-        base["outer"].pop("labels", None)
+    if asked.get("labels", "learned") != "learned" and given.get("outer", {}).get("labels"):
+        raise StillroomError(
+            "--labels.lr and its like are of labels that are learned; leave it out"
+        )
     over = f" over recipe {row.name}" if row else ""
     return validate(merged(base, given), f"distill {preset}{over}"), row.name if row else None
 

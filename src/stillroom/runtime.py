@@ -146,7 +146,7 @@ def default_threads(workers: int = 1) -> int:
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     own = max(1, (cores or 1) // workers)
-    told = os.environ.get("OMP_NUM_THREADS", "")
+    told = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # others: nested ones
     return min(own, int(told)) if told.isdecimal() and int(told) else own
 
 

@@ -24,7 +24,8 @@ def test_workers_share_the_cores(workers: int, threads: int) -> None:
 
 @pytest.mark.usefixtures("cores")
 @pytest.mark.parametrize(
-    ("told", "threads"), [("1", 1), ("3", 3), ("99", 4), ("0", 4), ("", 4), ("4,2", 4), ("-1", 4)]
+    ("told", "threads"),
+    [("1", 1), ("3", 3), ("99", 4), ("0", 4), ("", 4), ("4,2", 4), ("3,2", 3), ("-1", 4)],
 )
 def test_no_more_than_openmp_is_told(
     told: str, threads: int, monkeypatch: pytest.MonkeyPatch

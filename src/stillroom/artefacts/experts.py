@@ -264,7 +264,7 @@ class Expert(Stage):
 
     def memory(self, rt: Runtime) -> int:
         """Bytes that its training holds."""
-        return training_memory(self, self.flops(rt), rt)
+        return training_memory(self, dataclasses.replace(self, whole=True).flops(rt), rt)
 
     def nbytes(self, rt: Runtime) -> int:
         """Bytes of the array: four, or two, a parameter and epoch that is kept."""

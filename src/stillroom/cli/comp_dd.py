@@ -90,16 +90,17 @@ def _ranks(found: dict[str, Tensor], labels: Tensor, classes: int) -> list[str]:
     from stillroom.comp_dd.complexity import of_classes
     from stillroom.evaluation.statistics import rank_correlation
 
-    if classes < 4 or int(labels.bincount(minlength=classes).min()) < 2:
+    if classes < 4:
         return []
 
     def agree(one: Tensor, other: Tensor) -> str:
         rho, low, high = rank_correlation(one.tolist(), other.tolist())
-        return f"rho = {rho:.2f} (95 % interval {low:.2f} to {high:.2f})"
+        known = f" (95 % interval {low:.2f} to {high:.2f})" if (low, high) != (-1, 1) else ""
+        return f"rho = {rho:.2f}{known}"
 
     half = first_half(labels)
     lines = []
-    for name, value in found.items():
+    for name, value in found.items() if int(labels.bincount().min()) > 1 else ():
         halves = [of_classes(value[part], labels[part], classes) for part in (half, ~half)]
         lines.append(f"halves of the images rank the classes alike with {agree(*halves)} by {name}")
     first, *others = ((name, of_classes(v, labels, classes)) for name, v in found.items())

@@ -13,6 +13,9 @@ _RATE = "the rate is learned, and part of the set"
 _FOLLOWED = {
     "--num-experts": "it is --num here",
     "--lr-teacher": "it is --lr here",
+    "--batch-size": "it is --batch here",
+    "--dataset": "it is --data here",
+    "--model": "it is --arch here",
     "--l2": "it is --weight-decay here",
     "--mom": "it is --momentum here",
     "--decay": "nothing reads it in the released code; rates are constant",
@@ -29,6 +32,8 @@ _STEPS = {
     "--lr-lr": "it is --rate.lr here",
     "--lr-img": "it is --images.lr here",
     "--lr-y": "it is --labels.lr here",
+    "--dataset": "it is --data here",
+    "--model": "it is --arch here",
     "--syn-steps": "it is --inner here",
     "--batch-syn": "it is --batch here",
     "--expert-epochs": "it is --window.epochs here",
@@ -145,7 +150,7 @@ def meant(verb: str, name: str, flag: str) -> str:
     `name` stands behind the verb: of distill, the method.
     """
     work = _SAME.get(name, "") if verb == "distill" else verb
-    work = f"{verb} {name}" if f"{verb} {name}" in ELSEWHERE else work
     flag = flag if len(flag) == 2 else flag.lower().replace("_", "-")
-    told = ELSEWHERE.get(work, {}).get(flag, "")
+    known = {**ELSEWHERE.get(work, {}), **ELSEWHERE.get(f"{verb} {name}", {})}
+    told = known.get(flag, "")
     return f"{flag} of the papers' scripts: {told}" if told else ""

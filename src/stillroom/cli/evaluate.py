@@ -145,10 +145,12 @@ def _source(source: str, values: dict[str, Any], store: Any) -> tuple[Path | Non
     bench = fits.bench_of(folder, values["data"], options, store)
     if made.arch.startswith("user:") and not values["arch"]:
         say(f"note: its own network {made.arch} is code; name it with --arch to train that one")
-    if made.lr is not None and find_protocol(values["protocol"]).lr != "set":
+    asked = str(values["protocol"])
+    if made.lr is not None and "+lr=" not in asked and find_protocol(asked).lr != "set":
+        others = "mtt@1" if made.label_kind == "hard" else "datm@1 or edf@1"
         say(
-            f"note: students take the rate of {values['protocol']}, not {made.lr:.4g}, which was "
-            "learned with the set; --protocol mtt@1 takes that, and so do datm@1 and edf@1"
+            f"note: students take the rate of {asked}, not {made.lr:.4g}, which was learned with "
+            f"the set; --protocol {others} takes that"
         )
     return folder, bench, fits.student_of(made)
 

@@ -9,7 +9,7 @@ specification of trajectory matching, section 4 to 6.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -123,11 +123,6 @@ class TrajectoryMatching(Grown, Method):
                 f"an expert is read up to epoch {self.reads} ({self._read_last}), and trained for "
                 f"{self.schooling.passes}; give schooling more epochs, or lower that"
             )
-        if self.labels == "learned" and self.init == "noise":
-            raise ValueError(
-                "labels learned begin as what experts say of the first images, and noise is of no "
-                "class; take init known or real"
-            )
         if not self._asked and self.labeller != Labeller.model_construct():
             raise ValueError("labeller belongs to init known or to labels learned; set one of them")
         return self
@@ -219,7 +214,9 @@ class TrajectoryMatching(Grown, Method):
         let_go_of_groups(own, asked)
 
     def judged_by(self) -> str:
-        """Students take the rate that was learned for them."""
+        """Students take the rate that was learned for them, and logits where labels are some."""
+        if self.labels == "assigned":
+            return "datm@1"
         return {"edf": "edf@1", "datm": "datm@1", "pad": "datm@1"}.get(self.name(), "mtt@1")
 
     def image_forwards(self, classes: int, ipc: int) -> float:
@@ -229,10 +226,6 @@ class TrajectoryMatching(Grown, Method):
     def images_held(self, classes: int, ipc: int) -> int:
         """A batch of the student."""
         return min(self.batch, classes * ipc)
-
-    def start_cost(self, sizes: Sequence[int], ipc: int) -> tuple[float, int]:
-        """Of known images a part of every class at least, shown part by part."""
-        return (float(AT_ONCE * len(sizes)), AT_ONCE) if self.init == "known" else (0.0, 0)
 
     def looked_at(self, images: int) -> dict[str, int]:
         """The network that looks."""
@@ -275,7 +268,7 @@ class TrajectoryMatching(Grown, Method):
         import torch
 
         from stillroom.methods.starts import start_images
-        from stillroom.methods.trajectory_start import first_labels, known_images, misjudged
+        from stillroom.methods.trajectory_start import first_labels, known_images
 
         of_class = (rows // ctx.ipc).to(ctx.device)
         asked = self._labellers(ctx)
@@ -287,8 +280,6 @@ class TrajectoryMatching(Grown, Method):
         if self.labels == "learned":
             known = self.init == "known"
             labels = first_labels(images, of_class, asked, known).requires_grad_()
-            if told := misjudged(labels, of_class):
-                ctx.rt.session.say(told)
         rate = torch.tensor(self.rate, dtype=ctx.rt.dtype, device=ctx.device, requires_grad=True)
         return Synth(images.requires_grad_(), labels, of_class, rate)
 
@@ -307,6 +298,7 @@ class TrajectoryMatching(Grown, Method):
     def loss(self, ctx: Context, synth: Synth, it: int) -> Iterator[Tensor]:
         """One term, of one expert: work is not shared among ranks."""
         from stillroom.methods.trajectory_distance import apart, counted
+        from stillroom.methods.trajectory_start import misjudged
         from stillroom.nets.inner import Inner, through
         from stillroom.nets.losses import hard_ce, logit_ce
 
@@ -315,6 +307,8 @@ class TrajectoryMatching(Grown, Method):
         expert = self._expert(ctx, drawn(ctx, self.experts, it))
         start, target = stretch(ctx, expert, self.window, it)
         labels = synth.labels
+        if it == 0 and self.labels == "learned" and (told := misjudged(labels, synth.of_class)):
+            ctx.rt.session.say(told)
         if self.labels == "assigned":  # by the network where the student should end
             labels = synth.memory["assigned"] = said_with(ctx, target, synth.images)
         assert synth.lr is not None

@@ -55,8 +55,10 @@ class Parameters(Model):
     def _told_which(self) -> Parameters:
         if self.share and self.drop == "none":
             raise ValueError("share belongs to a drop: easy or shallow")
-        if self.drop != "none" and "share" not in self.model_fields_set:
-            raise ValueError(f"drop {self.drop} leaves out a share of them; give share too")
+        if self.drop != "none" and not self.share:
+            raise ValueError(
+                f"drop {self.drop} leaves out a share of them; give share too, or drop none"
+            )
         return self
 
 

@@ -26,7 +26,7 @@ from stillroom.nets.ensemble import Nets
 from stillroom.nets.zoo import Arch
 from stillroom.recipe import Recipe
 from stillroom.run import machine as machines
-from stillroom.run.estimate import Estimate, distil_estimate, made_before
+from stillroom.run.estimate import Estimate, distil_estimate, passes_of, trained_before
 from stillroom.run.given import check_experts, check_given, say_guessing, settle
 from stillroom.run.options import Machine
 from stillroom.run.prepare import costs_of_stages
@@ -102,15 +102,28 @@ def plan(
     nets_of = _nets_of(arch, bench, probe)
     recipe.method.refuse_unread(recipe.ipc, nets_of, steps)
     estimate = distil_estimate(recipe, bench, nets_of)
-    held = [s.memory(probe) for s in made_before(wanted.values(), store)]
+    passes = passes_of(wanted.values(), store)
+    held = [s.memory(probe) for s in passes if not store.complete(s.key())]
     estimate = dataclasses.replace(estimate, memory=max([estimate.memory, *held]))
     rt = machines.runtime(machine, recipe.numerics, estimate.flops, session)
     batch = "--batch" if hasattr(recipe.method, "batch") else "--batch-real"
     remedy = f"lower --ipc, {batch} or --size"
     refuse_too_large(estimate.memory, "this run needs about", rt.device, remedy)
+    _refuse_large_trainings(stage, store, machine, rt, probe)
     if out is not None:
         _check_out(out, stage.key(), force)
     return Plan(stage, bench, rt, store, estimate, out, row, recipe.name, force)
+
+
+def _refuse_large_trainings(
+    stage: Distil, store: Store, machine: Machine, rt: Runtime, probe: Runtime
+) -> None:
+    """Raise StillroomError if what has to be trained first does not fit."""
+    wanted = [] if store.complete(stage.key()) else stage.wants().values()
+    left = trained_before(wanted, store, probe)
+    need = min(machine.workers, len(left)) * max((s.memory(probe) for s in left), default=0)
+    what = "training the networks that it needs first takes about"
+    refuse_too_large(need, what, rt.device, "lower the batch of their schooling, or --size")
 
 
 def _nets_of(arch: Arch, bench: Benchmark, rt: Runtime) -> Callable[[str], Nets]:

@@ -43,11 +43,13 @@ def passes_of(wanted: Iterable[Stage], store: Store) -> list[Pass]:
     return list({one.key(): one for one in found}.values())
 
 
-def made_before(wanted: Iterable[Stage], store: Store) -> list[Original | Expert | Pass]:
-    """What of the stages that a run wants, and of their needs, is still to be made in memory."""
-    kinds = Original | Expert | Pass
-    found = {s.key(): s for s in with_needs(wanted, store.holds) if isinstance(s, kinds)}
-    return [stage for key, stage in found.items() if not store.complete(key)]
+def trained_before(wanted: Iterable[Stage], store: Store, rt: Runtime) -> list[Original | Expert]:
+    """The networks that stages consist of or need, each once, that are still to be trained."""
+    found = {
+        s.key(): s for s in with_needs(wanted, store.holds) if isinstance(s, Original | Expert)
+    }
+    left = [stage for key, stage in found.items() if not store.complete(key)]
+    return [s for s in left if isinstance(s, Original) or s.there(rt) < s.trained.passes]
 
 
 @dataclass(frozen=True)

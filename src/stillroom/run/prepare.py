@@ -99,7 +99,8 @@ def _cost_of_trained(
     each = [stage.flops(probe) * _share_left(stage, probe) for stage in left]
     flops, rt = sum(each), bare.sized(max(each, default=0.0))
     taken = seconds(flops, rt) / machine.workers
-    memory = max((stage.memory(probe) for stage in left), default=0)
+    together = min(machine.workers, len(left))
+    memory = together * max((stage.memory(probe) for stage in left), default=0)
     given = {isinstance(stage, Original) and bool(stage.weights) for stage in left}
     verb = "to train" if given <= {False} else "to test" if given == {True} else "to train or test"
     disk = sum(stage.nbytes(probe) for stage in left if isinstance(stage, Expert))

@@ -26,7 +26,7 @@ from stillroom.methods.trajectory_start import misjudged
 from stillroom.nets.ensemble import Nets
 from stillroom.nets.inner import views
 from stillroom.nets.zoo import resolve
-from stillroom.recipe import from_preset
+from stillroom.recipe import from_preset, load_recipe, validate, with_overrides
 from stillroom.run.distil import Plan, distil, plan
 from stillroom.run.estimate import distil_estimate
 from stillroom.run.options import Machine
@@ -171,6 +171,9 @@ def test_what_is_switched_off_takes_its_group_along() -> None:
     assert plain.name() == "datm"
     hard = set_up("datm", method={"labels": "hard", "init": "real"})
     assert hard.outer.labels is None
+    row = load_recipe("edf/digits-ipc1")[0]  # nor of a row with an override
+    changed_row = with_overrides(row, ["method.labels=hard"])
+    assert validate(changed_row, "row").outer.labels is None
     flags = ["--gate", "none", "--areas.beta", "none", "--parameters.drop", "none"]
     shown = ["distill", "edf", "--data", "digits", "--ipc", "3", "--plan"]
     keys = [key_of([*shown, *more]) for more in ([], flags, flags[:2], flags[2:4], flags[4:])]
@@ -190,8 +193,7 @@ def key_of(line: list[str]) -> str:
     ("method", "outer", "told"),
     [
         ({"parameters": {"drop": "easy"}}, {}, "drop easy leaves out a share"),
-        ({"labels": "learned", "init": "noise"}, {"labels": STILL}, "noise is of no class"),
-        ({}, {"labels": STILL}, "outer.labels is of labels that are learned"),
+        ({"parameters": {"drop": "easy", "share": 0.0}}, {}, "or drop none"),
         (
             {"areas": {"beta": 1.0, "net": "resnet18=FILE", "schooling": {"epochs": 3}}},
             {},
