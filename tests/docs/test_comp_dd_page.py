@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import shlex
 from pathlib import Path
@@ -12,8 +13,10 @@ import torch
 
 from stillroom.cli import run
 from stillroom.comp_dd import CATEGORIES, SIDES, load_comp_dd, subset_name
+from stillroom.comp_dd.build import Built, gap
 from stillroom.data.imagenet import SUBSETS, WNIDS
 from stillroom.distilled import load
+from stillroom.evaluation.statistics import rank_correlation
 from stillroom.records import read_records
 from toy import class_pictures
 
@@ -124,3 +127,37 @@ def test_what_the_page_refuses(root: Path, capsys: pytest.CaptureFixture[str]) -
     assert run(["comp-dd", "stats", "--data-root", str(root / "subsets")]) == 2
     assert "no category of Comp-DD is there whole" in capsys.readouterr().err
     assert run(["comp-dd", "stats", str(root), "--complexity", "x.csv"]) == 2
+
+
+HELD = DOCS.parent / "results" / "comp-dd"
+
+
+def test_what_two_networks_say_of_tiny_imagenet_is_in_the_results() -> None:
+    """The ranks of the page and its koala are those of the kept file, printed by the command."""
+    with (HELD / "tiny-imagenet-classes.csv").open(newline="") as stream:
+        head, *rows = csv.reader(stream)
+    assert head[1:3] == ["complexity by imagenet/resnet18", "complexity by mobilenetv2-x0.5"]
+    first, second = ({row[0]: float(row[i]) for row in rows} for i in (1, 2))
+    rho, low, high = rank_correlation([*first.values()], [*second.values()])
+    page = " ".join((DOCS / "comp-dd.md").read_text(encoding="utf-8").split())
+    assert f"{len(rows)} classes of Tiny-ImageNet" in page
+    assert f"rho = {rho:.2f} ({low:.2f} to {high:.2f})" in page
+    koala = "n01882714"
+    assert max(first, key=lambda name: first[name]) == koala
+    assert min(second, key=lambda name: second[name]) == koala
+    assert f"the one ({100 * first[koala]:.0f} %)" in page
+    assert f"the other ({100 * second[koala]:.0f} %)" in page
+
+
+def test_differences_on_the_other_half_are_those_of_the_kept_subsets() -> None:
+    built = Built(**json.loads((HELD / "tiny-imagenet-subsets.json").read_text(encoding="utf-8")))
+    text = (DOCS / "comp-dd.md").read_text(encoding="utf-8")
+    told = re.findall(r"^\| (\w+) \| ([\d.]+) \| ([\d.]+) \| (\S+ ± [\d.]+) \|$", text, re.M)
+    wanted = []
+    for easy, hard in built.pairs():
+        apart, half = gap(easy, hard)
+        assert apart > half > 0
+        both = (f"{100 * side.held_out:.1f}" for side in (easy, hard))
+        wanted.append((easy.category, *both, f"{100 * apart:+.1f} ± {100 * half:.1f}"))
+    assert told == wanted
+    assert len(told) == 6
