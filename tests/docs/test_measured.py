@@ -199,7 +199,7 @@ WHITENED = re.compile(r"^\| CIFAR-10 \| ([a-z-]+(?:@\d+)?) \| `(\w+@1)` \| ([\d.
 def test_rows_of_whitened_images_are_lines_of_the_ledger() -> None:
     """And each method is five points above class means, its interval apart from dm's."""
     rows, held = told_in("methods/mtt.md", WHITENED), ledger()
-    assert len(rows) == 17
+    assert len(rows) == 19
     for name, protocol, told in rows:
         numerics = "bf16" if name.startswith("dm@") else "float32"
         assert told == interval(held["cifar10", "1", name, protocol, numerics]), name
@@ -472,3 +472,20 @@ def test_the_table_of_engines_is_what_was_measured() -> None:
         assert error == f"{x['error']:.0e}"
     of = {(x["steps"], x["engine"], x["theta"]): x for x in made}
     assert of[80, "exact", "device"]["memory"] < of[80, "unrolled", "device"]["memory"] / 4
+
+
+SIDES = re.compile(r"^\| (\w+) \| ([\d.]+ \([^|]+\)) \| ([\d.]+ \([^|]+\)) \|$")
+
+
+def test_easy_and_hard_subsets_are_lines_of_the_ledger() -> None:
+    """And neither side is the harder one in every category, which the page says."""
+    rows, held = told_in("comp-dd.md", SIDES), ledger()
+    assert len(rows) >= 2
+    harder = set()
+    for category, *told in rows:
+        names = (f"tiny-imagenet/{category}-{side}" for side in ("easy", "hard"))
+        easy, hard = (held[name, "10", "dm@100", "quick@1", "float32"] for name in names)
+        assert told == [interval(easy), interval(hard)], category
+        if easy.summary.separate_from(hard.summary):
+            harder.add(easy.summary.mean > hard.summary.mean)
+    assert harder == {True, False}
