@@ -157,7 +157,7 @@ def test_original_models_have_no_order(bench: Benchmark, store: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"first": 0.5}, "belong to scores"),
+        ({"first": 0.5}, "belong to order.scores grand"),
         ({"scores": "grand", "after": (40,)}, "names 1 epochs and without 2 shares"),
         ({"scores": "grand", "after": (60, 40)}, "must climb"),
         ({"scores": "grand", "after": (10, 40)}, "must climb from 20"),
