@@ -50,7 +50,7 @@ class Grown(Model):
         return found
 
 
-def imported(kind: str, base: type[Any]) -> Any:
+def class_at(kind: str, base: type[Any]) -> Any:
     """The class at an import path, of which the user's own recipe, flag or call names it."""
     module, _, name = kind.partition(":")
     try:

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from stillroom.artefacts.schooling import Schooling, changed, find_schooling
-from stillroom.config import DSA, DSA_WIDE, Model, imported
+from stillroom.config import DSA, DSA_WIDE, Model, class_at
 from stillroom.errors import StillroomError, suggest
 from stillroom.files import read_limited
 from stillroom.methods import METHODS, PRESETS
@@ -123,7 +123,7 @@ def _regulariser(value: Any) -> Regulariser:
     if not isinstance(value, dict) or not (own or kind in REGULARISERS):
         known = ", ".join(REGULARISERS)
         raise ValueError(f"kind {kind[:40]!r} is none of: {known} (or pkg.mod:Class)")
-    family: type[Regulariser] = imported(kind, Regulariser) if own else REGULARISERS[kind]
+    family: type[Regulariser] = class_at(kind, Regulariser) if own else REGULARISERS[kind]
     return family(**{k: v for k, v in value.items() if not (own and k == "kind")})
 
 
@@ -139,7 +139,7 @@ def method_class(kind: str) -> type[Method]:
             f"kind {kind!r} is unknown; known: {', '.join(METHODS)} "
             f"(or pkg.mod:Class){suggest(kind, METHODS)}"
         )
-    found: type[Method] = imported(kind, Method)
+    found: type[Method] = class_at(kind, Method)
     return found
 
 

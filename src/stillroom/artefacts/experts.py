@@ -304,12 +304,14 @@ def _sound(path: Path) -> bool:
     if not array.is_file():
         return False
     now = array.stat()
-    return _sum(array, now.st_mtime_ns, now.st_size) == told
+    return _digest(array, now.st_mtime_ns, now.st_size) == told
 
 
 @functools.lru_cache(maxsize=4096)
-def _sum(array: Path, changed: int, size: int) -> str:
-    """Read once by a process, as plans ask before the work does: a hundred may be 25 GB."""
+def _digest(array: Path, changed: int, size: int) -> str:
+    """Of the file as it is now. Read once by a process: plans ask before the work does, and a
+    hundred experts may be 25 GB.
+    """
     return sha256_file(array)
 
 

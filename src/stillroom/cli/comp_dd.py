@@ -66,7 +66,7 @@ def _complexity(**values: Any) -> None:
     ]
     heads = [f"by {name}, %" for name in means] if len(means) > 1 else ["complexity %"]
     rows(f"{bench.name}, hard first", ("class", *heads, "images"), table)
-    for line in _ranks(found, labels, len(bench.classes)):
+    for line in _ranks(found, means, labels):
         say(line)
     if out:
         lines = [
@@ -84,13 +84,17 @@ def _complexity(**values: Any) -> None:
         _write_csv(images, ["training image", "class", *(f"by {n}" for n in found)], lines)
 
 
-def _ranks(found: dict[str, Tensor], labels: Tensor, classes: int) -> list[str]:
-    """How far the order of the classes is that of other images, and of other networks."""
+def _ranks(found: dict[str, Tensor], means: dict[str, Tensor], labels: Tensor) -> list[str]:
+    """How far the order of the classes is that of other images, and of other networks.
+
+    By network: the complexity of images in `found`, of classes in `means`.
+    """
     from stillroom.comp_dd.build import first_half
     from stillroom.comp_dd.complexity import of_classes
     from stillroom.evaluation.statistics import rank_correlation
 
-    if classes < 4:
+    (first, order), *others = means.items()
+    if (classes := len(order)) < 4:
         return []
 
     def agree(one: Tensor, other: Tensor) -> str:
@@ -103,9 +107,8 @@ def _ranks(found: dict[str, Tensor], labels: Tensor, classes: int) -> list[str]:
     for name, value in found.items() if int(labels.bincount().min()) > 1 else ():
         halves = [of_classes(value[part], labels[part], classes) for part in (half, ~half)]
         lines.append(f"halves of the images rank the classes alike with {agree(*halves)} by {name}")
-    first, *others = ((name, of_classes(v, labels, classes)) for name, v in found.items())
     return lines + [
-        f"{name} ranks the {classes} classes as {first[0]} does with {agree(first[1], mean)}"
+        f"{name} ranks the {classes} classes as {first} does with {agree(order, mean)}"
         for name, mean in others
     ]
 

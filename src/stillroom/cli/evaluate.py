@@ -146,7 +146,8 @@ def _source(source: str, values: dict[str, Any], store: Any) -> tuple[Path | Non
     if made.arch.startswith("user:") and not values["arch"]:
         say(f"note: its own network {made.arch} is code; name it with --arch to train that one")
     asked = str(values["protocol"])
-    if made.lr is not None and "+lr=" not in asked and find_protocol(asked).lr != "set":
+    told = values["quiet"] or "+lr=" in asked
+    if made.lr is not None and not told and find_protocol(asked).lr != "set":
         others = "mtt@1" if made.label_kind == "hard" else "datm@1 or edf@1"
         say(
             f"note: students take the rate of {asked}, not {made.lr:.4g}, which was learned with "

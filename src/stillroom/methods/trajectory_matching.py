@@ -146,7 +146,7 @@ class TrajectoryMatching(Grown, Method):
 
     @property
     def _read_last(self) -> str:
-        """By whom."""
+        """Which settings ask for that epoch, in words."""
         w = self.window
         if self.reads > w.needed:
             return f"labeller.epoch {self.labeller.epoch}"
@@ -160,11 +160,10 @@ class TrajectoryMatching(Grown, Method):
     def name(self) -> str:
         """The preset that it is nearest to."""
         if self.labels == "learned":
-            drop = self.parameters.drop if self.parameters.share else "none"
-            if self.areas.beta is not None or drop == "easy":
+            if self.areas.beta is not None or self.parameters.drop == "easy":
                 return "edf"
             ordered = self.schooling.order.scores != "none"
-            return "pad" if ordered or drop == "shallow" else "datm"
+            return "pad" if ordered or self.parameters.drop == "shallow" else "datm"
         if self.engine == "tesla":
             return "tesla"
         return "mtt" if self.ema is None else "ftd"

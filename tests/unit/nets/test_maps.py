@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,9 +15,9 @@ from stillroom.nets.zoo import resolve
 from stillroom.runtime import Runtime
 
 
-def net(arch: object, size: int) -> Ensemble:
+def net(arch: Any, size: int) -> Ensemble:
     rt = Runtime(device=torch.device("cpu"), threads=1)
-    return Nets(resolve(arch), 3, 3, size, rt).make(1, 0, "net")  # type: ignore[arg-type]
+    return Nets(resolve(arch), 3, 3, size, rt).make(1, 0, "net")
 
 
 class Halving(nn.Module):
