@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cyclopts
 import pytest
@@ -519,3 +520,32 @@ def test_an_option_of_another_work_is_an_unknown_one(capsys: pytest.CaptureFixtu
         assert "scripts" not in capsys.readouterr().err
     assert run(["distill", "edc", "--data", "digits", "--ipc-number", "10"]) == 2
     assert "--ipc-number of the papers' scripts: it is --ipc here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (["--optim", "gsam"], "rho 0.01, alpha 0.3"),
+        (["--optim", "gsam", "--rho", "0.05"], "rho 0.05, alpha 0.3"),
+        (["--recipe", "ftd", "--optim", "gsam"], "rho 0.01, alpha 1.0"),
+        (["--recipe", "datm", "--optim", "sgd"], ""),
+    ],
+)
+def test_optimisers_of_experts(line: list[str], told: str, capsys: Any) -> None:
+    shown = ["prepare", "experts", "--data", "digits", "--epochs", "4", "--plan"]
+    assert run([*shown, *line]) == 0
+    found = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert told in found
+    assert ("rho" in found) is bool(told)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (["--optim", "sgd", "--rho", "0.1"], "does not look uphill"),
+        (["--optim", "gsam", "--rho", "0"], "by --rho, which is 0"),
+    ],
+)
+def test_optimisers_of_experts_that_contradict(line: list[str], told: str, capsys: Any) -> None:
+    assert run(["prepare", "experts", "--data", "digits", "--plan", *line]) == 2
+    assert told in " ".join(capsys.readouterr().err.split())

@@ -164,7 +164,7 @@ _MTT: dict[str, Any] = {
     "schedule": "constant",
     "augment": DSA,
 }
-_GSAM: dict[str, Any] = {"rho": 0.01, "alpha": 0.3}
+GSAM: dict[str, Any] = {"rho": 0.01, "alpha": 0.3}
 _EDC: dict[str, Any] = {
     "epochs": 50,
     "batch": 64,
@@ -200,12 +200,12 @@ SCHOOLINGS = {
     # CIFAR-10; DATM (arXiv:2310.05773), PAD and EDF.
     "mtt": Schooling.model_construct(**_MTT),
     "ftd": Schooling.model_construct(**{**_MTT, "rho": 0.01, "alpha": 1.0}),
-    "ftd-small": Schooling.model_construct(**_MTT, **_GSAM),
-    "datm": Schooling.model_construct(**{**_MTT, "epochs": 100}, **_GSAM),
+    "ftd-small": Schooling.model_construct(**_MTT, **GSAM),
+    "datm": Schooling.model_construct(**{**_MTT, "epochs": 100}, **GSAM),
     # differs from the released code: it reads difficulties that others computed (GraNd) and counts
     # 5,000 images a class whatever the data.
     "pad": Schooling.model_construct(
-        **{**_MTT, "epochs": 100}, **_GSAM, order=Order.model_construct(scores="grand")
+        **{**_MTT, "epochs": 100}, **GSAM, order=Order.model_construct(scores="grand")
     ),
     "edc": Schooling.model_construct(**{**_EDC, "epochs": 10}),
     "edc-released": Schooling.model_construct(**{**_EDC, "epochs": 5, "stop": 1}),

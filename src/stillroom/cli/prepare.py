@@ -11,6 +11,7 @@ from cyclopts import App
 
 from stillroom.artefacts.released_names import Repair
 from stillroom.artefacts.schooling import (
+    GSAM,
     MOST_MODELS,
     SCHOOLINGS,
     Schooling,
@@ -217,7 +218,17 @@ def _seen(values: dict[str, Any]) -> tuple[int, str]:
 
 
 def _schooling(values: dict[str, Any], known: str | None = None) -> Schooling:
-    return changed(find_schooling(values["recipe"], known), flags.chosen(values, "schooling"))
+    asked, base = flags.chosen(values, "schooling"), find_schooling(values["recipe"], known)
+    optim = values.get("optim")
+    if optim == "sgd":
+        if asked.get("rho") or asked.get("alpha"):
+            raise StillroomError("--optim sgd does not look uphill; leave out --rho and --alpha")
+        asked |= {"rho": 0.0, "alpha": 0.0}
+    if optim == "gsam" and not base.rho:
+        asked = {**GSAM, **asked}
+    if optim == "gsam" and asked.get("rho", base.rho) == 0:
+        raise StillroomError("--optim gsam looks uphill by --rho, which is 0; say --optim sgd")
+    return changed(base, asked)
 
 
 def _command(
@@ -278,6 +289,13 @@ _command(
     [
         flags.keyword(
             "upto", flags.flag(int | None, "train and keep so many epochs [default: all]")
+        ),
+        flags.keyword(
+            "optim",
+            flags.flag(
+                Literal["sgd", "gsam"] | None,
+                "plain SGD, or GSAM by --rho and --alpha [default: the recipe's]",
+            ),
         ),
         flags.keyword("since", flags.flag(int, "keep parameters from this epoch on"), 0),
         flags.keyword(
