@@ -47,7 +47,9 @@ def _import(**values: Any) -> None:
     made.save(out)
     rate = "no learned rate" if made.lr is None else f"a learned rate of {made.lr:g}"
     say(f"{len(made)} images of {len(made.classes)} classes, {made.label_kind} labels, {rate}")
-    say(f"in {out}; judge it with: stillroom evaluate {out} --baselines")
+    by = "mtt@1" if made.label_kind == "hard" else "datm@1"  # which take the set's rate
+    own = "" if made.lr is None else f" --protocol {by}"
+    say(f"in {out}; judge it with: stillroom evaluate {out}{own} --baselines")
 
 
 FILES = ("data_dir", "label_dir", "lr_dir")
