@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import math
@@ -279,34 +280,67 @@ def test_tables_of_complexity_that_are_none(tmp_path: Path, text: str) -> None:
         read_complexity(path)
 
 
+def ranks_told(text: str) -> dict[tuple[str, str], float]:
+    """The rho of every two orders of classes, as a table prints them."""
+    found = re.findall(r"│ (\S.*?) +│ (\S.*?) +│ (-?\d\.\d\d) +│ -?\d\.\d\d to ", text)
+    return {(first, second): float(rho) for first, second, rho in found}
+
+
 def test_several_networks_are_compared(tmp_path: Path, capsys) -> None:
-    """A column each, their ranks, and an image a line in the file of images."""
+    """A column each, in the layer that is asked, their ranks; a line an image in the other file."""
     line = ["comp-dd", "complexity", "--data", "digits", "--arch", "convnet1-w4", "convnet1-w8"]
-    line += ["--originals", "default+epochs=1", "--each", "6", "--threads", "1", "--quiet"]
+    line += ["--layer", "features.3", "features.0"]
+    line += ["--originals", "default+epochs=1", "--each", "6", "--threads", "1"]
     images, classes = tmp_path / "images.csv", tmp_path / "classes.csv"
     line += ["--images", str(images), "--out", str(classes), "--store", str(tmp_path / "store")]
     assert run(line) == 0
-    told_out = capsys.readouterr().out
-    assert "convnet1-w8 ranks the 10 classes as convnet1-w4 does with rho = " in told_out
+    printed = capsys.readouterr()
+    said = " ".join(printed.err.split())
+    assert "convnet1-w4: grad-cam of the label class in layer features.3" in said
+    assert "convnet1-w8: grad-cam of the label class in layer features.0" in said
+    told_ranks = ranks_told(printed.out)
     head, *rows = (row.split(",") for row in images.read_text().splitlines())
     assert head == ["training image", "class", "by convnet1-w4", "by convnet1-w8"]
     assert len(rows) == 60
+    told = {r[0]: r for r in (x.split(",") for x in classes.read_text().splitlines())}
+    names = sorted(told.keys() - {"class"})
+
+    def means(column: int, part: slice = slice(None)) -> list[float]:
+        """Sums of a class, six images of which stand one after another."""
+        return [sum(float(row[column]) for row in rows[part] if row[1] == c) for c in names]
+
     for i, wanted in ((2, 1), (3, 2)):  # a class's number is the mean of its images'
-        of_zero = [float(row[i]) for row in rows if row[1] == "0"]
-        told = {r[0]: r for r in (x.split(",") for x in classes.read_text().splitlines())}
-        assert sum(of_zero) / len(of_zero) == pytest.approx(float(told["0"][wanted]), abs=1e-6)
-        halves = [
-            [
-                sum(float(row[i]) for row in rows if row[1] == c)
-                for c in sorted(told.keys() - {"class"})
-            ]
-            for rows in (rows[::2], rows[1::2])  # six images a class, one class after another
-        ]
-        rho = float(spearmanr(*halves).statistic)
-        name = head[i].removeprefix("by ")
-        line_of = re.search(rf"classes alike with rho = (-?[\d.]+) .* by {name}", told_out)
-        assert line_of is not None
-        assert float(line_of[1]) == pytest.approx(rho, abs=0.006)
+        assert means(i)[0] / 6 == pytest.approx(float(told["0"][wanted]), abs=1e-6)
+        halves = [means(i, part) for part in (slice(0, None, 2), slice(1, None, 2))]
+        rho = told_ranks.pop((head[i].removeprefix("by "), "the other half of the images"))
+        assert rho == pytest.approx(float(spearmanr(*halves).statistic), abs=0.006)
+    both = float(spearmanr(means(2), means(3)).statistic)
+    assert told_ranks == {("convnet1-w4", "convnet1-w8"): pytest.approx(both, abs=0.006)}
+
+
+def test_several_models_of_a_network_are_compared(tmp_path: Path, capsys) -> None:
+    """`--num 2` trains it twice, of which the first is the one of `--num 1`."""
+    line = ["comp-dd", "complexity", "--data", "digits", "--arch", "convnet1-w4", "--each", "6"]
+    line += ["--originals", "default+epochs=1", "--threads", "1", "--quiet"]
+    line += ["--store", str(tmp_path / "store")]
+    columns = []
+    for num, name in ((1, "one.csv"), (2, "two.csv")):
+        assert run([*line, "--num", str(num), "--out", str(tmp_path / name)]) == 0
+        with (tmp_path / name).open(newline="") as stream:
+            columns.append(sorted(list(csv.reader(stream))[1:]))
+    one, two = columns
+    assert [row[:2] for row in one] == [row[:2] for row in two]
+    assert [row[1] for row in two] != [row[2] for row in two]
+    told = ranks_told(capsys.readouterr().out)
+    rho = float(spearmanr(*([float(row[i]) for row in two] for i in (1, 2))).statistic)
+    assert told["convnet1-w4 (1)", "convnet1-w4 (2)"] == pytest.approx(rho, abs=0.006)
+    for more, said in (
+        (["--num", "0"], "--num 0 must lie in 1..1000"),
+        (["--layer", "features.0", "features.3"], "--layer names 2 layers of 1 networks"),
+        (["--layer", "features.99"], "--layer 'features.99' is no map of convnet1-w4"),
+    ):
+        assert run([*line, *more]) == 2
+        assert said in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("cam", ["grad-cam", "smooth-grad-cam++"])

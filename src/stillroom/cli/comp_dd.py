@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from stillroom.artefacts.schooling import find_schooling
+from stillroom.artefacts.schooling import MOST_MODELS, find_schooling
 from stillroom.cli import flags
 from stillroom.errors import StillroomError
 from stillroom.files import user_path, write_atomic
@@ -44,7 +44,7 @@ def _list() -> None:
 
 
 def _complexity(**values: Any) -> None:
-    from stillroom.cli.show import rows, say
+    from stillroom.cli.show import rows
     from stillroom.comp_dd.complexity import hard_first, of_classes
     from stillroom.progress import Shown
 
@@ -54,7 +54,12 @@ def _complexity(**values: Any) -> None:
         raise StillroomError(f"--out and --images are both {out}; name two files")
     with shown.interruptible(machine.minutes):
         bench, store = _opened(values, machine)
-        asked = (values, values["arch"] or [NETWORK], bench, store)
+        archs, layers = values["arch"] or [NETWORK], values["layer"] or ["auto"]
+        if len(layers) not in (1, len(archs)):
+            told = f"--layer names {len(layers)} layers of {len(archs)} networks"
+            raise StillroomError(f"{told}; name one, or one of each")
+        layers = layers * len(archs) if len(layers) == 1 else layers
+        asked = (values, list(zip(archs, layers, strict=True)), values["num"], bench, store)
         _, seen, found, _ = _measured(*asked, machine, shown)
     labels = bench.train.labels[seen].cpu()
     means = {name: of_classes(v, labels, len(bench.classes)) for name, v in found.items()}
@@ -66,8 +71,7 @@ def _complexity(**values: Any) -> None:
     ]
     heads = [f"by {name}, %" for name in means] if len(means) > 1 else ["complexity %"]
     rows(f"{bench.name}, hard first", ("class", *heads, "images"), table)
-    for line in _ranks(found, means, labels):
-        say(line)
+    _show_agreement(found, labels, len(bench.classes))
     if out:
         lines = [
             [bench.classes[c], *(f"{float(m[c]):.9g}" for m in means.values()), counts[c]]
@@ -84,33 +88,17 @@ def _complexity(**values: Any) -> None:
         _write_csv(images, ["training image", "class", *(f"by {n}" for n in found)], lines)
 
 
-def _ranks(found: dict[str, Tensor], means: dict[str, Tensor], labels: Tensor) -> list[str]:
-    """How far the order of the classes is that of other images, and of other networks.
+def _show_agreement(found: dict[str, Tensor], labels: Tensor, classes: int) -> None:
+    from stillroom.cli.show import rows
+    from stillroom.comp_dd.agreement import agreements
 
-    By network: the complexity of images in `found`, of classes in `means`.
-    """
-    from stillroom.comp_dd.build import first_half
-    from stillroom.comp_dd.complexity import of_classes
-    from stillroom.evaluation.statistics import rank_correlation
-
-    (first, order), *others = means.items()
-    if (classes := len(order)) < 4:
-        return []
-
-    def agree(one: Tensor, other: Tensor) -> str:
-        rho, low, high = rank_correlation(one.tolist(), other.tolist())
-        known = f" (95 % interval {low:.2f} to {high:.2f})" if (low, high) != (-1, 1) else ""
-        return f"rho = {rho:.2f}{known}"
-
-    half = first_half(labels)
-    lines = []
-    for name, value in found.items() if int(labels.bincount().min()) > 1 else ():
-        halves = [of_classes(value[part], labels[part], classes) for part in (half, ~half)]
-        lines.append(f"halves of the images rank the classes alike with {agree(*halves)} by {name}")
-    return lines + [
-        f"{name} ranks the {classes} classes as {first} does with {agree(order, mean)}"
-        for name, mean in others
-    ]
+    cells = []
+    for one in agreements(found, labels, classes):
+        known = f"{one.low:.2f} to {one.high:.2f}" if (one.low, one.high) != (-1, 1) else "-"
+        cells.append((one.first, one.second, f"{one.rho:.2f}", known))
+    if cells:
+        heads = ("by", "and by", "rho", "95 % interval")
+        rows("how alike the classes are ranked (Spearman)", heads, cells)
 
 
 def _opened(values: dict[str, Any], machine: Machine) -> tuple[Benchmark, Store]:
@@ -120,36 +108,45 @@ def _opened(values: dict[str, Any], machine: Machine) -> tuple[Benchmark, Store]
     options, store = flags.settle(DataOptions, values, "options"), machines.store(machine)
     if not 0 < values["threshold"] <= 1 or values["each"] < 1:
         raise StillroomError("--threshold must lie above 0 and up to 1, --each must be at least 1")
+    if not 1 <= values.get("num", 1) <= MOST_MODELS:
+        raise StillroomError(f"--num {values['num']} must lie in 1..{MOST_MODELS}")
     return machines.benchmark(values["data"], options, store), store
 
 
 def _measured(
     values: dict[str, Any],
-    archs: list[str],
+    where: list[tuple[str, str]],
+    num: int,
     bench: Benchmark,
     store: Store,
     machine: Machine,
     shown: Any,
 ) -> tuple[list[Complexities], Tensor, dict[str, Tensor], Runtime]:
-    """Stages, the rows that were looked at, and by network the complexity of each."""
+    """Stages, the rows that were looked at, and by network the complexity of each.
+
+    By `num` models of every network, each looking in the layer that goes with it.
+    """
     from stillroom.artefacts.store import obtain_all
     from stillroom.comp_dd.measure import Complexities, layer_of
     from stillroom.run import machine as machines
     from stillroom.run.prepare import cost_of_originals, originals
 
-    models = originals(bench, archs, 1, find_schooling(values["originals"]), store)
+    schooling = find_schooling(values["originals"])
+    models = originals(bench, [arch for arch, _ in where], num, schooling, store)
     cost, rt = cost_of_originals(models, machine, shown, store)
-    layers = [layer_of(values["layer"], model, bench, rt) for model in models]
+    asked = [layer for _, layer in where for _ in range(num)]
+    layers = [layer_of(*one, bench, rt) for one in zip(asked, models, strict=True)]
     if cost.left:
         shown.say(cost.in_words())
     given = {name: values[name] for name in ("cam", "of", "threshold", "each")}
     stages = [
         Complexities(model, layer, **given) for model, layer in zip(models, layers, strict=True)
     ]
-    for stage in stages:
-        shown.say(f"{stage.model.name}: {stage.in_words()}")
+    names = [f"{m.name} ({m.index + 1})" if num > 1 else m.name for m in models]
+    for name, stage in zip(names, stages, strict=True):
+        shown.say(f"{name}: {stage.in_words()}")
     found = obtain_all(store, stages, machines.executor(machine), rt)
-    by_network = {m.name: value for m, (_, value) in zip(models, found, strict=True)}
+    by_network = {name: value for name, (_, value) in zip(names, found, strict=True)}
     for name, value in by_network.items():
         if (empty := float((value == 1).double().mean())) > WORTH_SAYING:
             shown.say(f"{name}: no pixel is active in {empty:.0%} of the images, so 100 % complex")
@@ -191,7 +188,7 @@ def _build(**values: Any) -> None:
             shown.say(f"{values['categories']}: {others} of its classes are not in {bench.name}")
         building.large_enough(categories, size)
         building.refuse_broken_names(bench.classes)
-        asked = (values, [values["arch"]], bench, store)
+        asked = (values, [(values["arch"], values["layer"])], 1, bench, store)
         (stage,), seen, found, rt = _measured(*asked, machine, shown)
         built = building.built(bench, stage, seen, found[stage.model.name], categories, size)
         for name in sorted(categories.keys() - {s.category for s in built.subsets}):
@@ -256,11 +253,9 @@ def _evaluate(**values: Any) -> None:
         say(f"in {folder}")
 
 
+_DEEPEST = "auto: the deepest map of 4 x 4 or more"
 _MEASURE = [
     flags.keyword("originals", flags.flag(str, f"how trained: {flags.SCHOOLED}"), "default"),
-    flags.keyword(
-        "layer", flags.flag(str, "in which layer; auto: the deepest map of 4 x 4 or more"), "auto"
-    ),
     flags.keyword(
         "cam", flags.flag(Literal["grad-cam", "smooth-grad-cam++"], "kind of map"), "grad-cam"
     ),
@@ -294,6 +289,11 @@ app.command(
                     f"networks that look; of several, how their ranks agree [default: {NETWORK}]",
                 ),
             ),
+            flags.keyword("num", flags.flag(int, "models of each network"), 1),
+            flags.keyword(
+                "layer",
+                flags.several(str, f"in which layer, or in which of each; {_DEEPEST}"),
+            ),
             *_MEASURE,
             flags.keyword("out", flags.flag(Path | None, "a CSV file of the classes")),
             flags.keyword("images", flags.flag(Path | None, "a CSV file of the single images")),
@@ -317,6 +317,7 @@ app.command(
             flags.keyword("out", flags.flag(Path, "a new folder"), inspect.Parameter.empty),
             flags.keyword("examples", flags.flag(int, "images of a class on its page"), 2),
             flags.keyword("arch", flags.flag(str, "the network that looks"), NETWORK),
+            flags.keyword("layer", flags.flag(str, f"in which layer; {_DEEPEST}"), "auto"),
             *_MEASURE,
             *_REST,
         ],
