@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ _NAMES = ("benchmark", "row", "protocol", "arch", "metric", "selection", "numeri
 _COUNTS = ("ipc", "seed", "bytes", "memory", "label_bytes", "teacher_bytes")
 MAX_TEXT = 2000
 LEDGER = "records.jsonl"  # the name of a set's own
+# What a line leaves out where it says nothing: no text as a note, no bytes of labels, and so on.
+_UNSAID = {f.name: f.default for f in fields(Record) if f.default is not MISSING}
 # Row and metric of a network that was trained on the real data, alone.
 NETWORK, NETWORK_ACCURACY = "network", "network-accuracy"
 
@@ -78,9 +81,13 @@ def add_records(path: Path, records: Sequence[Record]) -> int:
         remove_leftovers(path.parent, path.name)
         old = _lines(path) if path.exists() else []
         merged = _merged([*old, *records])
-        write_atomic(path, "".join(canonical(r.to_dict()) + "\n" for r in merged))
+        write_atomic(path, "".join(_line(r) + "\n" for r in merged))
         kept = {_student(r) for r in merged}
         return sum(_student(r) not in kept for r in old)
+
+
+def _line(r: Record) -> str:
+    return canonical({k: v for k, v in r.to_dict().items() if k not in _UNSAID or v != _UNSAID[k]})
 
 
 def _merged(records: Sequence[Record]) -> list[Record]:
