@@ -18,14 +18,8 @@ from stillroom.artefacts.originals import Original
 from stillroom.artefacts.schooling import Schooling
 from stillroom.artefacts.store import Store, obtain
 from stillroom.cli import run
-from stillroom.comp_dd.build import (
-    PACKAGED,
-    build,
-    first_half,
-    gap,
-    read_built,
-    read_categories,
-)
+from stillroom.comp_dd.build import build, first_half, gap, read_built
+from stillroom.comp_dd.categories import PACKAGED, Categories, read_categories
 from stillroom.comp_dd.complexity import complexity, mean_of_classes
 from stillroom.comp_dd.measure import Complexities
 from stillroom.comp_dd.stats import of_built, read_complexity
@@ -148,13 +142,15 @@ def test_what_cannot_be_built(categories, size, each, told) -> None:
         ("name,kind\na,x\n", "its first line must be: class,category"),
         ("", "its first line must be"),
         ("class,category\na,x\na,y\n", "'a' is there twice"),
-        ("class,category\na\n", "line 2 is no class and category"),
+        ("class,category\na\n", "line 2 is not class,category"),
         ("class,category\na,../x\n", r"line 2: category '../x' becomes the name of a file"),
         ("class,category\na,.x\n", "becomes the name of a file"),
         ("class,category\na," + 99 * "x" + "\n", "becomes the name of a file"),
-        ("class,category\n\n\na\n", "line 4 is no class and category"),
+        ("class,category\n\n\na\n", "line 4 is not class,category"),
         ("class,category\na," + 200_000 * "x", "is no CSV"),
         ("class,category\na,x\nb,X\n", "differ by capital letters alone"),
+        ("class,category,name\na,x\n", "line 2 is not class,category,name"),
+        ("class,category,name\na,x,\x07\n", r"line 2: name '\\x07' is not 60 printable letters"),
         ("class,category\nz,x\n", "none of its classes is in the data"),
     ],
 )
@@ -168,16 +164,23 @@ def test_tables_that_are_none(tmp_path: Path, text: str, told: str) -> None:
 def test_a_table_of_more_classes_than_there_are(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     path.write_text('class,category\nc,x\n"z, or y",y\na,x\n', encoding="utf-8")
-    assert read_categories(str(path), CLASSES) == ({"x": [2, 0]}, 1)
+    assert read_categories(str(path), CLASSES) == Categories({"x": [2, 0]}, {}, 1)
+    path.write_text("class,category,name\nc,x,sea\nz,x,zoo\na,x,\n", encoding="utf-8")
+    assert read_categories(str(path), CLASSES) == Categories({"x": [2, 0]}, {"c": "sea"}, 1)
 
 
 def test_the_packaged_table_is_of_real_classes(shared: Path, tmp_path: Path) -> None:
     """Every class is one of Tiny-ImageNet; every category has two subsets of five."""
     lines = (shared / "data/tiny-imagenet/classes.tsv").read_text(encoding="utf-8").splitlines()
     wnids = [line.split("\t")[1] for line in lines]
-    found, others = read_categories("tiny-imagenet", wnids)
+    read = read_categories("tiny-imagenet", wnids)
+    found = read.classes
     assert list(PACKAGED) == ["tiny-imagenet"]
-    assert others == 0
+    assert read.others == 0
+    called = dict(line.split("\t")[1:] for line in lines)
+    for wnid, name in read.names.items():
+        assert called[wnid].split(",")[0] == name
+    assert len(read.names) == sum(map(len, found.values()))
     assert set(found) == {"insect", "mammal", "vehicle", "food", "clothing", "building"}
     assert min(map(len, found.values())) >= 10
 
@@ -186,7 +189,8 @@ def test_the_command_and_what_it_leaves(tmp_path: Path, capsys) -> None:
     """Lists that --classes takes, numbers that stats reads, a page; nothing half-written."""
     class_pictures(tmp_path / "data", list("abcdef"), {"train": 8, "test": 2}, 8)
     table = tmp_path / "table.csv"
-    table.write_text("class,category\n" + "".join(f"{c},x\n" for c in "abcdef"), encoding="utf-8")
+    rows = [f"{c},x,{'' if c == 'a' else f'<{c}> & co'}\n" for c in "abcdef"]
+    table.write_text("class,category,name\n" + "".join(rows), encoding="utf-8")
     out = tmp_path / "out"
     line = ["comp-dd", "build", "--data", str(tmp_path / "data"), "--categories", str(table)]
     line += ["--classes-each", "2", "--arch", "convnet1-w4", "--originals", "default+epochs=1"]
@@ -201,6 +205,9 @@ def test_the_command_and_what_it_leaves(tmp_path: Path, capsys) -> None:
     page = (out / "index.html").read_text(encoding="utf-8")
     assert page.count("<svg") == 2
     assert page.count("data:image/png") == 8  # two images of each of four classes
+    shown = dict.fromkeys(re.findall(r'class="label"><bdi>(.*?)</bdi>', page))
+    chosen = [c for side in built.subsets for c in side.classes]
+    assert [*shown] == [c if c == "a" else f"&lt;{c}&gt; &amp; co" for c in chosen]
     assert built.measured in page
     assert "of the label class in layer features." in built.measured  # not "auto"
     assert read_complexity(out / "complexity.csv") == pytest.approx(built.complexity, rel=1e-6)

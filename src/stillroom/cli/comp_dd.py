@@ -167,6 +167,7 @@ def _write_csv(path: Path, head: list[str], lines: list[list[Any]]) -> None:
 def _build(**values: Any) -> None:
     from stillroom.cli.show import rows, say
     from stillroom.comp_dd import build as building
+    from stillroom.comp_dd.categories import read_categories
     from stillroom.comp_dd.publish import Measured, write
     from stillroom.progress import Shown
     from stillroom.tables import percent
@@ -183,16 +184,17 @@ def _build(**values: Any) -> None:
         )
     with shown.interruptible(machine.minutes):
         bench, store = _opened(values, machine)
-        categories, others = building.read_categories(values["categories"], bench.classes)
-        if others:
+        categories = read_categories(values["categories"], bench.classes)
+        if others := categories.others:
             shown.say(f"{values['categories']}: {others} of its classes are not in {bench.name}")
-        building.large_enough(categories, size)
+        building.large_enough(categories.classes, size)
         building.refuse_broken_names(bench.classes)
         asked = (values, [(values["arch"], values["layer"])], 1, bench, store)
         (stage,), seen, found, rt = _measured(*asked, machine, shown)
         built = building.built(bench, stage, seen, found[stage.model.name], categories, size)
-        for name in sorted(categories.keys() - {s.category for s in built.subsets}):
-            shown.say(f"{name}: {len(categories[name])} classes are too few for two subsets")
+        for name in sorted(categories.classes.keys() - {s.category for s in built.subsets}):
+            few = len(categories.classes[name])
+            shown.say(f"{name}: {few} classes are too few for two subsets")
         measured = Measured(stage, seen, found[stage.model.name])
         write(out, built, bench, measured, values["examples"], rt)
     table = []
@@ -310,7 +312,7 @@ app.command(
             _DATA,
             flags.keyword(
                 "categories",
-                flags.flag(str, "a CSV file class,category; or a table here: tiny-imagenet"),
+                flags.flag(str, "a CSV file class,category[,name]; or a table here: tiny-imagenet"),
                 inspect.Parameter.empty,
             ),
             flags.keyword("classes_each", flags.flag(int, "classes of every subset"), 10),

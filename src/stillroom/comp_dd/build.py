@@ -7,11 +7,7 @@ that chose it, the difference of two ends is partly their luck.
 
 from __future__ import annotations
 
-import csv
-import io
-import re
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
@@ -19,18 +15,15 @@ import torch
 from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
+from stillroom.comp_dd.categories import MAX_TABLE, Categories, refuse_odd
 from stillroom.comp_dd.complexity import hard_first, mean_of_classes, of_classes
 from stillroom.comp_dd.measure import Complexities
 from stillroom.config import Model
 from stillroom.data.benchmarks import Benchmark
 from stillroom.errors import StillroomError
-from stillroom.files import read_limited, user_path
+from stillroom.files import read_limited
 
 SUBSETS = "subsets.json"
-MAX_TABLE = 2**20  # bytes
-MAX_CATEGORY = 60  # letters
-NAME = re.compile(r"\w[\w -]*")
-PACKAGED = {"tiny-imagenet": "tiny-imagenet.csv"}
 SIDES: tuple[Literal["easy", "hard"], ...] = ("easy", "hard")
 
 
@@ -55,13 +48,17 @@ class Side(Model):
 
 
 class Built(Model):
-    """Subsets of some data, and how complex a network found their classes, on all images seen."""
+    """Subsets of some data, and how complex a network found their classes, on all images seen.
+
+    `names`: what some classes are called, for people, where the table of categories says it.
+    """
 
     data: str
     digest: str
     network: str
     measured: str = Field(description="in which layer, by which map and so on, in words")
     complexity: dict[str, float]
+    names: dict[str, str] = Field(default_factory=dict)
     subsets: tuple[Side, ...] = Field(min_length=2)
 
     @model_validator(mode="after")
@@ -72,7 +69,7 @@ class Built(Model):
         if categories[::2] != categories[1::2] or len({*categories}) * 2 != len(categories):
             raise ValueError("every category has an easy and a hard subset, one after the other")
         for name in categories:
-            _refuse_odd(name, "a category")
+            refuse_odd(name, "a category")
         return self
 
     def pairs(self) -> list[tuple[Side, Side]]:
@@ -80,63 +77,11 @@ class Built(Model):
         return list(zip(self.subsets[::2], self.subsets[1::2], strict=True))
 
 
-def _refuse_odd(category: str, where: str) -> None:
-    """Raise StillroomError unless a category can be part of a file's name everywhere."""
-    if not 0 < len(category) <= MAX_CATEGORY or not NAME.fullmatch(category):
-        raise StillroomError(
-            f"{where}: category {category[:80]!r} becomes the name of a file: letters, digits, "
-            f"spaces, - and _, {MAX_CATEGORY} at most"
-        )
-
-
 def refuse_broken_names(classes: Sequence[str]) -> None:
     """Raise StillroomError for a class whose name cannot be a line of a list."""
     odd = next((name for name in classes if "\n" in name or "\r" in name), None)
     if odd is not None:
         raise StillroomError(f"class {odd[:80]!r} has a line break in its name; rename it")
-
-
-def read_categories(source: str, classes: Sequence[str]) -> tuple[dict[str, list[int]], int]:
-    """Class numbers by category out of a CSV file `class,category`, and how many rows are others'.
-
-    source: a path, or the name of a table that comes with the package.
-    Raises: StillroomError if it is absent or malformed, names a class twice, or none of `classes`.
-    """
-    if source in PACKAGED:
-        text = files("stillroom.comp_dd").joinpath(PACKAGED[source]).read_text(encoding="utf-8")
-    else:
-        path = user_path(source, "categories")
-        data = read_limited(path, MAX_TABLE, "which is no table of classes; not read")
-        try:
-            text = data.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            raise StillroomError(f"{source}: no text in UTF-8") from None
-    reader = csv.reader(io.StringIO(text, newline=""))
-    try:
-        rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if row]
-    except csv.Error as error:
-        raise StillroomError(f"{source}: line {reader.line_num} is no CSV ({error})") from None
-    if not rows or rows[0][1] != ["class", "category"]:
-        raise StillroomError(f"{source}: its first line must be: class,category")
-    position = {name: at for at, name in enumerate(classes)}
-    found: dict[str, list[int]] = {}
-    seen: set[str] = set()
-    for number, cells in rows[1:]:
-        if len(cells) != 2 or not all(cells):
-            raise StillroomError(f"{source}: line {number} is no class and category")
-        _refuse_odd(cells[1], f"{source}: line {number}")
-        if cells[0] in seen:
-            raise StillroomError(f"{source}: {cells[0][:80]!r} is there twice; name it once")
-        seen.add(cells[0])
-        if cells[0] in position:
-            found.setdefault(cells[1], []).append(position[cells[0]])
-    if len({name.casefold() for name in found}) < len(found):
-        raise StillroomError(f"{source}: two categories differ by capital letters alone")
-    if not found:
-        raise StillroomError(
-            f"{source}: none of its classes is in the data, such as {classes[0]!r}"
-        )
-    return found, len(seen) - sum(map(len, found.values()))
 
 
 def first_half(labels: Tensor) -> Tensor:
@@ -208,7 +153,7 @@ def built(
     stage: Complexities,
     seen: Tensor,
     values: Tensor,
-    categories: Mapping[str, Sequence[int]],
+    categories: Categories,
     size: int,
 ) -> Built:
     """Subsets of data whose training images `seen` int64 [M] have complexities `values` [M]."""
@@ -221,7 +166,8 @@ def built(
         network=stage.model.name,
         measured=stage.in_words(),
         complexity=dict(zip(bench.classes, means, strict=True)),
-        subsets=tuple(build(values, labels, bench.classes, counts, categories, size)),
+        names=categories.names,
+        subsets=tuple(build(values, labels, bench.classes, counts, categories.classes, size)),
     )
 
 

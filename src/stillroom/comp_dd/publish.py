@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,8 +33,9 @@ def write(
     folder: Path, built: Built, bench: Benchmark, seen: Measured, examples: int, rt: Runtime
 ) -> None:
     """Write a build into a new folder, with so many example images of every class on its page."""
+    given = (built.names, bench, seen, examples, rt)
     looks = [
-        (_look(easy, bench, seen, examples, rt), _look(hard, bench, seen, examples, rt))
+        (_look(easy, *given), _look(hard, *given))
         for easy, hard in (built.pairs() if examples else ())
     ]
     with fresh_folder(folder) as fresh:
@@ -54,14 +56,21 @@ def write(
         )
 
 
-def _look(side: Side, bench: Benchmark, seen: Measured, examples: int, rt: Runtime) -> Look:
+def _look(
+    side: Side,
+    names: Mapping[str, str],
+    bench: Benchmark,
+    seen: Measured,
+    examples: int,
+    rt: Runtime,
+) -> Look:
     """The first images that were looked at of every class of a subset."""
     number = {name: c for c, name in enumerate(bench.classes)}
     labels = bench.train.labels[seen.rows]
     places = torch.cat([(labels == number[n]).nonzero()[:examples, 0] for n in side.classes])
     return Look(
         heading=side.name,
-        names=tuple(bench.classes[c] for c in labels[places].tolist()),
+        names=tuple(names.get(n, n) for n in (bench.classes[c] for c in labels[places].tolist())),
         images=bench.train.take(seen.rows[places]).cpu(),
         maps=seen.stage.maps_of(bench, places, rt),
         complexity=seen.complexity[places],

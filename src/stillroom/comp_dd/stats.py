@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from stillroom.comp_dd.build import MAX_TABLE, read_built
+from stillroom.comp_dd.build import read_built
+from stillroom.comp_dd.categories import MAX_TABLE
 from stillroom.comp_dd.subsets import CATEGORIES, SIDES
 from stillroom.data.imagenet import wnids
 from stillroom.data.named import find_local
