@@ -17,6 +17,10 @@ class TooFewImagesError(StillroomError):
     """A class has fewer images than were asked for; of another number it may have enough."""
 
 
+class DivergedError(StillroomError):
+    """A student's loss became NaN: of the set's making, not of the machine's."""
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return "; did you mean 'x'?" for the nearest of `known`, else an empty string."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)

@@ -17,10 +17,11 @@ import pytest
 import torch
 
 from stillroom.challenge import score as scores
+from stillroom.challenge import truth
 from stillroom.challenge.packing import packed
-from stillroom.challenge.parts import ARCH, PARTS, PROTOCOL
-from stillroom.challenge.reader import checked, notes_on, read
-from stillroom.challenge.submission import read_part, read_submission
+from stillroom.challenge.parts import ARCH, PARTS, PROTOCOL, Part
+from stillroom.challenge.reader import _written, checked, notes_on, read
+from stillroom.challenge.submission import _own_code, _understood, read_part, read_submission
 from stillroom.challenge.truth import preprocess, write_reference, write_sample
 from stillroom.cli import run
 from stillroom.data.benchmarks import Benchmark, from_arrays
@@ -89,12 +90,42 @@ def linked() -> bytes:
     return buffer.getvalue()
 
 
+def corrupt() -> bytes:
+    """A member that is no deflate stream."""
+    data = bytearray(zipped(**{"cifar100.pt": bytes(range(256)) * 4096}))
+    data[60:400] = bytes(340)
+    return bytes(data)
+
+
 def lying() -> bytes:
     """A member that inflates to more than the archive's directory says."""
     data = bytearray(zipped(**{"cifar100.pt": bytes(100 * 2**20)}))
     at = data.rindex(b"PK\x01\x02")
     data[at + 24 : at + 28] = (1000).to_bytes(4, "little")
     return bytes(data)
+
+
+def uninitialised() -> bytes:
+    """A tensor of memory that nobody wrote, in some bytes."""
+    return legacy(b"\x80\x02ctorch\nFloatTensor\n(M\xe8\x03K\x03K K tR.")  # 1000, 3, 32, 32
+
+
+def polyglot() -> bytes:
+    """A pickle that asks for memory, with an innocent archive at its end."""
+    return legacy(b"\x80\x02c__builtin__\nbytearray\n(J\xff\xff\xff\x7ftR.") + saved(torch.zeros(1))
+
+
+def attributed() -> bytes:
+    """A parameter that carries functions of its own under the names of a tensor's."""
+    found = torch.nn.Parameter(images())
+    found.detach = torch.Tensor  # type: ignore[method-assign]
+    return saved(found)
+
+
+def legacy(pickled: bytes) -> bytes:
+    """The form before archives: magic number, version and system first, keys of storages last."""
+    head = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})
+    return b"".join(pickle.dumps(one, 2) for one in head) + pickled + pickle.dumps([], 2)
 
 
 FILES: dict[str, tuple[Callable[[Path], bytes], str]] = {
@@ -118,6 +149,10 @@ FILES: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "empty": (lambda _: b"", "cifar100.pt: "),
     "text": (lambda _: b"please unzip me", "cifar100.pt: "),
     "too large": (lambda _: bytes(CIFAR.limit + 1), "larger than"),
+    "memory as it was": (lambda _: uninitialised(), "fewer than the numbers of its tensor"),
+    "zip behind a pickle": (lambda _: polyglot(), "(__builtin__.bytearray)"),
+    "a tensor with attributes": (lambda _: attributed(), "holds a "),
+    "4,000 dimensions": (lambda _: saved(torch.zeros([1] * 4000)), "shape [1, 1,"),
     "other part": (lambda _: saved(torch.zeros(20, 3, 64, 64)), "shape [20, 3, 64, 64]"),
     "zip in place of a tensor": (lambda _: zipped(**{"cifar100.pt": b"x"}), "cifar100.pt: "),
 }
@@ -131,6 +166,7 @@ ARCHIVES: dict[str, tuple[Callable[[], bytes], str]] = {
     "twice": (lambda: zipped(**{"a__cifar100.pt": b"x", "b__cifar100.pt": b"x"}), "is 2 times"),
     "bomb": (bomb, "inflates to 200 MiB"),
     "lying bomb": (lying, "cifar100.pt"),
+    "corrupt": (lambda: corrupt(), "not a readable zip archive"),
     "symbolic link": (linked, "is a symbolic link"),
     "no archive": (lambda: b"PK\x03\x04 nonsense", "not a readable zip archive"),
     "truncated": (lambda: zipped(**{"cifar100.pt": saved(images())})[:5000], "not a readable zip"),
@@ -153,10 +189,9 @@ def test_a_bad_file_is_one_line(name: str, tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     (tmp_path / "s/cifar100.pt").write_bytes(make(tmp_path / "ran"))
     with pytest.raises(StillroomError) as error:
-        read(tmp_path / "s", CIFAR, tmp_path / "out")
+        read(tmp_path / "s", CIFAR)
     assert told in one_line(str(error.value))
     assert not (tmp_path / "ran").exists()
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ARCHIVES)
@@ -165,7 +200,7 @@ def test_a_bad_archive_is_one_line(name: str, tmp_path: Path) -> None:
     path = tmp_path / "s.zip"
     path.write_bytes(make())
     with pytest.raises(StillroomError) as error:
-        read(path, CIFAR, tmp_path / "out")
+        read(path, CIFAR)
     assert told in one_line(str(error.value))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["s.zip"]
 
@@ -176,11 +211,20 @@ def test_links_and_pipes_are_refused(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "cifar100.pt").symlink_to(tmp_path / "real.pt")
     with pytest.raises(StillroomError, match="is a symbolic link"):
-        read(folder, CIFAR, tmp_path / "out")
+        read(folder, CIFAR)
     (folder / "cifar100.pt").unlink()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/cifar100.pt").write_bytes(saved(images()))
+    (folder / "res").symlink_to(tmp_path / "other")
+    with pytest.raises(StillroomError, match=r"cifar100\.pt: res: is a symbolic link"):
+        read(folder, CIFAR)
+    (tmp_path / "link.zip").symlink_to(tmp_path / "real.pt")
+    with pytest.raises(StillroomError, match=r"link\.zip: is a symbolic link; give the archive"):
+        read_submission(tmp_path / "link.zip")
+    (folder / "res").unlink()
     os.mkfifo(folder / "cifar100.pt")
     with pytest.raises(StillroomError, match="not a regular file"):
-        read(folder, CIFAR, tmp_path / "out")
+        read(folder, CIFAR)
 
 
 @pytest.mark.slow
@@ -225,13 +269,88 @@ def test_both_layouts_and_both_containers(tmp_path: Path) -> None:
         folder = tmp_path / f"of{below}"
         (folder / below).mkdir(parents=True)
         (folder / below / "cifar100.pt").write_bytes(saved(x))
-        assert read(folder, CIFAR, tmp_path / "out") == []
+        taken, notes = read(folder, CIFAR)
+        assert torch.equal(taken, x)
+        assert notes == []
     path = tmp_path / "s.zip"
     path.write_bytes(zipped(**{"sample_submission__cifar100.pt": saved(x.double())}))
     found = read_part(path, CIFAR)  # in a process of its own
     assert found.images is not None
     assert torch.equal(found.images, x)
     assert "not there" in read_part(tmp_path / "of", TINY).reason
+
+
+def test_what_a_gpu_saved_is_read_without_one(tmp_path: Path) -> None:
+    """As a pickle has it whose tensor lay on CUDA; only the name of the device differs."""
+    x, buffer = images(), io.BytesIO()
+    whole = zipfile.ZipFile(io.BytesIO(saved(x)))
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for member in whole.infolist():
+            data = whole.read(member)
+            if member.filename.endswith("data.pkl"):
+                assert data.count(b"X\x03\x00\x00\x00cpu") == 1
+                data = data.replace(b"X\x03\x00\x00\x00cpu", b"X\x06\x00\x00\x00cuda:0")
+            archive.writestr(member.filename, data)
+    (tmp_path / "cifar100.pt").write_bytes(buffer.getvalue())
+    found = read_part(tmp_path, CIFAR)
+    assert found.images is not None
+    assert torch.equal(found.images, x)
+
+
+def test_a_reader_that_says_nonsense_takes_its_part_alone(tmp_path: Path) -> None:
+    """Whatever the process prints, the part has one line of reason and nothing is raised."""
+    (tmp_path / "cifar100.pt").write_bytes(saved(torch.zeros([1] * 4000)))
+    assert one_line(read_part(tmp_path, CIFAR).reason).startswith("cifar100.pt: shape [1, 1,")
+    (tmp_path / "torn").write_bytes(b"no tensors")
+    for said in (b"", b"[]", b"{", b'{"notes": 3}', b'{"notes": []}', b"{}" + b" " * 20_000):
+        found = _understood(CIFAR, 0, b"ready\n" + said, b"", tmp_path / "torn")
+        assert found.images is None
+        assert one_line(found.reason) == "cifar100.pt: its reader said nothing that can be used"
+    stopped = _understood(CIFAR, -9, b"ready\n", b"", tmp_path / "torn")
+    assert stopped.reason == "cifar100.pt: its reader was stopped (signal 9)"
+    red = _understood(CIFAR, 0, b'ready\n{"reason": "\\u001b[31mred\\nline"}', b"", tmp_path)
+    assert one_line(red.reason) == "?[31mred?line"
+
+
+def test_a_fault_of_the_machine_is_no_zero(tmp_path: Path, monkeypatch) -> None:
+    """Where no reader starts, or what it read cannot be written, nobody is scored."""
+    for code, said, complaint, told in (
+        (1, b"", b"Traceback\nImportError: no torch", "starts on this machine .ImportError"),
+        (-9, b"", b"", "starts on this machine .signal 9"),
+        (0, b'ready\n{"fault": "the disk is full"}', b"", "cifar100.pt: the disk is full; make"),
+    ):
+        with pytest.raises(StillroomError, match=told):
+            _understood(CIFAR, code, said, complaint, tmp_path)
+    full = _written(images(), [], tmp_path / "nowhere" / "out")
+    assert full["fault"].startswith("what was read cannot be written")
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/nowhere")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(StillroomError, match="no reader of submissions starts"):
+        read_part(tmp_path, CIFAR)
+
+
+def test_the_reader_is_of_this_very_package() -> None:
+    """It works elsewhere, so that a relative path to the code would lead there."""
+    first, *rest = _own_code(os.pathsep.join(["src", "", "/lib"]))
+    assert Path(first) == Path(scores.__file__).resolve().parents[2]
+    assert rest == [str(Path("src").absolute()), "/lib"]
+
+
+def test_a_reader_does_not_outlive_a_stop(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "cifar100.pt").write_bytes(saved(images()))
+    begun: list[subprocess.Popen[bytes]] = []
+
+    class Stopped(subprocess.Popen):
+        def communicate(self, *given, timeout=None):
+            if timeout is not None:
+                begun.append(self)
+                raise KeyboardInterrupt
+            return super().communicate(*given)
+
+    monkeypatch.setattr(subprocess, "Popen", Stopped)
+    with pytest.raises(KeyboardInterrupt):
+        read_part(tmp_path, CIFAR)
+    assert begun[0].returncode == -9
 
 
 def test_a_reader_that_takes_too_long_is_killed(tmp_path: Path) -> None:
@@ -307,47 +426,74 @@ def set_of(bench: Benchmark, **more) -> Distilled:
     return Distilled(**{**given, **more})
 
 
-def test_packing_converts_or_refuses(store: Path, tmp_path: Path) -> None:
+def test_packing_converts_or_refuses(store: Path) -> None:
     bench = stand_in(store)
     data = set_of(bench)
-
-    def taken(name: str) -> torch.Tensor:
-        return torch.load(tmp_path / name / "cifar100.pt", weights_only=True)
-
-    assert packed(data, "set", tmp_path / "same", bench)[1] == []
-    assert torch.equal(taken("same"), data.images)
+    part, taken, notes = packed(data, "set", bench)
+    assert (part, notes) == (CIFAR, [])
+    assert torch.equal(taken, data.images)
+    (note,) = packed(data, "set")[2]
+    assert "which must be that of the test images (--cifar100 DATA puts them so" in note
     other = bench.preprocess  # fitted
     assert other != preprocess(CIFAR)
-    _, notes = packed(set_of(bench, preprocess=other), "set", tmp_path / "fitted", bench)
+    _, taken, notes = packed(set_of(bench, preprocess=other), "set", bench)
     wanted = preprocess(CIFAR).apply(other.invert(data.images))
-    torch.testing.assert_close(taken("fitted"), wanted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(taken, wanted, rtol=1e-5, atol=1e-5)
     assert notes == ["from fitted to the constants of the challenge"]
     backwards = set_of(bench, classes=tuple(reversed(bench.classes)))
-    _, notes = packed(backwards, "set", tmp_path / "names", bench)
-    assert torch.equal(taken("names"), data.images.view(100, 10, 3, 32, 32).flip(0).flatten(0, 1))
+    _, taken, notes = packed(backwards, "set", bench)
+    assert torch.equal(taken, data.images.view(100, 10, 3, 32, 32).flip(0).flatten(0, 1))
     assert "by name" in notes[0]
     soft = set_of(bench, labels=torch.zeros(1000, 100), label_kind="logits", lr=0.02)
-    _, notes = packed(soft, "set", tmp_path / "soft", bench)
+    _, _, notes = packed(soft, "set", bench)
     assert "logits are left behind" in notes[0]
     assert "learned rate 0.02 is left behind" in notes[1]
     few = set_of(bench, of_class=torch.cat([torch.zeros(1), torch.arange(100)
                  .repeat_interleave(10)[:-1]]).long().sort().values)  # fmt: skip
     with pytest.raises(StillroomError, match="has 11 images; a submission has 10"):
-        packed(few, "set", tmp_path / "few", bench)
+        packed(few, "set", bench)
     strange = set_of(bench, classes=(*bench.classes[:-1], "cat"))
     with pytest.raises(StillroomError, match="class 'cat' is none of own"):
-        packed(strange, "set", tmp_path / "strange", bench)
+        packed(strange, "set", bench)
+
+
+def test_pack_writes_both_parts_or_none(store: Path, tmp_path: Path, capsys) -> None:
+    set_of(stand_in(store)).save(tmp_path / "one")
+    line = ["challenge", "pack", str(tmp_path / "one")]
+    out = ["--out", str(tmp_path / "out"), "--store", str(store)]
+    for second, told in ((tmp_path / "one", "a second set for cifar100"), (tmp_path / "no", "no")):
+        assert run([*line, str(second), *out]) == 2
+        assert told in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+    assert run([*line, *out]) == 0
+    assert "tinyimagenet.pt is not there yet" in capsys.readouterr().out
+    x = torch.load(tmp_path / "out/cifar100.pt", weights_only=True)
+    assert torch.equal(x, images(1))
+    assert run([*line, *out]) == 2
+    assert "holds cifar100.pt already" in capsys.readouterr().err
+
+
+def test_a_part_that_cannot_be_written_takes_the_other_along(tmp_path: Path, monkeypatch) -> None:
+    def full(images: torch.Tensor, part: Part, folder: Path) -> None:
+        (folder / part.file).write_bytes(b"some")
+        if part == TINY:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(truth, "write_part", full)
+    with pytest.raises(OSError, match="No space"):
+        truth.write_parts(dict.fromkeys((CIFAR, TINY), torch.zeros(1)), tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_score_with_one_bad_part(store: Path, tmp_path: Path, capsys) -> None:
     """The command on a stand-in: learned classes, zero for the bad part, marked as not official."""
     bench = stand_in(store)
-    submission, truth, out = tmp_path / "s", tmp_path / "t", tmp_path / "o"
-    submission.mkdir(), truth.mkdir()
+    submission, tests, out = tmp_path / "s", tmp_path / "t", tmp_path / "o"
+    submission.mkdir(), tests.mkdir()
     write_sample(bench, CIFAR, submission, seed=0)
     (submission / "tinyimagenet.pt").write_bytes(b"no tensor")
-    write_reference(bench, CIFAR, truth)
-    line = ["challenge", "evaluate", "--submit_dir", str(submission), "--truth-dir", str(truth)]
+    write_reference(bench, CIFAR, tests)
+    line = ["challenge", "evaluate", "--submit_dir", str(submission), "--truth-dir", str(tests)]
     line += ["--output_dir", str(out), "--store", str(store), "--epochs", "2", "--runs", "2"]
     assert run([*line, "--plan", "--quiet"]) == 0
     told = capsys.readouterr().out
@@ -356,10 +502,11 @@ def test_a_score_with_one_bad_part(store: Path, tmp_path: Path, capsys) -> None:
     assert not out.exists()
     assert run([*line, "--quiet"]) == 0
     told = capsys.readouterr().out
-    assert "not official: 2 of 1000 epochs, 2 of 3 runs" in told
+    why = "2 of 1000 epochs, 2 of 3 runs, 400 of 10000 test images of cifar100"
+    assert f"not official: {why}" in " ".join(told.split())
     text = (out / "scores.txt").read_text()
     first, second = text.splitlines()
-    assert second == "not official: 2 of 1000 epochs, 2 of 3 runs"
+    assert second == f"not official: {why}"
     details = json.loads((out / "scores.json").read_text())
     mean = details["parts"]["cifar100"]["correct"]
     assert first == f"correct: {mean / 2}"

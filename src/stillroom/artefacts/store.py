@@ -106,6 +106,10 @@ class Store:
                 yield entry
         self._sweep_locks()
 
+    def discard(self, key: str) -> None:
+        """Remove one artefact; nothing if it is not there, or another process is at it."""
+        self._removed(key)
+
     def _sweep_locks(self) -> None:
         # The folder itself stays: another process may just be about to make a lock file in it.
         for lock in sorted(self.root.glob(".locks/*")):

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
+from torch import Tensor
 
 from stillroom.challenge.parts import IPC, Part
-from stillroom.challenge.truth import part_of, preprocess, write_part
+from stillroom.challenge.truth import part_of, preprocess
 from stillroom.data.benchmarks import Benchmark
 from stillroom.distilled import Distilled
 from stillroom.errors import StillroomError
 
 
 def packed(
-    data: Distilled, name: str, folder: Path, bench: Benchmark | None = None
-) -> tuple[Part, list[str]]:
-    """Write a set as its part of a submission; returns the part and what was converted.
+    data: Distilled, name: str, bench: Benchmark | None = None
+) -> tuple[Part, Tensor, list[str]]:
+    """Convert a set to its part of a submission: the part, its images, what was converted.
 
     `bench` gives the order of classes by name, which is that of the test images; without it the
     set's own order is taken, and must be that of its data.
@@ -33,6 +32,11 @@ def packed(
             f"{name}: class {data.classes[c]!r} has {int(counts[c])} images; a submission has {IPC}"
         )
     order = _order(data, name, bench)
+    if bench is None:
+        notes.append(
+            "classes in the set's own order, which must be that of the test images "
+            f"(--{part.name} DATA puts them so by name)"
+        )
     if order != list(range(part.classes)):
         notes.append("classes put into the order of the test images, by name")
     if data.label_kind != "hard":
@@ -49,8 +53,7 @@ def packed(
         notes.append(f"from {was} to the constants of the challenge")
         images = space.apply(data.preprocess.invert(data.images))
     rows = [(data.of_class == c).nonzero().squeeze(1) for c in order]
-    write_part(images[torch.cat(rows)], part, folder)
-    return part, notes
+    return part, images[torch.cat(rows)], notes
 
 
 def _order(data: Distilled, name: str, bench: Benchmark | None) -> list[int]:

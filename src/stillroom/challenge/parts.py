@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 IPC = 10  # images a class, by the rules
+TESTS = 10_000  # test images of either part
 PROTOCOL = "eccv24@1"
 ARCH = "convnet3"  # three layers, for images of 64 pixels too
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,36 +12,42 @@ from typing import Any, Literal
 import torch
 
 from stillroom.artefacts.store import Store
-from stillroom.challenge.parts import ARCH, PARTS, PROTOCOL, Part
+from stillroom.challenge.parts import ARCH, PARTS, PROTOCOL, TESTS, Part
 from stillroom.challenge.submission import Submitted, read_submission
-from stillroom.challenge.truth import preprocess, read_truth
+from stillroom.challenge.truth import copies, preprocess, read_truth
 from stillroom.data.benchmarks import Benchmark
 from stillroom.distilled import Distilled
-from stillroom.errors import StillroomError
+from stillroom.errors import DivergedError, StillroomError
 from stillroom.evaluation.published import find_protocol
 from stillroom.evaluation.statistics import Summary, summarise
-from stillroom.files import write_atomic, write_json
+from stillroom.files import locked, readable_os_errors, write_atomic, write_json
 from stillroom.run.estimate import Cost
 from stillroom.run.judge import judge
-from stillroom.run.judging import Asked, Judging, cost_of, judging
+from stillroom.run.judging import Asked, Judging, cost_of, judging, wanted
 from stillroom.run.options import Machine
 from stillroom.run.rows import Row, row_of
 from stillroom.session import Session
 
 RUNS = 3  # by the rules
+LOCK = ".scores.lock"
 SCORES, DETAILS = "scores.txt", "scores.json"
+REFERENCE = Path("reference_data")  # as the organisers' archive is called
 Mode = Literal["fast", "faithful"]
 
 
 @dataclass(frozen=True)
 class Scored:
-    """One part: accuracies of its students, or the reason why it scores zero."""
+    """One part: accuracies of its students, or the reason why it scores zero.
+
+    `digest` is of the set that was judged, "" of a part that was not taken.
+    """
 
     part: Part
     accuracies: tuple[float, ...] = ()
     reason: str = ""
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
+    digest: str = ""
 
     @property
     def summary(self) -> Summary | None:
@@ -65,6 +73,7 @@ class Evaluation:
     store: Store
     session: Session
     notes: tuple[str, ...] = ()
+    own_truth: bool = False  # test images came with the submission
 
     @property
     def protocol(self) -> str:
@@ -80,12 +89,17 @@ class Evaluation:
             why.append(f"{self.epochs} of {usual} epochs")
         if self.runs < RUNS:
             why.append(f"{self.runs} of {RUNS} runs")
+        for name, bench in self.truths.items():
+            if len(bench.test) != TESTS:
+                why.append(f"{len(bench.test)} of {TESTS} test images of {name}")
+        if self.own_truth:
+            why.append("test images that came with the submission, none named by --truth_dir")
         return ", ".join(why)
 
 
 def prepared(
     submission: Path,
-    truth: Path,
+    truth: Path | None,
     store: Store,
     machine: Machine,
     session: Session,
@@ -96,20 +110,34 @@ def prepared(
 ) -> Evaluation:
     """Read a submission and the test images of the parts that can be taken.
 
-    Both layouts of the organisers are known: two folders, or one with `res/` and `ref/` in it.
+    Both layouts of the organisers are known: two folders, or one with `res/` and `ref/` in it, of
+    which a submission must not choose its own test images: `truth` None is `reference_data`, and
+    `ref/` where that is absent, which is never official.
     Raises: StillroomError if the submission is not there, or test images are not or are damaged.
     """
     parts = tuple(read_submission(submission))
-    if (submission / "ref").is_dir() and not truth.is_dir():
-        truth = submission / "ref"
-    truths, notes = {}, []
+    both = all((submission / below).is_dir() for below in ("res", "ref"))
+    own_truth = truth is None and both and not REFERENCE.is_dir()
+    truth = submission / "ref" if own_truth else truth or REFERENCE
+    truths: dict[str, Benchmark] = {}
+    notes: list[str] = []
     for one in parts:
         if one.images is not None:
             truths[one.part.name], told = read_truth(truth, one.part, store.root)
             notes += told
+    parts = tuple(with_copies(one, truths.get(one.part.name)) for one in parts)
     if mode == "faithful":
         machine = machine.model_copy(update={"compile": "off"})
-    return Evaluation(parts, truths, epochs, runs, mode, machine, store, session, tuple(notes))
+    how = (epochs, runs, mode, machine, store, session)
+    return Evaluation(parts, truths, *how, tuple(notes), own_truth)
+
+
+def with_copies(one: Submitted, bench: Benchmark | None) -> Submitted:
+    """A part that says so where its images are test images."""
+    if one.images is None or bench is None or not (same := copies(one.images, one.part, bench)):
+        return one
+    told = f"{same} of {len(one.images)} images are test images"
+    return dataclasses.replace(one, notes=(*one.notes, told))
 
 
 def plan(asked: Evaluation, scratch: Path) -> list[tuple[str, Cost]]:
@@ -118,7 +146,8 @@ def plan(asked: Evaluation, scratch: Path) -> list[tuple[str, Cost]]:
     for one in asked.parts:
         if one.images is not None:
             how, row = _judging(asked, one, scratch)
-            found.append((one.part.name, cost_of(how, [row])))
+            again = _compiled(asked, how, row)
+            found.append((one.part.name, cost_of(how, [row], again)))
     return found
 
 
@@ -129,17 +158,32 @@ def score(asked: Evaluation, scratch: Path) -> list[Scored]:
         if one.images is None:
             found.append(Scored(one.part, reason=one.reason))
             continue
+        how, row = _judging(asked, one, scratch)
+        for key in _compiled(asked, how, row):
+            asked.store.discard(key)
         try:
-            how, row = _judging(asked, one, scratch)
             students = judge(how, [row])
-        except StillroomError as error:  # such as students that diverge
-            found.append(Scored(one.part, reason=str(error)[:300], notes=one.notes))
+        except DivergedError as error:  # the submission's fault, unlike a full disk
+            reason = str(error)[:300]
+            found.append(Scored(one.part, reason=reason, notes=one.notes, digest=row.digest))
             continue
         records = [r for s in students for r in s.records if r.metric == "accuracy"]
         values = tuple(r.value for r in sorted(records, key=lambda r: r.seed))
         seconds = sum(r.seconds for r in records)
-        found.append(Scored(one.part, values, notes=one.notes, seconds=seconds))
+        found.append(Scored(one.part, values, "", one.notes, seconds, row.digest))
     return found
+
+
+def _compiled(asked: Evaluation, how: Judging, row: Row) -> list[str]:
+    """Students in the store that are not faithful: compiled code has the same key as eager."""
+    if asked.mode != "faithful":
+        return []
+    there = {stage.key(): stage for _, stage in wanted(how, [row])}
+    kept = {key: stage for key, stage in there.items() if asked.store.complete(key)}
+    students = {key: stage.load(asked.store.folder(key)) for key, stage in kept.items()}
+    return [
+        key for key, some in students.items() if any(s["made"]["compile"] == "on" for s in some)
+    ]
 
 
 def _judging(asked: Evaluation, one: Submitted, scratch: Path) -> tuple[Judging, Row]:
@@ -169,6 +213,24 @@ def total(scored: list[Scored]) -> float:
     return sum(one.value for one in scored) / len(PARTS)
 
 
+@contextlib.contextmanager
+def output(folder: Path) -> Iterator[None]:
+    """Hold the folder of the scores; those of an earlier evaluation go before this one begins.
+
+    Raises: StillroomError if nothing can be written there, or another evaluation is at it.
+    """
+    try:
+        with locked(folder / LOCK, wait=False, remove=True):
+            for name in (SCORES, DETAILS):
+                with readable_os_errors(folder / name):
+                    (folder / name).unlink(missing_ok=True)
+            yield
+    except BlockingIOError:
+        raise StillroomError(
+            f"--output_dir {folder}: another evaluation writes there; wait for it, or name another"
+        ) from None
+
+
 def write(asked: Evaluation, scored: list[Scored], folder: Path) -> None:
     """Write `scores.txt` as the platform reads it, and `scores.json` with everything.
 
@@ -190,14 +252,16 @@ def details(asked: Evaluation, scored: list[Scored]) -> dict[str, Any]:
         "protocol": asked.protocol,
         "protocol_hash": find_protocol(asked.protocol).digest(),
         "mode": asked.mode,
+        "test_images": {name: bench.digest for name, bench in asked.truths.items()},
         "parts": {one.part.name: _told(one) for one in scored},
         "notes": list(asked.notes),
     }
 
 
 def _told(one: Scored) -> dict[str, Any]:
+    own = {"digest": one.digest, "notes": list(one.notes)}
     if one.summary is None:
-        return {"correct": 0.0, "reason": one.reason}
+        return {"correct": 0.0, "reason": one.reason, **own}
     s = dataclasses.asdict(one.summary)
     return {
         "correct": s["mean"],
@@ -205,5 +269,5 @@ def _told(one: Scored) -> dict[str, Any]:
         "std": s["std"],
         "half_of_95_percent_interval": s["half"],
         "seconds": round(one.seconds, 1),
-        "notes": list(one.notes),
+        **own,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ from stillroom.data.benchmarks import Benchmark, from_arrays
 from stillroom.data.preprocess import CONSTANTS
 from stillroom.errors import StillroomError
 from stillroom.files import read_limited, write_atomic
-from stillroom.nets.zoo.weights import read_checkpoint
+from stillroom.nets.zoo.weights import plain, read_checkpoint
 from stillroom.rng import rng
 from stillroom.types import Preprocess
 
+WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 MAX_BYTES = 2 * 2**30  # of a file of test images
 EIGHT_BITS = 0.1  # of a grey level: how far test images may be from whole ones without a word
+OTHERWISE = 1.0  # grey levels, from where on they were not normalised as the rules have it
 
 
 def read_truth(folder: Path, part: Part, store: Path) -> tuple[Benchmark, list[str]]:
@@ -37,6 +40,12 @@ def read_truth(folder: Path, part: Part, store: Path) -> tuple[Benchmark, list[s
     pixels = space.invert(images.float()) * 255
     whole = pixels.round().clamp(0, 255)
     off = float((pixels - whole).abs().max())
+    if off > OTHERWISE:
+        raise StillroomError(
+            f"{path}: images_val is up to {off:.3g} grey levels away from images under the "
+            f"constants of {part.benchmark}; normalise them so, or write the file with: stillroom "
+            "challenge reference"
+        )
     notes = [f"{part.truth}: rounded by up to {off:.2g} of 255 levels"] if off > EIGHT_BITS else []
     x, y = whole.to(torch.uint8), labels.long()
     made = from_arrays(
@@ -59,26 +68,38 @@ def _images(path: Path, x: Any, part: Part) -> Tensor:
         raise StillroomError(
             f"{path}: images_val is {told}, not [N, {', '.join(map(str, wanted))}]"
         )
-    if not x.is_floating_point() or not bool(torch.isfinite(x).all()):
+    if not plain(x) or not x.is_floating_point() or not bool(torch.isfinite(x).all()):
         raise StillroomError(f"{path}: images_val must be finite floats, normalised")
     return x
 
 
 def _labels(path: Path, found: dict[str, Any], part: Part) -> Tensor:
-    y, count = found["labels_val"], len(found["images_val"])
-    y = torch.as_tensor(y)
-    fits = y.shape == (count,) and not y.is_floating_point()
-    if not fits or int(y.min()) < 0 or int(y.max()) >= part.classes:
+    y: Any = found["labels_val"]
+    count = len(found["images_val"])
+    if isinstance(y, list) and all(type(one) is int and abs(one) < 2**31 for one in y):
+        y = torch.tensor(y)
+    fits = isinstance(y, Tensor) and plain(y) and y.dtype in WHOLE and y.shape == (count,)
+    if not fits or not 0 <= int(y.min()) <= int(y.max()) < part.classes:
         raise StillroomError(
             f"{path}: labels_val must be {count} whole numbers from 0 to {part.classes - 1}"
         )
-    return y
+    absent = sorted({*range(part.classes)} - {*y.tolist()})
+    if absent:
+        raise StillroomError(f"{path}: no image of class {absent[0]} of {part.classes}")
+    return torch.as_tensor(y)
 
 
 def preprocess(part: Part) -> Preprocess:
     """From pixels in [0, 1] to the space of the challenge."""
     mean, std = CONSTANTS[part.benchmark]
     return Preprocess(part.benchmark, mean, std)
+
+
+def copies(images: Tensor, part: Part, bench: Benchmark) -> int:
+    """How many submitted images [N,3,H,W] are test images, as 8 bits."""
+    pixels = (preprocess(part).invert(images) * 255).round().clamp(0, 255).to(torch.uint8)
+    known = {one.numpy().tobytes() for one in bench.test.take(torch.arange(len(bench.test))).cpu()}
+    return sum(one.numpy().tobytes() in known for one in pixels)
 
 
 def check_data(bench: Benchmark, part: Part) -> None:
@@ -120,6 +141,18 @@ def write_part(images: Tensor, part: Part, folder: Path) -> None:
     """Write images float32 [N,3,H,W] in the space of the challenge as one part."""
     assert tuple(images.shape) == part.shape
     _save(images.cpu().float().contiguous(), folder / part.file)
+
+
+def write_parts(images: Mapping[Part, Tensor], folder: Path) -> None:
+    """Write the parts of a submission, all of them or, where one cannot be written, none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        for part, own in images.items():
+            write_part(own, part, folder)
+    except BaseException:
+        for part in images:
+            (folder / part.file).unlink(missing_ok=True)
+        raise
 
 
 def _save(value: Any, path: Path) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
@@ -14,6 +15,9 @@ from stillroom.cli import flags
 from stillroom.errors import StillroomError
 from stillroom.files import user_path
 from stillroom.run.options import DataOptions, Machine
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 app = App(
     name="challenge",
@@ -29,12 +33,13 @@ def _evaluate(**values: Any) -> None:
 
     machine, shown = flags.settle(Machine, values, "machine"), Shown(values["quiet"])
     submission = user_path(values["submit_dir"], "submit_dir")
-    truth = user_path(values["truth_dir"], "truth_dir")
+    truth = values["truth_dir"] and user_path(values["truth_dir"], "truth_dir")
     out = user_path(values["output_dir"], "output_dir")
     if not 1 <= values["runs"] <= 1000:
         raise StillroomError(f"--runs {values['runs']} must lie in 1..1000")
     store = machines.store(machine)
-    with shown.interruptible(machine.minutes), tempfile.TemporaryDirectory() as scratch:
+    held = contextlib.nullcontext() if values["plan"] else scores.output(out)
+    with shown.interruptible(machine.minutes), tempfile.TemporaryDirectory() as scratch, held:
         asked = scores.prepared(
             submission,
             truth,
@@ -144,6 +149,7 @@ def _pack(**values: Any) -> None:
     from stillroom.artefacts.carried import load
     from stillroom.challenge.packing import packed
     from stillroom.challenge.parts import PARTS
+    from stillroom.challenge.truth import write_parts
     from stillroom.cli.show import say
     from stillroom.run import machine as machines
 
@@ -155,20 +161,22 @@ def _pack(**values: Any) -> None:
     named = {name: values[name] for name in PARTS if values[name] is not None}
     store = machines.store(machine)
     benches = {
-        name: machines.benchmark(data, DataOptions(size=PARTS[name].size), store)
+        (PARTS[name].classes, PARTS[name].size): machines.benchmark(
+            data, DataOptions(size=PARTS[name].size), store
+        )
         for name, data in named.items()
     }
-    out.mkdir(parents=True, exist_ok=True)
-    done: set[str] = set()
+    done: dict[str, tuple[Tensor, list[str]]] = {}
     for folder in folders:
         data = load(folder)
-        by_part = {(PARTS[n].classes, PARTS[n].size): b for n, b in benches.items()}
-        bench = by_part.get((len(data.classes), data.images.shape[-1]))
-        part, notes = packed(data, str(folder), out, bench)
+        bench = benches.get((len(data.classes), data.images.shape[-1]))
+        part, images, notes = packed(data, str(folder), bench)
         if part.name in done:
-            raise StillroomError(f"{folder}: {part.name} was written already; name one set of each")
-        done.add(part.name)
-        say(f"written: {out / part.file}")
+            raise StillroomError(f"{folder}: a second set for {part.name}; name one of each")
+        done[part.name] = images, notes
+    write_parts({PARTS[name]: images for name, (images, _) in done.items()}, out)
+    for name, (_, notes) in done.items():
+        say(f"written: {out / PARTS[name].file}")
         for note in notes:
             say(f"  {note}")
     missing = [part.file for name, part in PARTS.items() if name not in done]
@@ -190,9 +198,14 @@ app.command(
         _evaluate,
         [
             _named("submit_dir", "folder or zip of the submission", Path("sample_submission")),
-            _named("truth_dir", "folder of the test images", Path("reference_data")),
+            _named(
+                "truth_dir",
+                "folder of the test images [default: reference_data, or ref/ beside res/]",
+                None,
+                Path | None,
+            ),
             _named("output_dir", "folder that scores.txt is written to", Path()),
-            flags.keyword("runs", flags.flag(int, "students of each part; official: 3"), 3),
+            flags.keyword("runs", flags.flag(int, "students of each part; official: 3 or more"), 3),
             flags.keyword("epochs", flags.flag(int | None, "other than 1,000: not official")),
             flags.keyword(
                 "mode",
@@ -250,7 +263,7 @@ app.command(
                 annotation=Annotated[Path, Parameter(name="SET", help="a set's folder")],
             ),
             inspect.Parameter(
-                "others",
+                "rest",
                 inspect.Parameter.VAR_POSITIONAL,
                 annotation=Annotated[Path, Parameter(help="the other part's")],
             ),

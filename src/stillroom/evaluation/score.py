@@ -20,7 +20,7 @@ from stillroom.data.augment import parse
 from stillroom.data.benchmarks import Benchmark
 from stillroom.data.source import ImageSource
 from stillroom.distilled import load, set_digest
-from stillroom.errors import StillroomError
+from stillroom.errors import DivergedError, StillroomError
 from stillroom.evaluation.lessons import Labelling, Lesson, Taught, of_set
 from stillroom.evaluation.protocol import Protocol
 from stillroom.evaluation.students import Judged, Kept, files_of, write_student
@@ -283,8 +283,8 @@ def _diverged(nets: Ensemble, loss: float) -> set[int]:
     return found if found or loss == loss else set(range(nets.k))
 
 
-def _divergence(seeds: list[int], when: str) -> StillroomError:
-    return StillroomError(
+def _divergence(seeds: list[int], when: str) -> DivergedError:
+    return DivergedError(
         f"student {', '.join(map(str, seeds))} diverged {when}: its loss is NaN; the set may hold "
         "extreme values (look with: stillroom inspect)"
     )

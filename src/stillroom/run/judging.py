@@ -171,10 +171,13 @@ def cost_of_teachers(how: Judging, rows: Sequence[Row]) -> Cost | None:
     return cost_of_originals(some, how.machine, how.rt.session, how.store)[0]
 
 
-def cost_of(how: Judging, rows: Sequence[Row]) -> Cost:
-    """Count what is not in the store; the time is a rough estimate, of a half-second probe."""
+def cost_of(how: Judging, rows: Sequence[Row], again: Sequence[str] = ()) -> Cost:
+    """Count what is not in the store; the time is a rough estimate, of a half-second probe.
+
+    `again`: keys of students that are there and will be trained once more.
+    """
     asked_for = wanted(how, rows)
-    left = [pair for pair in asked_for if not how.store.complete(pair[1].key())]
+    left = [p for p in asked_for if p[1].key() in again or not how.store.complete(p[1].key())]
     flops, steps, pixels = 0.0, 0, 0
     lessons: dict[str, float] = {}
     for row, stage in left:

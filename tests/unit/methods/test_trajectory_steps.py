@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +24,7 @@ from stillroom.methods import areas
 from stillroom.methods.areas import emphasis
 from stillroom.methods.trajectory_options import Window
 from stillroom.methods.trajectory_student import stretch
-from stillroom.nets.maps import AT_ONCE, EPS, NOISE, SAMPLES, activation_maps, deepest
+from stillroom.nets.maps import AT_ONCE, activation_maps, deepest
 from stillroom.nets.zoo import resolve
 from stillroom.recipe import from_preset
 from stillroom.rng import rng
@@ -196,46 +195,6 @@ def test_an_expert_that_stands_still_is_named() -> None:
     assert [float(t) for t in stretch(ctx, expert, Window(last=1, epochs=1), 0)] == [0.0, 1.0]
     with pytest.raises(StillroomError, match="stood still from epoch 1 to 2"):
         stretch(ctx, expert, Window(first=1, last=2, epochs=1), 0)
-
-
-def noisy(images: Tensor, key: int) -> Iterator[Tensor]:
-    for sample in range(SAMPLES):
-        yield images + NOISE * torch.randn(images.shape, generator=rng(key, "smooth", sample))
-
-
-def test_smooth_grad_cam_plus_plus_by_hand(bench: Benchmark) -> None:
-    """Image by image and channel by channel, as the specification has it (5.2)."""
-    rt = Runtime(device=torch.device("cpu"), threads=1)
-    nets = nets_for(resolve("convnet2-w4"), bench, rt).make(1, 3, "any")
-    images = torch.randn((3, 3, 8, 8), generator=rng(0, "images"))
-    of_class, key, layer = torch.tensor([0, 1, 1]), 11, deepest(nets)
-    found = activation_maps(nets, layer, images, of_class, "smooth-grad-cam++", key)
-    net = nets.nets.build(0, "shape").eval()
-    net.load_state_dict({k: v for part in nets.member(0) for k, v in part.items()})
-    module, held = dict(net.named_modules())[layer], list[Tensor]()
-    module.register_forward_hook(lambda _, __, out: held.append(out))
-
-    def slope(image: Tensor, c: int) -> tuple[Tensor, Tensor]:
-        held.clear()
-        score = net(image[None].requires_grad_())[0, c]
-        (gradient,) = torch.autograd.grad(score, held[0])
-        return held[0][0].detach(), gradient[0]
-
-    for i, c in enumerate(of_class.tolist()):
-        clean, _ = slope(images[i], c)
-        passes = [slope(some[i], c) for some in noisy(images, key)]
-        wanted = torch.zeros(clean.shape[1:])
-        for k in range(len(clean)):
-            second = torch.stack([g[k] ** 2 for _, g in passes]).mean(0)
-            third = torch.stack([g[k] ** 3 for _, g in passes]).mean(0)
-            alpha = second / (2 * second + (third * clean[k]).sum() + EPS)
-            activation, gradient = passes[-1]
-            wanted += (alpha * gradient[k].clamp_min(0)).sum() * activation[k]
-        wanted = wanted.clamp_min(0)
-        wanted = (wanted - wanted.min()) / (wanted.max() - wanted.min())
-        wanted = torch.nn.functional.interpolate(wanted[None, None], (8, 8), mode="bilinear")[0, 0]
-        assert wanted.std() > 0.05
-        torch.testing.assert_close(found[i], wanted, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(

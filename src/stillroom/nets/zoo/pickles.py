@@ -14,6 +14,7 @@ from pathlib import Path
 from stillroom.errors import StillroomError
 from stillroom.nets.zoo.factories import one_line
 
+ZIP = b"PK\x03\x04"  # how an archive of torch begins
 MAX_PICKLE = 16 * 2**20  # bytes of a file that are no numbers: some 150 a tensor
 PARTS = 5  # pickles of a file from before PyTorch 1.6, of which storages follow
 HUNGRY = ("builtins", "__builtin__", "_codecs")  # modules that tensors need nothing of
@@ -26,6 +27,8 @@ def refuse_hungry(path: Path, source: Path | bytes) -> None:
     Raises: StillroomError naming `path` and what is called, or that it is too long or no pickle.
     """
     try:
+        if _first(source) != ZIP:  # torch goes by the first bytes, zipfile by the last
+            raise zipfile.BadZipFile
         with zipfile.ZipFile(source if isinstance(source, Path) else io.BytesIO(source)) as archive:
             members = [m for m in archive.infolist() if m.filename.lower().endswith(".pkl")]
             if sum(m.file_size for m in members) > MAX_PICKLE:
@@ -41,6 +44,13 @@ def refuse_hungry(path: Path, source: Path | bytes) -> None:
     stream = io.BytesIO(source if isinstance(source, bytes) else source.read_bytes())
     for _ in range(PARTS):
         _judge(path, stream)
+
+
+def _first(source: Path | bytes) -> bytes:
+    if isinstance(source, bytes):
+        return source[: len(ZIP)]
+    with source.open("rb") as stream:
+        return stream.read(len(ZIP))
 
 
 def _judge(path: Path, stream: io.BytesIO) -> None:

@@ -28,7 +28,7 @@ from stillroom.errors import StillroomError, suggest
 from stillroom.files import fresh_file, read_limited, sha256_file, user_path
 from stillroom.nets.zoo.factories import one_line
 from stillroom.nets.zoo.names import canonical
-from stillroom.nets.zoo.pickles import refuse_hungry
+from stillroom.nets.zoo.pickles import ZIP, refuse_hungry
 
 COPIES = 4  # of the weights that a checkpoint may hold: an optimiser keeps up to two beside them
 SPARE = 2**20  # bytes for names and all that is not a number
@@ -169,7 +169,7 @@ def read_checkpoint(path: Path, data: bytes, limit: int) -> Any:
         if path.suffix == ".safetensors":
             return safetensors.torch.load(data)
         refuse_hungry(path, data)
-        if zipfile.is_zipfile(io.BytesIO(data)):
+        if data.startswith(ZIP) and zipfile.is_zipfile(io.BytesIO(data)):
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
                 inflated = sum(member.file_size for member in archive.infolist())
             if inflated > limit:  # torch writes no compressed member, but reads them
