@@ -18,13 +18,13 @@ from torch import Tensor
 from stillroom.comp_dd.categories import MAX_TABLE, Categories, refuse_odd
 from stillroom.comp_dd.complexity import hard_first, mean_of_classes, of_classes
 from stillroom.comp_dd.measure import Complexities
+from stillroom.comp_dd.subsets import SIDES
 from stillroom.config import Model
 from stillroom.data.benchmarks import Benchmark
 from stillroom.errors import StillroomError
 from stillroom.files import read_limited
 
 SUBSETS = "subsets.json"
-SIDES: tuple[Literal["easy", "hard"], ...] = ("easy", "hard")
 
 
 class Side(Model):

@@ -16,7 +16,7 @@ from stillroom.comp_dd.measure import Complexities
 from stillroom.comp_dd.stats import of_built
 from stillroom.data.benchmarks import Benchmark
 from stillroom.files import fresh_folder, write_atomic
-from stillroom.report.subsets import Look, page
+from stillroom.report.subsets import Look
 from stillroom.runtime import Runtime
 
 
@@ -48,12 +48,8 @@ def write(
         hard_first = sorted(built.complexity.items(), key=lambda pair: -pair[1])
         writer.writerows((name, f"{value:.9g}") for name, value in hard_first)
         write_atomic(fresh / "complexity.csv", table.getvalue())
-        stats = of_built(fresh)
         subtitle = f"{len(built.subsets)} subsets, of {len(built.subsets[0].classes)} classes each"
-        write_atomic(
-            fresh / "index.html",
-            page(stats.title, subtitle, stats.pairs, looks, stats.notes[0]),
-        )
+        write_atomic(fresh / "index.html", of_built(fresh).page(subtitle, looks))
 
 
 def _look(

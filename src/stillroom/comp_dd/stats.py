@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from stillroom.data.imagenet import wnids
 from stillroom.data.named import find_local
 from stillroom.errors import StillroomError
 from stillroom.files import read_limited
-from stillroom.report.subsets import Pair, page
+from stillroom.report.subsets import Look, Pair, page
 
 # Per cent, easy and hard: Wang et al. 2025, arXiv:2410.17193, its figure of the benchmark.
 REPORTED = {
@@ -33,10 +34,14 @@ class Stats:
     pairs: tuple[Pair, ...]
     notes: tuple[str, ...] = ()
 
-    def page(self) -> str:
-        """The two diagrams as a page."""
+    def page(
+        self,
+        subtitle: str = "Training images and complexity",
+        looks: Sequence[tuple[Look, Look]] = (),
+    ) -> str:
+        """The two diagrams as a page, and examples of easy and hard subsets."""
         told = ". ".join(note[0].upper() + note[1:].rstrip(".") for note in self.notes) + "."
-        return page(self.title, "Training images and complexity", self.pairs, (), told)
+        return page(self.title, subtitle, self.pairs, looks, told)
 
 
 def of_built(folder: Path) -> Stats:
@@ -89,7 +94,8 @@ def of_comp_dd(root: Path, table: Path | None) -> Stats:
         if measured
         else "images: counted in the data; complexity: as the paper reports it"
     )
-    notes.append("music, hard has nine classes, as its published list names one twice")
+    if "music" not in absent:
+        notes.append("music, hard has nine classes, as its published list names one twice")
     return Stats("Comp-DD", tuple(pairs), tuple(notes))
 
 

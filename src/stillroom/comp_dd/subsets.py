@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from stillroom.errors import suggest
 from stillroom.types import Preprocess
 
 CATEGORIES = ("bird", "dog", "car", "fish", "insect", "snake", "round", "music")
-SIDES = ("easy", "hard")
+SIDES: tuple[Literal["easy", "hard"], ...] = ("easy", "hard")
 # As released, in the order of labels: banjo, 420, is there twice, so label 0 has no image.
 REPEATED = {"comp-dd/music-hard": (420, 594, 420, *SUBSETS["comp-dd/music-hard"][2:])}
 
