@@ -200,6 +200,22 @@ def readable_os_errors(path: Path) -> Iterator[None]:
         raise StillroomError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
+def refuse_unwritable(path: Path, flag: str, *, folder: bool) -> None:
+    """Raise StillroomError unless a file, or a folder, can be written at `path`; writes nothing.
+
+    So that a run of hours does not find it out at its end.
+    """
+    there = path.absolute()
+    if there.exists() and there.is_dir() != folder:
+        raise StillroomError(f"{flag} {path} is a {'file' if folder else 'folder'}; name another")
+    while not os.path.lexists(there) and there != there.parent:
+        there = there.parent
+    if there != path.absolute() and not there.is_dir():
+        raise StillroomError(f"{flag} {path}: {there} is no folder; name another")
+    if not os.access(there, os.W_OK):
+        raise StillroomError(f"{flag} {path}: {there} may not be written to; name another")
+
+
 @contextlib.contextmanager
 def fresh_folder(final: Path) -> Iterator[Path]:
     """Yield a temporary sibling of `final`; on success it replaces `final`, else it is removed.

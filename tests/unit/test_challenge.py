@@ -140,6 +140,7 @@ FILES: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "channels last": (lambda _: saved(images().permute(0, 2, 3, 1)), "shape [1000, 32, 32, 3]"),
     "a dict": (lambda _: saved({"images": images()}), "holds a dict"),
     "a tuple": (lambda _: saved((images(), torch.arange(1000))), "holds a tuple"),
+    "a numpy array": (lambda _: saved(images().numpy()), "save torch.from_numpy(images)"),
     "a list of tensors": (lambda _: saved([images()]), "holds a list"),
     "sparse": (lambda _: saved(torch.zeros(CIFAR.shape).to_sparse()), "images.to_dense()"),
     "expanded": (lambda _: saved(torch.zeros(1).expand(CIFAR.shape)), "images.clone()"),
@@ -471,6 +472,16 @@ def test_pack_writes_both_parts_or_none(store: Path, tmp_path: Path, capsys) -> 
     assert torch.equal(x, images(1))
     assert run([*line, *out]) == 2
     assert "holds cifar100.pt already" in capsys.readouterr().err
+    (tmp_path / "out/cifar100.pt").rename(tmp_path / "out/tinyimagenet.pt")  # packed before
+    assert run([*line, *out]) == 0
+    assert "is not there yet" not in capsys.readouterr().out
+    (tmp_path / "file").write_text("x")
+    data = ["--cifar100", "./nowhere"]
+    for verb in (["pack", str(tmp_path / "one")], ["sample", *data], ["reference", *data]):
+        assert run(["challenge", *verb, "--out", str(tmp_path / "file")]) == 2
+        assert "file is a file; name another" in " ".join(capsys.readouterr().err.split())
+        assert run(["challenge", *verb, "--out", str(tmp_path / "file/x")]) == 2
+        assert "file is no folder; name another" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_part_that_cannot_be_written_takes_the_other_along(tmp_path: Path, monkeypatch) -> None:

@@ -227,6 +227,8 @@ def test_the_command_and_what_it_leaves(tmp_path: Path, capsys) -> None:
         ({**fresh, "--threshold": "0"}, "must lie above 0"),
         ({**fresh, "--each": "3"}, "--each must be at least 4"),
         ({**fresh, "--examples": "-1"}, "--examples at least 0"),
+        ({"--out": str(table)}, "table.csv is a file; name another"),
+        ({"--out": str(table / "x")}, "table.csv is no folder; name another"),
         ({**fresh, "--layer": "classifier"}, "is no map of convnet1-w4, whose maps are"),
     ):
         other = [*line]
@@ -269,6 +271,17 @@ def test_a_damaged_build_is_named(tmp_path: Path, harm: str, capsys) -> None:
     assert "subsets.json" in said or "category '..'" in said
     assert "\n" not in said
     assert not (tmp_path / "p.html").exists()
+
+
+def test_empty_maps_are_told_wherever_a_build_is(tmp_path: Path) -> None:
+    """Of a table and of a page; few of them are not worth a line."""
+    for empty, said in ((0.29, True), (0.009, False)):
+        whole = json.loads(told(EASY, HARD)) | {"empty": empty}
+        (tmp_path / "subsets.json").write_text(json.dumps(whole), encoding="utf-8")
+        found = of_built(tmp_path)
+        line = "No pixel is active in 29% of the images"
+        assert any(note.startswith(line) for note in found.notes) == said
+        assert (line in found.page()) == said
 
 
 def test_a_whole_build_is_read(tmp_path: Path) -> None:

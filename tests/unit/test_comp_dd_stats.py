@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,14 +16,16 @@ from stillroom.artefacts.schooling import Schooling
 from stillroom.artefacts.store import Store, obtain
 from stillroom.cli import run
 from stillroom.comp_dd.measure import Complexities
-from stillroom.comp_dd.stats import REPORTED, of_comp_dd
+from stillroom.comp_dd.stats import REPORTED, of_comp_dd, told
 from stillroom.comp_dd.subsets import CATEGORIES, SIDES, subset_name
 from stillroom.data.benchmarks import Benchmark
 from stillroom.data.imagenet import SUBSETS as NUMBERS
 from stillroom.data.imagenet import WNIDS, wnids
 from stillroom.distilled import load
+from stillroom.errors import StillroomError
 from stillroom.nets.maps import activation_maps
 from stillroom.nets.zoo import resolve
+from stillroom.report.subsets import Pair
 from stillroom.runtime import Runtime
 from toy import class_pictures
 
@@ -30,8 +33,8 @@ from toy import class_pictures
 def test_the_papers_numbers_are_those_of_the_specification(shared: Path) -> None:
     text = (shared / "spec/trajectory.md").read_text(encoding="utf-8")
     (line,) = re.findall(r"^Subset complexity, % easy/hard.*$", text, re.M)
-    told = re.findall(r"(\w+) (\d+\.\d)/(\d+\.\d)", line)
-    assert {name: (float(easy), float(hard)) for name, easy, hard in told} == REPORTED
+    numbers = re.findall(r"(\w+) (\d+\.\d)/(\d+\.\d)", line)
+    assert {name: (float(easy), float(hard)) for name, easy, hard in numbers} == REPORTED
     assert {*REPORTED} == {*CATEGORIES}
 
 
@@ -56,6 +59,7 @@ def test_numbers_of_the_diagrams(tmp_path: Path) -> None:
     table.write_text("\n".join(lines) + "\n", encoding="utf-8")
     measured = of_comp_dd(tmp_path / "in", table)
     assert not any(p.reported for p in measured.pairs)
+    assert told(measured.pairs[0]) == ["14.5", "34.5", "+20.0"]
     own = {p.category: p.complexity for p in measured.pairs}
     assert own["bird"] == pytest.approx((0.145, 0.345))  # of 0.1, 0.11 to 0.19 and of 0.3 to 0.39
     assert own["snake"] == pytest.approx((0.545, 0.745))
@@ -80,6 +84,24 @@ def test_of_predicted_explains_what_the_network_says(bench: Benchmark, store: Pa
     assert torch.equal(predicted, 1 - maps.ge(0.5).double().mean((1, 2)))
     assert torch.equal(predicted[~wrong], label[~wrong])
     assert not torch.equal(predicted[wrong], label[wrong])
+
+
+def test_a_table_of_some_categories(tmp_path: Path) -> None:
+    """The others have no complexity, and it is said; of none at all it is refused."""
+    names = [WNIDS[i] for c in ("bird", "snake") for s in SIDES for i in NUMBERS[subset_name(c, s)]]
+    class_pictures(tmp_path / "in", names, {"train": 1, "val": 1}, 8)
+    birds = [w for s in SIDES for w in wnids(subset_name("bird", s))]
+    table = tmp_path / "classes.csv"
+    table.write_text("class,complexity\n" + "".join(f"{w},0.5\n" for w in birds))
+    found = of_comp_dd(tmp_path / "in", table)
+    assert [p.category for p in found.pairs if p.complexity is None] == ["snake"]
+    assert "the table lacks classes of snake" in found.notes
+    assert told(found.pairs[-1]) == ["-", "-", "-"]
+    table.write_text("class,complexity\nx,0.5\n")
+    with pytest.raises(StillroomError, match="all classes of no category that is there"):
+        of_comp_dd(tmp_path / "in", table)
+    half = Pair("x", (1, 1), (0.5, 0.6), (0.03, 0.04))
+    assert told(half)[2] == "+10.0 ± 5.0"
 
 
 @pytest.fixture
@@ -112,6 +134,12 @@ def test_a_folder_of_somebody_elses_stays(judged: list[str], tmp_path: Path, cap
     assert "holds something else" in capsys.readouterr().err
     assert [p.name for p in mine.iterdir()] == ["thesis.txt"]
     out = tmp_path / "out"
+    line[line.index("easy")] = "Easy"
+    assert run([*line, "--out", str(out), "--dsa", "false", "--lr_net", "0.02"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "comp-dd/bird-easy, edf-plain@1+epochs=1 (" in shown
+    assert "rate 0.02, 8 px" in shown
+    shutil.rmtree(out)
     assert run([*line, "--out", str(out)]) == 0
     before = load(out).images
     assert run([*line, "--out", str(out)]) == 0

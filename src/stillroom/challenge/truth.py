@@ -108,10 +108,10 @@ def check_data(bench: Benchmark, part: Part) -> None:
     Raises: StillroomError with the remedy.
     """
     if len(bench.classes) != part.classes or (bench.channels, bench.size) != (3, part.size):
+        told = "" if bench.size == part.size else " (see --size)"
         raise StillroomError(
             f"{bench.name}: {len(bench.classes)} classes of {bench.channels} x {bench.size} x "
-            f"{bench.size}; {part.name} needs {part.classes} of 3 x {part.size} x {part.size} "
-            "(see --size)"
+            f"{bench.size}; {part.name} needs {part.classes} of 3 x {part.size} x {part.size}{told}"
         )
 
 

@@ -13,7 +13,7 @@ from cyclopts import App, Parameter
 
 from stillroom.cli import flags
 from stillroom.errors import StillroomError
-from stillroom.files import user_path
+from stillroom.files import refuse_unwritable, user_path
 from stillroom.run.options import DataOptions, Machine
 
 if TYPE_CHECKING:
@@ -119,6 +119,7 @@ def _of_data(write: Callable[..., Path], values: dict[str, Any]) -> None:
 
     machine, shown = flags.settle(Machine, values, "machine"), Shown(values["quiet"])
     out, store = user_path(values["out"], "out"), machines.store(machine)
+    refuse_unwritable(out, "--out", folder=True)
     named = {name: values[name] for name in PARTS if values[name] is not None}
     if not named:
         raise StillroomError("name the data: --cifar100 DATA, --tinyimagenet DATA, or both")
@@ -128,6 +129,8 @@ def _of_data(write: Callable[..., Path], values: dict[str, Any]) -> None:
             part = PARTS[name]
             own = options if options.size else options.model_copy(update={"size": part.size})
             bench = machines.benchmark(data, own, store)
+            for note in bench.notes:
+                shown.say(f"{data}: {note}")
             out.mkdir(parents=True, exist_ok=True)
             say(f"written: {write(bench, part, out)}")
 
@@ -154,15 +157,13 @@ def _pack(**values: Any) -> None:
     from stillroom.run import machine as machines
 
     machine, out = flags.settle(Machine, values, "machine"), user_path(values["out"], "out")
+    refuse_unwritable(out, "--out", folder=True)
     folders = [user_path(folder, "SET") for folder in (values["first"], *values.get("rest", ()))]
-    taken = [name for name in PARTS if (out / PARTS[name].file).exists()]
-    if taken:
-        raise StillroomError(f"--out {out} holds {PARTS[taken[0]].file} already; name a new folder")
     named = {name: values[name] for name in PARTS if values[name] is not None}
     store = machines.store(machine)
     benches = {
         (PARTS[name].classes, PARTS[name].size): machines.benchmark(
-            data, DataOptions(size=PARTS[name].size), store
+            data, DataOptions(size=PARTS[name].size, data_root=values["data_root"]), store
         )
         for name, data in named.items()
     }
@@ -173,13 +174,15 @@ def _pack(**values: Any) -> None:
         part, images, notes = packed(data, str(folder), bench)
         if part.name in done:
             raise StillroomError(f"{folder}: a second set for {part.name}; name one of each")
+        if (out / part.file).exists():
+            raise StillroomError(f"--out {out} holds {part.file} already; name another folder")
         done[part.name] = images, notes
     write_parts({PARTS[name]: images for name, (images, _) in done.items()}, out)
     for name, (_, notes) in done.items():
         say(f"written: {out / PARTS[name].file}")
         for note in notes:
             say(f"  {note}")
-    missing = [part.file for name, part in PARTS.items() if name not in done]
+    missing = [part.file for part in PARTS.values() if not (out / part.file).exists()]
     if missing:
         say(f"{missing[0]} is not there yet; a submission has both")
 
@@ -237,7 +240,9 @@ DATA = [
     flags.keyword("tinyimagenet", flags.flag(str | None, "Tiny-ImageNet, or data of its shape")),
     flags.keyword("out", flags.flag(Path, "a folder"), inspect.Parameter.empty),
 ]
-_OPTIONS = flags.of_model(DataOptions, "options", "Data", skip=("classes",))
+# Pixels go into the challenge's own space, whatever the data would be normalised by.
+_NOT_HERE = ("classes", "normalise", "zca", "val")
+_OPTIONS = flags.of_model(DataOptions, "options", "Data", skip=_NOT_HERE)
 _OF_DATA = [*DATA, QUIET, *_OPTIONS, *MACHINE]
 app.command(
     flags.with_signature(
@@ -268,6 +273,9 @@ app.command(
                 annotation=Annotated[Path, Parameter(help="the other part's")],
             ),
             *DATA,
+            flags.keyword(
+                "data_root", flags.flag(Path | None, "folder that holds named benchmarks")
+            ),
             *MACHINE,
         ],
         "Write sets as a submission; data given beside them tell the order of classes by name.",

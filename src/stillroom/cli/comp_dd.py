@@ -10,22 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from stillroom.artefacts.schooling import MOST_MODELS, find_schooling
 from stillroom.cli import flags
 from stillroom.errors import StillroomError
-from stillroom.files import user_path, write_atomic
+from stillroom.files import refuse_unwritable, user_path, write_atomic
 from stillroom.run.options import DataOptions, Machine
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from stillroom.artefacts.store import Store
-    from stillroom.comp_dd.measure import Complexities
+    from stillroom.comp_dd.look import Looking
     from stillroom.data.benchmarks import Benchmark
-    from stillroom.runtime import Runtime
 
 NETWORK = "resnet18"  # as in the paper; without a mean over the last map, maps are often empty
-WORTH_SAYING = 0.01  # of the images, above which empty maps get a line
 app = App(name="comp-dd", help="Comp-DD: easy and hard subsets of ImageNet, and their complexity.")
 
 
@@ -46,22 +43,22 @@ def _list() -> None:
 def _complexity(**values: Any) -> None:
     from stillroom.cli.show import rows
     from stillroom.comp_dd.complexity import hard_first, of_classes
+    from stillroom.comp_dd.look import look
     from stillroom.progress import Shown
 
     machine, shown = flags.settle(Machine, values, "machine"), Shown(values["quiet"])
     out, images = (values[n] and user_path(values[n], n) for n in ("out", "images"))
+    for name, path in (("--out", out), ("--images", images)):
+        if path:
+            refuse_unwritable(path, name, folder=False)
     if out and out == images:
         raise StillroomError(f"--out and --images are both {out}; name two files")
     with shown.interruptible(machine.minutes):
-        bench, store = _opened(values, machine)
         archs, layers = values["arch"] or [NETWORK], values["layer"] or ["auto"]
-        if len(layers) not in (1, len(archs)):
-            told = f"--layer names {len(layers)} layers of {len(archs)} networks"
-            raise StillroomError(f"{told}; name one, or one of each")
-        layers = layers * len(archs) if len(layers) == 1 else layers
-        asked = (values, list(zip(archs, layers, strict=True)), values["num"], bench, store)
-        _, seen, found, _ = _measured(*asked, machine, shown)
-    labels = bench.train.labels[seen].cpu()
+        asked = _asked(values, archs, layers, num=values["num"])
+        bench, store = _opened(values, machine)
+        seen = look(asked, bench, store, machine, shown)
+    found, labels = seen.by_network, bench.train.labels[seen.rows].cpu()
     means = {name: of_classes(v, labels, len(bench.classes)) for name, v in found.items()}
     order = hard_first(next(iter(means.values())))
     counts = labels.bincount(minlength=len(bench.classes)).tolist()
@@ -80,7 +77,7 @@ def _complexity(**values: Any) -> None:
         names = [f"complexity by {name}" for name in means] if len(means) > 1 else ["complexity"]
         _write_csv(out, ["class", *names, "images"], lines)
     if images:
-        columns = [seen.tolist(), labels.tolist(), *(v.tolist() for v in found.values())]
+        columns = [seen.rows.tolist(), labels.tolist(), *(v.tolist() for v in found.values())]
         lines = [
             [row, bench.classes[c], *(f"{v:.9g}" for v in more)]
             for row, c, *more in zip(*columns, strict=True)
@@ -101,56 +98,19 @@ def _show_agreement(found: dict[str, Tensor], labels: Tensor, classes: int) -> N
         rows("how alike the classes are ranked (Spearman)", heads, cells)
 
 
+def _asked(values: dict[str, Any], archs: list[str], layers: list[str], **more: Any) -> Looking:
+    from stillroom.comp_dd.look import settled
+
+    how = {name: values[name] for name in ("cam", "of", "threshold", "each")}
+    return settled(archs, layers, how, originals=values["originals"], **more)
+
+
 def _opened(values: dict[str, Any], machine: Machine) -> tuple[Benchmark, Store]:
     """The data that are looked at, and where networks lie."""
     from stillroom.run import machine as machines
 
     options, store = flags.settle(DataOptions, values, "options"), machines.store(machine)
-    if not 0 < values["threshold"] <= 1 or values["each"] < 1:
-        raise StillroomError("--threshold must lie above 0 and up to 1, --each must be at least 1")
-    if not 1 <= values.get("num", 1) <= MOST_MODELS:
-        raise StillroomError(f"--num {values['num']} must lie in 1..{MOST_MODELS}")
     return machines.benchmark(values["data"], options, store), store
-
-
-def _measured(
-    values: dict[str, Any],
-    where: list[tuple[str, str]],
-    num: int,
-    bench: Benchmark,
-    store: Store,
-    machine: Machine,
-    shown: Any,
-) -> tuple[list[Complexities], Tensor, dict[str, Tensor], Runtime]:
-    """Stages, the rows that were looked at, and by network the complexity of each.
-
-    By `num` models of every network, each looking in the layer that goes with it.
-    """
-    from stillroom.artefacts.store import obtain_all
-    from stillroom.comp_dd.measure import Complexities, layer_of
-    from stillroom.run import machine as machines
-    from stillroom.run.prepare import cost_of_originals, originals
-
-    schooling = find_schooling(values["originals"])
-    models = originals(bench, [arch for arch, _ in where], num, schooling, store)
-    cost, rt = cost_of_originals(models, machine, shown, store)
-    asked = [layer for _, layer in where for _ in range(num)]
-    layers = [layer_of(*one, bench, rt) for one in zip(asked, models, strict=True)]
-    if cost.left:
-        shown.say(cost.in_words())
-    given = {name: values[name] for name in ("cam", "of", "threshold", "each")}
-    stages = [
-        Complexities(model, layer, **given) for model, layer in zip(models, layers, strict=True)
-    ]
-    names = [f"{m.name} ({m.index + 1})" if num > 1 else m.name for m in models]
-    for name, stage in zip(names, stages, strict=True):
-        shown.say(f"{name}: {stage.in_words()}")
-    found = obtain_all(store, stages, machines.executor(machine), rt)
-    by_network = {name: value for name, (_, value) in zip(names, found, strict=True)}
-    for name, value in by_network.items():
-        if (empty := float((value == 1).double().mean())) > WORTH_SAYING:
-            shown.say(f"{name}: no pixel is active in {empty:.0%} of the images, so 100 % complex")
-    return stages, found[0][0], by_network, rt
 
 
 def _write_csv(path: Path, head: list[str], lines: list[list[Any]]) -> None:
@@ -168,13 +128,15 @@ def _build(**values: Any) -> None:
     from stillroom.cli.show import rows, say
     from stillroom.comp_dd import build as building
     from stillroom.comp_dd.categories import read_categories
+    from stillroom.comp_dd.look import look
     from stillroom.comp_dd.publish import Measured, write
     from stillroom.progress import Shown
     from stillroom.tables import percent
 
     machine, shown = flags.settle(Machine, values, "machine"), Shown(values["quiet"])
     out, size = user_path(values["out"], "out"), values["classes_each"]
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    refuse_unwritable(out, "--out", folder=True)
+    if out.exists() and any(out.iterdir()):
         raise StillroomError(f"--out {out} exists and is not empty; name a new folder")
     if size < 2:
         raise StillroomError(f"--classes-each {size}: a subset needs two classes at least")
@@ -183,20 +145,21 @@ def _build(**values: Any) -> None:
             "--each must be at least 4, two for either half; --examples at least 0"
         )
     with shown.interruptible(machine.minutes):
+        asked = _asked(values, [values["arch"]], [values["layer"]])
         bench, store = _opened(values, machine)
         categories = read_categories(values["categories"], bench.classes)
         if others := categories.others:
             shown.say(f"{values['categories']}: {others} of its classes are not in {bench.name}")
         building.large_enough(categories.classes, size)
         building.refuse_broken_names(bench.classes)
-        asked = (values, [(values["arch"], values["layer"])], 1, bench, store)
-        (stage,), seen, found, rt = _measured(*asked, machine, shown)
-        built = building.built(bench, stage, seen, found[stage.model.name], categories, size)
+        seen = look(asked, bench, store, machine, shown)
+        (stage,), (found,) = seen.stages, seen.by_network.values()
+        built = building.built(bench, stage, seen.rows, found, categories, size)
         for name in sorted(categories.classes.keys() - {s.category for s in built.subsets}):
             few = len(categories.classes[name])
             shown.say(f"{name}: {few} classes are too few for two subsets")
-        measured = Measured(stage, seen, found[stage.model.name])
-        write(out, built, bench, measured, values["examples"], rt)
+        measured = Measured(stage, seen.rows, found)
+        write(out, built, bench, measured, values["examples"], seen.rt)
     table = []
     for easy, hard in built.pairs():
         apart, half = building.gap(easy, hard)
@@ -211,7 +174,6 @@ def _build(**values: Any) -> None:
 def _stats(**values: Any) -> None:
     from stillroom.cli.show import rows, say
     from stillroom.comp_dd import stats
-    from stillroom.tables import percent
 
     built = values["built"]
     if built is not None and (values["complexity"] or values["data_root"]):
@@ -225,9 +187,9 @@ def _stats(**values: Any) -> None:
         found = stats.of_comp_dd(values["data_root"], table or None)
     cells = []
     for p in found.pairs:
-        known = [percent(v) for v in p.complexity] if p.complexity else ["-", "-"]
-        cells.append((p.category, *(f"{n:,}" for n in p.images), *known))
-    heads = ("category", "images, easy", "images, hard", "complexity %, easy", "complexity %, hard")
+        cells.append((p.category, *(f"{n:,}" for n in p.images), *stats.told(p)))
+    both = [f"{what}, {side}" for what in ("images", "complexity %") for side in ("easy", "hard")]
+    heads = ("category", *both, "hard minus easy")
     rows(found.title, heads, cells)
     for note in found.notes:
         say(note)
@@ -239,20 +201,20 @@ def _stats(**values: Any) -> None:
 
 def _evaluate(**values: Any) -> None:
     from stillroom.cli.show import accuracy_table, say
-    from stillroom.comp_dd.evaluate import Judged, judge
+    from stillroom.comp_dd.evaluate import Files, judge
     from stillroom.progress import Shown
 
     machine, shown = flags.settle(Machine, values, "machine"), Shown(values["quiet"])
     files = ("data_path", "data_dir", "label_dir", "lr_dir", "out")
     paths: dict[str, Any] = {n: values[n] and user_path(values[n], n) for n in files}
     fields = ("category", "subset", "model", "lr_net", "epochs", "batch_size", "seeds")
-    dsa = values["dsa"] == "True"
-    asked = Judged(**paths, **{name: values[name] for name in fields}, size=values["size"], dsa=dsa)
+    dsa = values["dsa"].lower() == "true"
+    asked = Files(**paths, **{name: values[name] for name in fields}, size=values["size"], dsa=dsa)
     with shown.interruptible(machine.minutes):
-        folder, lines = judge(asked, machine, shown)
-    accuracy_table(lines, f"comp-dd/{asked.category}-{asked.subset}")
+        judged = judge(asked, machine, shown)
+    accuracy_table(judged.lines, judged.title)
     if asked.out:
-        say(f"in {folder}")
+        say(f"in {judged.folder}")
 
 
 _DEEPEST = "auto: the deepest map of 4 x 4 or more"
@@ -376,7 +338,12 @@ app.command(
             _theirs(
                 "lr_net", float | None, "its rate, before that of --lr_dir [default: that, or 0.01]"
             ),
-            _theirs("dsa", Literal["True", "False"], "Siamese augmentation of students", "True"),
+            _theirs(
+                "dsa",
+                Literal["True", "False", "true", "false"],
+                "Siamese augmentation of students",
+                "True",
+            ),
             _theirs("size", int, "side of the images, also --res", 128, "--res"),
             _theirs("epochs", int | None, "of a student [default: 1000]"),
             _theirs("batch_size", int | None, "images a step [default: 128]"),

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
 from stillroom.comp_dd.categories import MAX_TABLE, Categories, refuse_odd
-from stillroom.comp_dd.complexity import hard_first, mean_of_classes, of_classes
+from stillroom.comp_dd.complexity import empty, hard_first, mean_of_classes, of_classes
 from stillroom.comp_dd.measure import Complexities
 from stillroom.comp_dd.subsets import SIDES
 from stillroom.config import Model
@@ -51,6 +51,7 @@ class Built(Model):
     """Subsets of some data, and how complex a network found their classes, on all images seen.
 
     `names`: what some classes are called, for people, where the table of categories says it.
+    `empty`: the share of images of whose map no pixel is active.
     """
 
     data: str
@@ -59,6 +60,7 @@ class Built(Model):
     measured: str = Field(description="in which layer, by which map and so on, in words")
     complexity: dict[str, float]
     names: dict[str, str] = Field(default_factory=dict)
+    empty: float = Field(default=0.0, ge=0, le=1)
     subsets: tuple[Side, ...] = Field(min_length=2)
 
     @model_validator(mode="after")
@@ -167,6 +169,7 @@ def built(
         measured=stage.in_words(),
         complexity=dict(zip(bench.classes, means, strict=True)),
         names=categories.names,
+        empty=empty(values),
         subsets=tuple(build(values, labels, bench.classes, counts, categories.classes, size)),
     )
 

@@ -12,11 +12,17 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 THRESHOLD = 0.5  # of a map in [0, 1]
+WORTH_SAYING = 0.01  # of the images, above which empty maps get a line
 
 
 def complexity(maps: Tensor, threshold: float = THRESHOLD) -> Tensor:
     """float64 [...]: 1 minus the share of a map [...,H,W] that is at least the threshold."""
     return 1 - maps.ge(threshold).double().mean((-2, -1))
+
+
+def empty(values: Tensor) -> float:
+    """The share of images [M] of whose map no pixel is active: those are 100 % complex."""
+    return float((values == 1).double().mean())
 
 
 def of_classes(values: Tensor, labels: Tensor, classes: int) -> Tensor:

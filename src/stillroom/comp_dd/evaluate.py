@@ -28,7 +28,7 @@ from stillroom.tables import Line, lines
 
 
 @dataclass(frozen=True)
-class Judged:
+class Files:
     """What is judged, and how."""
 
     data_path: Path
@@ -54,10 +54,18 @@ class Judged:
         return ("edf@1" if self.dsa else "edf-plain@1") + told
 
 
-def judge(asked: Judged, machine: Machine, session: Session) -> tuple[Path, list[Line]]:
+@dataclass(frozen=True)
+class Result:
+    """The folder of the set, which is gone where `out` is None; its lines, and what they are of."""
+
+    folder: Path
+    lines: list[Line]
+    title: str
+
+
+def judge(asked: Files, machine: Machine, session: Session) -> Result:
     """Import the files and train students on them.
 
-    Returns the folder of the set, which is gone where `out` is None, and its lines.
     Raises: StillroomError as `imported` and `evaluate`.
     """
     try:
@@ -98,7 +106,9 @@ def judge(asked: Judged, machine: Machine, session: Session) -> tuple[Path, list
         folder = _keep(made, Path(scratch) / "set", asked.out)
         ledger = folder / LEDGER
         records = judges.evaluate(folder, bench, how, store, machine, session, ledger)
-    return folder, lines(records)
+    rate = 0.01 if made.lr is None else made.lr
+    title = f"{name}, {protocol.id} ({protocol.digest()}), float32, rate {rate:g}, {bench.size} px"
+    return Result(folder, lines(records), title)
 
 
 def _keep(made: Distilled, scratch: Path, out: Path | None) -> Path:

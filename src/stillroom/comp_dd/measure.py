@@ -133,9 +133,11 @@ def layer_of(layer: str, model: Original, bench: Benchmark, rt: Runtime) -> str:
     """
     nets = nets_for(model.arch, bench, rt).make(1, 0, "plan")
     there = map_layers(nets)
-    if layer not in ("auto", *there) or not there:
+    if not there:
+        raise StillroomError(f"{model.arch.name} has no layer whose output is a map; ask another")
+    if layer not in ("auto", *there):
         raise StillroomError(
             f"--layer {layer[:60]!r} is no map of {model.arch.name}, whose maps are "
-            f"{', '.join(there) or 'none'}{suggest(layer, there)}"
+            f"{', '.join(there)}{suggest(layer, there)}"
         )
     return deepest(nets) if layer == "auto" else layer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,14 @@ import numpy as np
 
 from stillroom.comp_dd.build import read_built
 from stillroom.comp_dd.categories import MAX_TABLE
+from stillroom.comp_dd.complexity import WORTH_SAYING
 from stillroom.comp_dd.subsets import CATEGORIES, SIDES
 from stillroom.data.imagenet import wnids
 from stillroom.data.named import find_local
 from stillroom.errors import StillroomError
 from stillroom.files import read_limited
 from stillroom.report.subsets import Look, Pair, page
+from stillroom.tables import percent
 
 # Per cent, easy and hard: Wang et al. 2025, arXiv:2410.17193, its figure of the benchmark.
 REPORTED = {
@@ -44,6 +47,15 @@ class Stats:
         return page(self.title, subtitle, self.pairs, looks, told)
 
 
+def told(pair: Pair) -> list[str]:
+    """Complexity of the easy and of the hard subset, and their difference, in words."""
+    if pair.complexity is None:
+        return ["-"] * 3
+    easy, hard = pair.complexity
+    spread = "" if pair.half is None else f" ± {percent(math.hypot(*pair.half))}"
+    return [percent(easy), percent(hard), percent(hard - easy, sign=True) + spread]
+
+
 def of_built(folder: Path) -> Stats:
     """Those of a build, complexities on the half of the images that did not choose."""
     built = read_built(folder)
@@ -61,7 +73,13 @@ def of_built(folder: Path) -> Stats:
         f"Complexity as {built.network} sees it ({built.measured}), on the half of the images that "
         "did not choose the classes; intervals of 95 % are over images of these classes."
     )
-    return Stats(f"Subsets of {built.data}", tuple(pairs), (note,))
+    notes = [note]
+    if built.empty > WORTH_SAYING:
+        notes.append(
+            f"No pixel is active in {built.empty:.0%} of the images, which count as 100 % complex: "
+            "ask a network that takes the mean of its last map"
+        )
+    return Stats(f"Subsets of {built.data}", tuple(pairs), tuple(notes))
 
 
 def of_comp_dd(root: Path, table: Path | None) -> Stats:
@@ -71,7 +89,7 @@ def of_comp_dd(root: Path, table: Path | None) -> Stats:
     Raises: StillroomError if no category is there whole, or the table lacks a class.
     """
     measured = None if table is None else read_complexity(table)
-    pairs, absent = [], []
+    pairs, absent, unknown = [], [], []
     for category in CATEGORIES:
         names = [f"comp-dd/{category}-{side}" for side in SIDES]
         try:
@@ -81,14 +99,17 @@ def of_comp_dd(root: Path, table: Path | None) -> Stats:
             why = error
             continue
         known = REPORTED[category]
-        complexity = (known[0] / 100, known[1] / 100)
+        complexity: tuple[float, float] | None = (known[0] / 100, known[1] / 100)
         if measured is not None:
-            easy, hard = (_mean(measured, name, table) for name in names)
-            complexity = (easy, hard)
+            complexity = _means(measured, names)
+            unknown += [] if complexity else [category]
         pairs.append(Pair(category, (counts[0], counts[1]), complexity, reported=measured is None))
     if not pairs:
         raise StillroomError(f"no category of Comp-DD is there whole: {why}")
+    if len(unknown) == len(pairs):
+        raise StillroomError(f"{table}: has all classes of no category that is there")
     notes = [f"not there whole: {', '.join(absent)}"] if absent else []
+    notes += [f"the table lacks classes of {', '.join(unknown)}"] if unknown else []
     notes.append(
         "images: counted in the data"
         if measured
@@ -125,8 +146,9 @@ def _training_images(name: str, root: Path) -> int:
     return int(np.count_nonzero(find_local(name, root).splits["train"].labels >= 0))
 
 
-def _mean(measured: dict[str, float], name: str, table: Path | None) -> float:
-    for wnid in wnids(name):
-        if wnid not in measured:
-            raise StillroomError(f"{table}: lacks class {wnid}, which {name} needs")
-    return sum(measured[wnid] for wnid in wnids(name)) / len(wnids(name))
+def _means(measured: dict[str, float], names: list[str]) -> tuple[float, float] | None:
+    """Of the easy and of the hard subset, the mean over its classes; None where one lacks."""
+    if not {wnid for name in names for wnid in wnids(name)} <= measured.keys():
+        return None
+    easy, hard = (sum(measured[w] for w in wnids(name)) / len(wnids(name)) for name in names)
+    return easy, hard

@@ -62,9 +62,9 @@ def subset_name(category: str, subset: str) -> str:
     if one not in CATEGORIES:
         near = suggest(one, CATEGORIES)
         raise ValueError(f"category={category!r} is none of {', '.join(CATEGORIES)}{near}")
-    if subset not in SIDES:
+    if (side := subset.lower()) not in SIDES:
         raise ValueError(f"subset={subset!r} is none of {', '.join(SIDES)}")
-    return f"comp-dd/{one}-{subset}"
+    return f"comp-dd/{one}-{side}"
 
 
 def load_comp_dd(
@@ -89,7 +89,7 @@ def load_comp_dd(
     lack a class.
     """
     name = subset_name(category, subset)
-    if len(im_size) != 2 or im_size[0] != im_size[1]:
+    if not isinstance(im_size, tuple | list) or len(im_size) != 2 or im_size[0] != im_size[1]:
         raise ValueError(f"im_size={im_size!r} is no square")
     if not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size={batch_size!r} is no positive number")

@@ -130,8 +130,8 @@ def _labels(path: Path, y: Tensor, count: int, classes: int, kind: str) -> tuple
             raise StillroomError(f"{path}: whole numbers are classes, not {kind}")
         if len(y) != count or not bool(((y >= 0) & (y < classes)).all()):
             raise StillroomError(
-                f"{path}: needs {count} classes from 0 to {classes - 1}, one an image; got "
-                f"{len(y)} from {int(y.min()) if len(y) else '-'} to "
+                f"{path}: needs {count} labels, one an image, each a class from 0 to "
+                f"{classes - 1}; got {len(y)} from {int(y.min()) if len(y) else '-'} to "
                 f"{int(y.max()) if len(y) else '-'}"
             )
         return y, "hard"

@@ -33,7 +33,8 @@ def refuse_hungry(path: Path, source: Path | bytes) -> None:
             members = [m for m in archive.infolist() if m.filename.lower().endswith(".pkl")]
             if sum(m.file_size for m in members) > MAX_PICKLE:
                 raise StillroomError(
-                    f"{path}: lists more than tensors would; not read (its pickle is larger than "
+                    f"{path}: lists more than tensors would (an array of numpy? save "
+                    "torch.from_numpy(images)); not read (its pickle is larger than "
                     f"{MAX_PICKLE // 2**20} MiB)"
                 )
             for member in members:

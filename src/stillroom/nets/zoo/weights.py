@@ -183,9 +183,13 @@ def read_checkpoint(path: Path, data: bytes, limit: int) -> Any:
         raise
     except pickle.UnpicklingError as error:  # torch's own text advises to run the code
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if named and named[1].startswith("numpy"):
+            raise StillroomError(
+                f"{path}: holds an array of numpy; save torch.from_numpy(images)"
+            ) from None
         raise StillroomError(
             f"{path}: holds more than tensors{f' ({named[1]})' if named else ''} or is damaged; to "
-            "read it could run its code, so only its bare state dict is taken"
+            "read it could run its code; save tensors alone, bare or in a dict"
         ) from None
     except Exception as error:  # each reader has exceptions of its own for damage
         raise StillroomError(
