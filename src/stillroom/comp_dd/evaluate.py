@@ -83,7 +83,10 @@ def judge(asked: Files, machine: Machine, session: Session) -> Result:
     how = settled(Asked, fields, "evaluate")
     resolve(canonical(asked.model))
     machines.runtime(machine, "float32", 0, session)  # or nothing is written
-    bench = machines.benchmark(name, options, store)
+    try:
+        bench = machines.benchmark(name, options, store)
+    except StillroomError as error:
+        raise StillroomError(str(error).replace("--data-root", "--data_path")) from None
     made, notes = imported(
         bench,
         asked.data_dir,

@@ -161,6 +161,7 @@ def find(data: str, data_root: Path | None) -> Found:
 
     Raises: StillroomError if it is none of them, cannot be found, or is inconsistent.
     """
+    data = singular(data)
     if data in NAMED:
         named = NAMED[data]
         raw = check(_find_named(data, named, data_root), data)
@@ -187,6 +188,12 @@ def find(data: str, data_root: Path | None) -> Found:
     )
 
 
+def singular(data: str) -> str:
+    """A subset of Comp-DD by the plural of its category, `comp-dd/birds-hard`, in the singular."""
+    head, dash, side = data.rpartition("-")
+    return f"{head.removesuffix('s')}{dash}{side}" if data.startswith("comp-dd/") else data
+
+
 def _find_named(name: str, named: Named, root: Path | None) -> RawSplits:
     if named.hub is None:
         return formats.digits()
@@ -202,11 +209,12 @@ def _find_named(name: str, named: Named, root: Path | None) -> RawSplits:
     try:
         raw = hub.read_hub(repo, config)
     except StillroomError as error:
+        here = f" (the folder here: ./{name})" if root is None and Path(name).is_dir() else ""
         where = f" (looked for {', '.join(looked)} and the released files)" if looked else ""
         raise StillroomError(
             f"{name} is not under --data-root{where}, and {error}"
             if root is not None
-            else f"{name}: no --data-root was given, and {error}"
+            else f"{name}: no --data-root was given, and {error}{here}"
         ) from error
     return cut(raw, name, f"hf:{repo}") if name in SUBSETS else raw
 
@@ -228,6 +236,8 @@ def _find_folder(name: str, named: Named, root: Path, looked: list[str]) -> RawS
     for place in _places(name, named, root):
         if place != root:
             looked.append(str(place))
+        elif only and (root / "train").is_dir() and not _is_imagenet(root, name):
+            looked.append(f"{root}, whose train lacks {only[0]}")
         if not place.is_dir() or (place == root and not _is_imagenet(root, name)):
             continue
         raw = read_folder(place, only if _by_wnid(place, only) else None)

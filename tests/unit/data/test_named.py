@@ -118,6 +118,22 @@ def test_neither_on_disk_nor_on_the_hub(tmp_path: Path, no_network: list[str]) -
     assert no_network == ["ufldl-stanford/svhn:cropped_digits", "uoft-cs/cifar100"]
 
 
+def test_what_is_nearly_there_is_said(
+    tmp_path: Path, no_network: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder of the benchmark's name where one stands; an ImageNet that lacks a class."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cifar100").mkdir()
+    with pytest.raises(StillroomError, match=r"the folder here: \./cifar100"):
+        find("cifar100", None)
+    (tmp_path / "in/train/n01440764").mkdir(parents=True)
+    for name in ("comp-dd/birds-hard", "comp-dd/bird-hard"):  # plural and singular
+        with pytest.raises(StillroomError) as caught:
+            find(name, tmp_path / "in")
+        assert str(caught.value).startswith("comp-dd/bird-hard is not under --data-root")
+        assert f"{tmp_path}/in, whose train lacks n01537544" in str(caught.value)
+
+
 def test_named_by_way_of_the_hub(
     tmp_path: Path, parquet: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
