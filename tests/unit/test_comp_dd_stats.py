@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import shutil
 from pathlib import Path
@@ -147,3 +148,32 @@ def test_a_folder_of_somebody_elses_stays(judged: list[str], tmp_path: Path, cap
     assert run([*line, "--out", str(out)]) == 2
     assert "holds something else" in capsys.readouterr().err
     assert torch.equal(load(out).images, before)
+
+
+def test_the_ten_labels_of_the_published_list(judged: list[str], tmp_path: Path, capsys) -> None:
+    """Students have ten outputs; numbers 1 to 9 are the classes, and nothing has number 0."""
+    names = [WNIDS[i] for i in NUMBERS["comp-dd/music-hard"]]
+    class_pictures(tmp_path / "in", names, {"train": 2, "val": 1}, 8)
+    gen = torch.Generator().manual_seed(0)
+    torch.save(torch.randn(9, 3, 8, 8, generator=gen), tmp_path / "x.pt")
+    torch.save(9 * torch.eye(10)[1:], tmp_path / "y.pt")
+    line = [
+        {"bird": "music", "easy": "hard"}.get(word, word) for word in judged if word != "--quiet"
+    ]
+    line += ["--label_dir", str(tmp_path / "y.pt")]
+    assert run(line) == 2  # nine classes without the flag
+    assert "9" in capsys.readouterr().err
+    out = tmp_path / "out"
+    assert run([*line, "--strict-reference", "--out", str(out)]) == 0
+    told = capsys.readouterr()
+    assert "its published list names banjo twice" in " ".join(told.err.split())
+    made = load(out)
+    assert len(made.classes) == 10
+    assert made.of_class.tolist() == [*range(1, 10)]
+    assert made.classes[1:3] == (WNIDS[594], WNIDS[420])
+    (students,) = (out / "exhibits").glob("students-*.json")
+    assert json.loads(students.read_text())
+    bird = [*judged, "--label_dir", str(tmp_path / "b.pt"), "--strict-reference"]
+    torch.save(torch.arange(10), tmp_path / "b.pt")
+    torch.save(torch.randn(10, 3, 8, 8, generator=gen), tmp_path / "x.pt")
+    assert run(bird) == 0  # of other subsets the flag changes nothing

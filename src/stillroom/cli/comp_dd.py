@@ -209,7 +209,8 @@ def _evaluate(**values: Any) -> None:
     paths: dict[str, Any] = {n: values[n] and user_path(values[n], n) for n in files}
     fields = ("category", "subset", "model", "lr_net", "epochs", "batch_size", "seeds")
     dsa = values["dsa"].lower() == "true"
-    asked = Files(**paths, **{name: values[name] for name in fields}, size=values["size"], dsa=dsa)
+    given = {name: values[name] for name in (*fields, "size", "strict_reference")}
+    asked = Files(**paths, **given, dsa=dsa)
     with shown.interruptible(machine.minutes):
         judged = judge(asked, machine, shown)
     accuracy_table(judged.lines, judged.title)
@@ -348,6 +349,13 @@ app.command(
             _theirs("epochs", int | None, "of a student [default: 1000]"),
             _theirs("batch_size", int | None, "images a step [default: 128]"),
             flags.keyword("seeds", flags.flag(int | None, "students [default: the protocol's]")),
+            flags.keyword(
+                "strict_reference",
+                flags.flag(
+                    bool, "labels of the published list: of music, hard ten, not nine", switch=True
+                ),
+                False,
+            ),
             flags.keyword("out", flags.flag(Path | None, "a new folder for the set and records")),
             flags.keyword("quiet", flags.flag(bool, "no progress", switch=True), False),
             *flags.of_model(Machine, "machine", "Machine"),

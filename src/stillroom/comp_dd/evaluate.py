@@ -11,7 +11,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from stillroom.comp_dd.subsets import subset_name
+from stillroom.comp_dd.subsets import REPEATED, as_released, subset_name
 from stillroom.distilled import Distilled, set_digest
 from stillroom.errors import StillroomError
 from stillroom.evaluation.published import find_protocol
@@ -45,6 +45,7 @@ class Files:
     seeds: int | None
     size: int
     out: Path | None
+    strict_reference: bool = False
 
     @property
     def protocol(self) -> str:
@@ -87,6 +88,10 @@ def judge(asked: Files, machine: Machine, session: Session) -> Result:
         bench = machines.benchmark(name, options, store)
     except StillroomError as error:
         raise StillroomError(str(error).replace("--data-root", "--data_path")) from None
+    if name in REPEATED:
+        session.say(f"{name} has 9 distinct classes: its published list names banjo twice")
+    if asked.strict_reference:
+        bench = as_released(bench, name, store.root)
     made, notes = imported(
         bench,
         asked.data_dir,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from stillroom.artefacts.store import default_store
-from stillroom.data.benchmarks import DataSpec, load_benchmark
+from stillroom.data.benchmarks import Benchmark, DataSpec, from_arrays, load_benchmark
 from stillroom.data.imagenet import SUBSETS
 from stillroom.data.source import ImageSource
 from stillroom.errors import suggest
@@ -22,6 +22,8 @@ CATEGORIES = ("bird", "dog", "car", "fish", "insect", "snake", "round", "music")
 SIDES: tuple[Literal["easy", "hard"], ...] = ("easy", "hard")
 # As released, in the order of labels: banjo, 420, is there twice, so label 0 has no image.
 REPEATED = {"comp-dd/music-hard": (420, 594, 420, *SUBSETS["comp-dd/music-hard"][2:])}
+
+NO_IMAGE = "number 0, which no image has"  # banjo goes by its second number there
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,28 @@ def subset_name(category: str, subset: str) -> str:
     if (side := subset.lower()) not in SIDES:
         raise ValueError(f"subset={subset!r} is none of {', '.join(SIDES)}")
     return f"comp-dd/{one}-{side}"
+
+
+def as_released(bench: Benchmark, name: str, store: Path) -> Benchmark:
+    """A subset by the labels of its published list: of music, hard ten, of which 0 has no image."""
+    if name not in REPEATED:
+        return bench
+    number = {index: local for local, index in enumerate(REPEATED[name])}
+    local = torch.tensor([number[index] for index in SUBSETS[name]])
+    called = dict(zip(local.tolist(), bench.classes, strict=True))
+    splits = [
+        (s.take(torch.arange(len(s))).cpu(), local[s.labels.cpu()])
+        for s in (bench.train, bench.test)
+    ]
+    return from_arrays(
+        *splits[0],
+        *splits[1],
+        classes=[called.get(i, NO_IMAGE) for i in range(len(REPEATED[name]))],
+        name=bench.name,
+        normalise=bench.preprocess.name,
+        store=store,
+        empty=(NO_IMAGE,),
+    )
 
 
 def load_comp_dd(

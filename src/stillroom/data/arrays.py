@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -33,8 +33,11 @@ def raw_arrays(
     test: tuple[Array, Array | Sequence[int]] | None,
     classes: Sequence[str] | None,
     name: str,
+    empty: Collection[str] = (),
 ) -> RawSplits:
     """Splits of (images, labels): uint8 [N,H,W], [N,H,W,ch] or [N,ch,H,W] with ch 1 or 3.
+
+    `empty`: classes that have no image.
 
     Raises: StillroomError for other dtypes or shapes, or labels that do not fit the images.
     """
@@ -46,7 +49,7 @@ def raw_arrays(
             if len(images) != len(labels):
                 raise StillroomError(f"{what}: {len(images)} images but {len(labels)} labels")
             splits[split] = (images, labels)
-    return _raw(splits, classes, name)
+    return _raw(splits, classes, name, empty)
 
 
 def raw_dataset(
@@ -78,6 +81,7 @@ def _raw(
     splits: dict[str, tuple[Sequence[Pixels] | Pixels, Labels]],
     classes: Sequence[str] | None,
     name: str,
+    empty: Collection[str] = (),
 ) -> RawSplits:
     digest = hashlib.sha256()
     made: dict[str, RawSplit] = {}
@@ -91,7 +95,8 @@ def _raw(
         made[split] = array_split(images, labels, f"{name} {split}")
         highest = max(highest, int(labels.max()))
     names = tuple(classes) if classes is not None else tuple(map(str, range(highest + 1)))
-    return check(RawSplits(names, made, ["arrays", digest.hexdigest(), list(names)]), name)
+    listing = ["arrays", digest.hexdigest(), list(names)]
+    return check(RawSplits(names, made, listing, tuple(empty)), name)
 
 
 def _numpy(array: Array) -> NDArray[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -225,11 +225,13 @@ def from_arrays(
     val: float = 0.0,
     split_seed: int = 0,
     store: Path | None = None,
+    empty: Collection[str] = (),
 ) -> Benchmark:
     """Make a benchmark of uint8 images [N,H,W], [N,H,W,ch] or [N,ch,H,W] and integer labels [N].
 
     Names default to the label numbers. With a `store`, a decoded copy is kept there, so that
     stages and `stillroom evaluate` find the data again; without one the data stay in memory.
+    `empty`: classes that have no image, such as a number that a published list skips.
     Raises: StillroomError for other dtypes and shapes, or labels that do not fit.
     """
     if (test_images is None) != (test_labels is None):
@@ -238,7 +240,7 @@ def from_arrays(
     if test_images is not None and test_labels is not None:
         test = (test_images, test_labels)
     _check_size(size)
-    raw = raw_arrays((images, labels), test, classes, name)
+    raw = raw_arrays((images, labels), test, classes, name, empty)
     return _from_raw(raw, size, _Choices(name, normalise, zca, val, split_seed), store)
 
 

@@ -207,7 +207,7 @@ def _write(folder: Path, raw: RawSplits, the_plan: Plan, skip_bad: bool) -> None
         digests[name], labels = _write_split(folder, name, split, the_plan, skip_bad, meta)
         meta["counts"][name] = len(labels)
         if name == "train":
-            _check_filled(labels, raw.classes)
+            _check_filled(labels, raw)
         elif len(labels) == 0:
             raise StillroomError(f"no image of the {name} split can be read; repair or remove it")
     meta["content"] = content_digest(raw.classes, the_plan.size, digests)
@@ -237,11 +237,9 @@ def _write_split(
     return sums, labels
 
 
-def _check_filled(labels: Labels, classes: tuple[str, ...]) -> None:
-    counts = np.bincount(labels, minlength=len(classes))
-    if not counts.all():
-        empty = classes[int(np.argmin(counts))]
-        raise StillroomError(f"no training image of class {empty!r} can be read; add some")
+def _check_filled(labels: Labels, raw: RawSplits) -> None:
+    if missing := raw.unfilled(labels):
+        raise StillroomError(f"no training image of class {missing[0]!r} can be read; add some")
 
 
 def _file(folder: Path, name: str) -> Path:

@@ -40,17 +40,25 @@ class RawSplits:
     """The splits that a reader found: "train" and, where the source has one, "test".
 
     `listing` is JSON: everything cheap that tells this source from another (resolved path, names,
-    sizes, modification times). It keys the cache and never enters a digest of the data.
+    sizes, modification times). It keys the cache and never enters a digest of the data. `empty`:
+    classes that are to have no image.
     """
 
     classes: tuple[str, ...]
     splits: Mapping[str, RawSplit]
     listing: list[Any]
+    empty: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
         """Hex SHA-256 of the listing."""
         return sha256(canonical(self.listing))
+
+    def unfilled(self, labels: Labels) -> list[str]:
+        """The classes that none of the labels int64 [N] is of, and should be."""
+        counts = np.bincount(labels, minlength=len(self.classes))
+        some = zip(self.classes, counts.tolist(), strict=True)
+        return [name for name, count in some if not count and name not in self.empty]
 
 
 def array_split(images: Iterable[Pixels], labels: Sequence[int] | Labels, name: str) -> RawSplit:
@@ -123,10 +131,8 @@ def check(raw: RawSplits, source: str) -> RawSplits:
                 f"{source}: {name} label {low if low < 0 else high} is outside "
                 f"0..{len(raw.classes) - 1} ({len(raw.classes)} classes)"
             )
-    counts = np.bincount(raw.splits["train"].labels, minlength=len(raw.classes))
-    if not counts.all():
-        empty = raw.classes[int(np.argmin(counts))]
+    if missing := raw.unfilled(raw.splits["train"].labels):
         raise StillroomError(
-            f"{source}: class {empty!r} has no training image; add some or remove the class"
+            f"{source}: class {missing[0]!r} has no training image; add some or remove the class"
         )
     return raw
