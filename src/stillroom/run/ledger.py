@@ -36,7 +36,8 @@ def measured_json(records: Sequence[Record]) -> str:
         for line in cell.measured(records):
             of = found.setdefault(name, {}).setdefault(line.numerics, {})
             of[line.conditions.data_digest[:8]] = list(line.values)
-    return json.dumps(found, indent=1) + "\n"
+    cells = [f"{json.dumps(name)}: {json.dumps(held)}" for name, held in found.items()]
+    return "{\n" + ",\n".join(cells) + "\n}\n"  # a line a cell
 
 
 def reproduction(records: Sequence[Record]) -> str:
