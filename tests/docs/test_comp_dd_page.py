@@ -132,21 +132,66 @@ def test_what_the_page_refuses(root: Path, capsys: pytest.CaptureFixture[str]) -
 HELD = DOCS.parent / "results" / "comp-dd"
 
 
-def test_what_two_networks_say_of_tiny_imagenet_is_in_the_results() -> None:
-    """The ranks of the page and its koala are those of the kept file, printed by the command."""
-    with (HELD / "tiny-imagenet-classes.csv").open(newline="") as stream:
+FILES = {
+    "two": "tiny-imagenet-classes.csv",
+    "again": "tiny-imagenet-twice.csv",
+    "short": "tiny-imagenet-32px.csv",
+    "long": "tiny-imagenet-32px-long.csv",
+}
+NETWORKS = {
+    "`imagenet/resnet18`": ("two", "imagenet/resnet18"),
+    "itself, trained again": ("again", "imagenet/resnet18 (2)"),
+    "`mobilenetv2-x0.5`": ("two", "mobilenetv2-x0.5"),
+    "`wrn16-2`, 8 epochs": ("short", "wrn16-2"),
+    "`shufflenetv2-x0.5`, 8 epochs": ("short", "shufflenetv2-x0.5"),
+    "`wrn16-2`, 24 epochs": ("long", "wrn16-2"),
+    "`shufflenetv2-x0.5`, 24 epochs": ("long", "shufflenetv2-x0.5"),
+}
+
+
+def complexities(file: str, network: str) -> dict[str, float]:
+    """By class, out of a kept file that the command wrote."""
+    with (HELD / FILES[file]).open(newline="") as stream:
         head, *rows = csv.reader(stream)
-    assert head[1:3] == ["complexity by imagenet/resnet18", "complexity by mobilenetv2-x0.5"]
-    first, second = ({row[0]: float(row[i]) for row in rows} for i in (1, 2))
-    rho, low, high = rank_correlation([*first.values()], [*second.values()])
-    page = " ".join((DOCS / "comp-dd.md").read_text(encoding="utf-8").split())
-    assert f"{len(rows)} classes of Tiny-ImageNet" in page
-    assert f"rho = {rho:.2f} ({low:.2f} to {high:.2f})" in page
+    at = head.index(f"complexity by {network}")
+    return {row[0]: float(row[at]) for row in rows}
+
+
+def test_how_alike_networks_rank_tiny_imagenet_is_in_the_results() -> None:
+    """Every rho of two networks on the page is that of the kept files; so is its koala."""
+    text = (DOCS / "comp-dd.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (.+) \| (.+) \| (-?[\d.]+ \(.+ to .+\)) \|$", text, re.M)
+    told = {(first, second): rho for first, second, rho in rows if first in NETWORKS}
+    assert len(told) == 8
+    for (first, second), rho in told.items():
+        other = second.replace("itself", first.partition(",")[0]) if "epochs" in second else second
+        one, its = (complexities(*NETWORKS[name]) for name in (first, other))
+        assert len(one) == 90
+        pair = rank_correlation([*one.values()], [its[name] for name in one])
+        assert rho == "{:.2f} ({:.2f} to {:.2f})".format(*pair), (first, second)
     koala = "n01882714"
+    first, second = (complexities("two", n) for n in ("imagenet/resnet18", "mobilenetv2-x0.5"))
     assert max(first, key=lambda name: first[name]) == koala
     assert min(second, key=lambda name: second[name]) == koala
-    assert f"the one ({100 * first[koala]:.0f} %)" in page
-    assert f"the other ({100 * second[koala]:.0f} %)" in page
+    page = " ".join(text.split())
+    assert f"ResNet ({100 * first[koala]:.0f} %)" in page
+    assert f"MobileNet ({100 * second[koala]:.0f} %)" in page
+
+
+def test_how_right_those_networks_are_is_in_the_ledger() -> None:
+    text = (DOCS / "comp-dd.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(.+)` \| (64|32), (8|24) \| ([\d.]+) \|", text, re.M)
+    again = re.findall(r"^\| the same, trained again \| 64, 8 \| ([\d.]+) \|", text, re.M)
+    held: dict[tuple[str, str], list[float]] = {}
+    for r in read_records(DOCS.parent / "results" / "records.jsonl"):
+        if r.benchmark == "tiny-imagenet/categories" and r.metric == "network-accuracy":
+            epochs = "24" if "epochs=24" in r.protocol else "8"
+            held.setdefault((r.arch, epochs), []).append(round(100 * r.value, 1))
+    assert len(rows) == 6
+    for arch, _, epochs, right in rows:
+        assert float(right) in held[arch, epochs]
+    assert float(again[0]) in held["imagenet/resnet18", "8"]
+    assert sum(map(len, held.values())) == 7
 
 
 def test_differences_on_the_other_half_are_those_of_the_kept_subsets() -> None:
