@@ -32,8 +32,9 @@ _NAMES = ("benchmark", "row", "protocol", "arch", "metric", "selection", "numeri
 _COUNTS = ("ipc", "seed", "bytes", "memory", "label_bytes", "teacher_bytes")
 MAX_TEXT = 2000
 LEDGER = "records.jsonl"  # the name of a set's own
-# What a line leaves out where it says nothing: no text as a note, no bytes of labels, and so on.
-_UNSAID = {f.name: f.default for f in fields(Record) if f.default is not MISSING}
+# What a line leaves out: what is nearly always so, and what says nothing.
+_USUAL = {"step": None, "draw": None, "unit": "fraction", "split": "given"}
+_UNSAID = {f.name: f.default for f in fields(Record) if f.default is not MISSING} | _USUAL
 # Row and metric of a network that was trained on the real data, alone.
 NETWORK, NETWORK_ACCURACY = "network", "network-accuracy"
 
@@ -58,6 +59,8 @@ def _lines(path: Path) -> list[Record]:
             refuse_deep(value)
         except (ValueError, RecursionError):
             raise StillroomError(f"{where}: not a line of JSON; is it cut off?") from None
+        if isinstance(value, dict):
+            value = {**_USUAL, **value}
         record = Record.from_dict(value, where)
         if problem := _problem(record):
             raise StillroomError(f"{where}: {problem}")

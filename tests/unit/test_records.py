@@ -63,15 +63,17 @@ def test_a_ledger_comes_back_as_written(tmp_path: Path) -> None:
 def test_a_line_leaves_out_what_says_nothing(tmp_path: Path) -> None:
     """And only that: what is 0 or null and could be something else stays."""
     silent = record(0.0, 0, step=0, draw=0, set_seed=None, note="", label_bytes=0, augment="none")
-    loud = record(0.0, 1, step=None, set_seed=0, note="n", label_bytes=7, augment="")
+    loud = record(0.0, 1, step=None, set_seed=0, note="n", label_bytes=7, augment="", split="mine")
+    silent = replace(silent, unit="fraction", split="given")
     path = tmp_path / "records.jsonl"
     add_records(path, [silent, loud])
     assert read_records(path) == [silent, loud]
     first, second = map(json.loads, path.read_text().splitlines())
     assert {"step", "draw", "value", "augment"} <= first.keys()
-    assert not first.keys() & {"note", "label_bytes", "set_seed", "teacher_bytes"}
-    assert {"note", "label_bytes", "set_seed", "step"} <= second.keys()
-    assert "augment" not in second
+    unsaid = {"note", "label_bytes", "set_seed", "teacher_bytes", "unit", "split"}
+    assert not first.keys() & unsaid
+    assert {"note", "label_bytes", "set_seed", "split"} <= second.keys()
+    assert not second.keys() & {"augment", "step"}
 
 
 @pytest.mark.parametrize(
