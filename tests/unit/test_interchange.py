@@ -242,7 +242,10 @@ def test_pixels_get_the_network_space(bench: Benchmark, tmp_path: Path) -> None:
         ({"images": torch.full((4, 3, 8, 8), torch.nan)}, "NaN"),
         ({"images": torch.zeros(1).expand(2**30, 3, 8, 8)}, "not one plain tensor"),
         ({"images": {"a": torch.zeros(1), "b": torch.zeros(1)}}, "not one plain tensor"),
-        ({"labels": torch.tensor([0, 1, 2, 0])}, "4 classes from 0 to 1"),
+        (
+            {"labels": torch.tensor([0, 1, 2, 0])},
+            "4 labels, one an image, each a class from 0 to 1",
+        ),
         ({"labels": torch.tensor([0, 1])}, "one an image"),
         ({"labels": torch.zeros(4, 3)}, "[4, 2] finite numbers"),
         ({"lr": torch.tensor(-0.1)}, "one positive number"),
