@@ -203,16 +203,18 @@ def readable_os_errors(path: Path) -> Iterator[None]:
 def refuse_unwritable(path: Path, flag: str, *, folder: bool) -> None:
     """Raise StillroomError unless a file, or a folder, can be written at `path`; writes nothing.
 
-    So that a run of hours does not find it out at its end.
+    So that a run of hours does not find it out at its end. A file is replaced by another of its
+    name, so it is the folder around it that must let that happen.
     """
-    there = path.absolute()
+    there = path.resolve()
     if there.exists() and there.is_dir() != folder:
         raise StillroomError(f"{flag} {path} is a {'file' if folder else 'folder'}; name another")
-    while not os.path.lexists(there) and there != there.parent:
+    there = there if folder else there.parent
+    while not there.exists() and there != there.parent:
         there = there.parent
-    if there != path.absolute() and not there.is_dir():
+    if not there.is_dir():
         raise StillroomError(f"{flag} {path}: {there} is no folder; name another")
-    if not os.access(there, os.W_OK):
+    if not os.access(there, os.W_OK | os.X_OK):
         raise StillroomError(f"{flag} {path}: {there} may not be written to; name another")
 
 

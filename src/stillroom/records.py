@@ -33,7 +33,7 @@ _COUNTS = ("ipc", "seed", "bytes", "memory", "label_bytes", "teacher_bytes")
 MAX_TEXT = 2000
 LEDGER = "records.jsonl"  # the name of a set's own
 # What a line leaves out: what is nearly always so, and what says nothing.
-_USUAL = {"step": None, "draw": None, "unit": "fraction", "split": "given", "selection": "last"}
+_USUAL = {"draw": None, "unit": "fraction", "split": "given", "selection": "last"}
 _UNSAID = {f.name: f.default for f in fields(Record) if f.default is not MISSING} | _USUAL
 # Row and metric of a network that was trained on the real data, alone.
 NETWORK, NETWORK_ACCURACY = "network", "network-accuracy"

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import stat
+import struct
 import subprocess
 import sys
 import zipfile
@@ -115,6 +116,35 @@ def polyglot() -> bytes:
     return legacy(b"\x80\x02c__builtin__\nbytearray\n(J\xff\xff\xff\x7ftR.") + saved(torch.zeros(1))
 
 
+def two_archives() -> bytes:
+    """One file, read as one archive by its end (Python) and another by its offset (torch)."""
+
+    def archive(pickled: bytes) -> tuple[bytes, bytes, int]:
+        """Members, directory, and how many there are."""
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as made:
+            made.writestr("archive/data.pkl", pickled)
+            made.writestr("archive/version", "3\n")
+            made.writestr("archive/byteorder", "little")
+        data = buffer.getvalue()
+        count, size, offset = struct.unpack("<H2I", data[-12:-2])
+        return data[:offset], data[offset : offset + size], count
+
+    bad, listed, count = archive(b"\x80\x02cbuiltins\nbytearray\n(J\xff\xff\xff\x7ftR.")
+    good, own, _ = archive(pickle.dumps({"a": 1}, 2))
+    begin = len(bad) + len(listed)
+    shift = begin + len(good) - len(bad)  # which Python adds to every offset
+    directory, at = b"", 0
+    while at < len(own):
+        names = sum(struct.unpack("<3H", own[at + 28 : at + 34]))
+        (offset,) = struct.unpack("<I", own[at + 42 : at + 46])
+        moved = struct.pack("<i", begin + offset - shift)
+        directory += own[at : at + 42] + moved + own[at + 46 : at + 46 + names]
+        at += 46 + names
+    end = struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, count, count, len(own), len(bad), 0)
+    return bad + listed + good + directory + end
+
+
 def attributed() -> bytes:
     """A parameter that carries functions of its own under the names of a tensor's."""
     found = torch.nn.Parameter(images())
@@ -152,6 +182,7 @@ FILES: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "too large": (lambda _: bytes(CIFAR.limit + 1), "larger than"),
     "memory as it was": (lambda _: uninitialised(), "fewer than the numbers of its tensor"),
     "zip behind a pickle": (lambda _: polyglot(), "(__builtin__.bytearray)"),
+    "two archives": (lambda _: two_archives(), "something else lies before its archive"),
     "a tensor with attributes": (lambda _: attributed(), "holds a "),
     "4,000 dimensions": (lambda _: saved(torch.zeros([1] * 4000)), "shape [1, 1,"),
     "other part": (lambda _: saved(torch.zeros(20, 3, 64, 64)), "shape [20, 3, 64, 64]"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -64,31 +65,31 @@ def plain(capsys: pytest.CaptureFixture[str]) -> str:
 
 def command(submission: Path, store: Path, *more: str) -> list[str]:
     line = ["challenge", "evaluate", "--submit_dir", str(submission), "--epochs", "1"]
+    if (submission / "ref").is_dir() and "--plan" not in more:
+        line += ["--truth_dir", str(submission / "ref")]
     return [*line, "--runs", "1", "--quiet", "--threads", "1", "--store", str(store), *more]
 
 
 def test_a_submission_does_not_choose_its_own_test_images(
     submission: Path, cwd: Path, store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Those beside it are the last resort, and never official; what is named is what is taken."""
+    """What is named is taken, or what lies here; never what the submission brought."""
     line = command(submission, store, "--plan")
-    assert run(line) == 0
-    said = plain(capsys)
-    assert "100 of 10000 test images of cifar100" in said
-    assert "test images that came with the submission, none named by --truth_dir" in said
+    assert run(line) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "no reference_data here; " in said
+    assert "/s/ref came with the submission: name it if it is yours; name the test" in said
     assert run([*line, "--truth_dir", str(submission / "ref")]) == 0  # named by the organiser
-    assert "came with the submission" not in plain(capsys)
+    assert "100 of 10000 test images of cifar100" in plain(capsys)
     assert run([*line, "--truth_dir", "reference-data"]) == 2  # misspelt
     assert "reference-data" in capsys.readouterr().err
     (cwd / "reference_data").mkdir()
     (cwd / "reference_data/cifar100_test.pt").write_bytes(saved(truth()))
     assert run(line) == 0
-    said = plain(capsys)
-    assert "200 of 10000 test images of cifar100" in said
-    assert "came with the submission" not in said
-    for below in ("res", "ref"):  # one of the two alone is no layout of the platform
-        (submission / below).rename(submission / f"not-{below}")
-    assert run(command(submission / "not-res", store, "--plan")) == 0
+    assert "200 of 10000 test images of cifar100" in plain(capsys)
+    shutil.copy(submission / "res/cifar100.pt", cwd / "cifar100.pt")
+    assert run(command(Path(), store, "--plan")) == 2  # the working folder is the submission
+    assert "reference_data came with the submission" in " ".join(capsys.readouterr().err.split())
 
 
 def test_ten_thousand_test_images_are_official(tmp_path: Path, store: Path) -> None:
@@ -170,9 +171,11 @@ def test_the_folder_of_scores(
     (out / "scores.txt").write_text("correct: 0.9")
     (out / "notes.txt").write_text("mine")
     line = command(submission, store, "--output_dir", str(out))
-    assert run([*line, "--plan"]) == 0
-    assert (out / "scores.txt").read_text() == "correct: 0.9"
-    assert run([*line, "--truth_dir", "nowhere"]) == 2
+    harmless = ([*line, "--plan"], [*line, "--epochs", "0"], [*line, "--submit_dir", "nowhere"])
+    for asked, code in zip(harmless, (0, 2, 2), strict=True):
+        assert run(asked) == code
+        assert (out / "scores.txt").read_text() == "correct: 0.9"
+    assert run(["nowhere" if w == str(submission / "ref") else w for w in line]) == 2
     assert [p.name for p in out.iterdir()] == ["notes.txt"]
     capsys.readouterr()
     with scores.output(out):
@@ -187,13 +190,15 @@ def test_the_folder_of_scores(
 
 
 def test_test_images_in_a_submission_are_noticed(
-    submission: Path, cwd: Path, store: Path, tmp_path: Path
+    submission: Path, cwd: Path, store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     x = torch.randn(CIFAR.shape, generator=rng(0, "submission"))
     x[:7] = truth(100)["images_val"][:7]
     (submission / "res/cifar100.pt").write_bytes(saved(x))
     asked = scores.prepared(submission, submission / "ref", Store(store), Machine(), Session())
     assert asked.parts[0].notes[-1] == "7 of 1000 images are test images"
+    assert run(command(submission, store, "--plan", "--truth_dir", str(submission / "ref"))) == 0
+    assert "7 of 1000 images are test images" in plain(capsys)
 
 
 def test_faithful_never_takes_what_was_compiled(

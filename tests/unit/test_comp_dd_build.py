@@ -165,7 +165,7 @@ def test_a_table_of_more_classes_than_there_are(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     path.write_text('class,category\nc,x\n"z, or y",y\na,x\n', encoding="utf-8")
     assert read_categories(str(path), CLASSES) == Categories({"x": [2, 0]}, {}, 1)
-    path.write_text("class,category,name\nc,x,sea\nz,x,zoo\na,x,\n", encoding="utf-8")
+    path.write_text("class,category,name\nc,x,sea\nz,x,zoo\na,x,\n  \n,,\n", encoding="utf-8")
     assert read_categories(str(path), CLASSES) == Categories({"x": [2, 0]}, {"c": "sea"}, 1)
 
 

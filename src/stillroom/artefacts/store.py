@@ -107,8 +107,14 @@ class Store:
         self._sweep_locks()
 
     def discard(self, key: str) -> None:
-        """Remove one artefact; nothing if it is not there, or another process is at it."""
-        self._removed(key)
+        """Remove one artefact, if it is there.
+
+        Raises: StillroomError if another process is at it, or it is somebody else's.
+        """
+        if not self._removed(key):
+            raise StillroomError(
+                f"{self.folder(key)}: cannot be removed; is another process at it?"
+            )
 
     def _sweep_locks(self) -> None:
         # The folder itself stays: another process may just be about to make a lock file in it.

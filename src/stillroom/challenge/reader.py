@@ -104,7 +104,8 @@ def read(submission: Path, part: Part) -> tuple[Tensor, list[str]]:
     images = checked(found, part)
     if size < found.numel() * found.element_size():  # such as a tensor of whatever memory held
         raise StillroomError(
-            f"{part.file}: has {size} bytes, fewer than the numbers of its tensor; save them all"
+            f"{part.file}: has {size} bytes, fewer than the numbers of its tensor; save it by "
+            "torch.save, uncompressed"
         )
     return images, notes_on(images, part)
 

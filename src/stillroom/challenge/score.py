@@ -73,7 +73,6 @@ class Evaluation:
     store: Store
     session: Session
     notes: tuple[str, ...] = ()
-    own_truth: bool = False  # test images came with the submission
 
     @property
     def protocol(self) -> str:
@@ -92,8 +91,6 @@ class Evaluation:
         for name, bench in self.truths.items():
             if len(bench.test) != TESTS:
                 why.append(f"{len(bench.test)} of {TESTS} test images of {name}")
-        if self.own_truth:
-            why.append("test images that came with the submission, none named by --truth_dir")
         return ", ".join(why)
 
 
@@ -110,15 +107,12 @@ def prepared(
 ) -> Evaluation:
     """Read a submission and the test images of the parts that can be taken.
 
-    Both layouts of the organisers are known: two folders, or one with `res/` and `ref/` in it, of
-    which a submission must not choose its own test images: `truth` None is `reference_data`, and
-    `ref/` where that is absent, which is never official.
+    Both layouts of the organisers are known: two folders, or `res/` beside `ref/` in one, where the
+    latter is to be named as `truth`. None is `reference_data` of the working folder.
     Raises: StillroomError if the submission is not there, or test images are not or are damaged.
     """
     parts = tuple(read_submission(submission))
-    both = all((submission / below).is_dir() for below in ("res", "ref"))
-    own_truth = truth is None and both and not REFERENCE.is_dir()
-    truth = submission / "ref" if own_truth else truth or REFERENCE
+    truth = _truth_of(submission) if truth is None else truth
     truths: dict[str, Benchmark] = {}
     notes: list[str] = []
     for one in parts:
@@ -128,8 +122,29 @@ def prepared(
     parts = tuple(with_copies(one, truths.get(one.part.name)) for one in parts)
     if mode == "faithful":
         machine = machine.model_copy(update={"compile": "off"})
-    how = (epochs, runs, mode, machine, store, session)
-    return Evaluation(parts, truths, *how, tuple(notes), own_truth)
+    return Evaluation(parts, truths, epochs, runs, mode, machine, store, session, tuple(notes))
+
+
+def refuse(submission: Path, epochs: int | None) -> None:
+    """Raise StillroomError for what is wrong at once: before an earlier score is removed."""
+    if not (submission.is_dir() or submission.is_file()):
+        raise StillroomError(f"{submission}: neither a folder nor a zip archive")
+    find_protocol(PROTOCOL if epochs is None else f"{PROTOCOL}+epochs={epochs}")
+
+
+def _truth_of(submission: Path) -> Path:
+    """The test images where nobody named any; never those that a submission brings along.
+
+    Raises: StillroomError with the remedy.
+    """
+    inside = REFERENCE.resolve().is_relative_to(submission.resolve())
+    if REFERENCE.is_dir() and not inside:
+        return REFERENCE
+    brought = REFERENCE if REFERENCE.is_dir() else submission / "ref"
+    own = (
+        f"; {brought} came with the submission: name it if it is yours" if brought.is_dir() else ""
+    )
+    raise StillroomError(f"no {REFERENCE} here{own}; name the test images: --truth_dir FOLDER")
 
 
 def with_copies(one: Submitted, bench: Benchmark | None) -> Submitted:

@@ -38,6 +38,7 @@ def _evaluate(**values: Any) -> None:
     if not 1 <= values["runs"] <= 1000:
         raise StillroomError(f"--runs {values['runs']} must lie in 1..1000")
     store = machines.store(machine)
+    scores.refuse(submission, values["epochs"])
     held = contextlib.nullcontext() if values["plan"] else scores.output(out)
     with shown.interruptible(machine.minutes), tempfile.TemporaryDirectory() as scratch, held:
         asked = scores.prepared(
@@ -50,12 +51,14 @@ def _evaluate(**values: Any) -> None:
             runs=values["runs"],
             mode=values["mode"],
         )
-        for note in asked.notes:
+        noticed = [(p.part.name, note) for p in asked.parts for note in p.notes]
+        for note in (*asked.notes, *(f"{name}: {note}" for name, note in noticed)):
             shown.say(note)
         costs = scores.plan(asked, Path(scratch))
         if values["plan"]:
             pairs = [(name, cost.in_words()) for name, cost in costs]
             pairs += [(p.part.name, f"zero: {p.reason}") for p in asked.parts if p.images is None]
+            pairs += noticed
             pairs += [("not official", asked.unofficial)] if asked.unofficial else []
             key_values(f"{asked.protocol} (estimates; nothing was run)", pairs)
             return
@@ -77,7 +80,7 @@ def _show(asked: Any, scored: list[Any], out: Path) -> None:
     for one in scored:
         s = one.summary
         if s is None:
-            cells.append((one.part.name, "0.0", "-", "-", one.reason))
+            cells.append((one.part.name, "0.0", "-", "-", "; ".join((one.reason, *one.notes))))
             continue
         interval = span(s, " .. ") or "-"
         told = "; ".join(one.notes)
@@ -203,7 +206,7 @@ app.command(
             _named("submit_dir", "folder or zip of the submission", Path("sample_submission")),
             _named(
                 "truth_dir",
-                "folder of the test images [default: reference_data, or ref/ beside res/]",
+                "folder of the test images [default: reference_data]",
                 None,
                 Path | None,
             ),

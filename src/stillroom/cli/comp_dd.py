@@ -51,7 +51,7 @@ def _complexity(**values: Any) -> None:
     for name, path in (("--out", out), ("--images", images)):
         if path:
             refuse_unwritable(path, name, folder=False)
-    if out and out == images:
+    if out and images and out.resolve() == images.resolve():
         raise StillroomError(f"--out and --images are both {out}; name two files")
     with shown.interruptible(machine.minutes):
         archs, layers = values["arch"] or [NETWORK], values["layer"] or ["auto"]

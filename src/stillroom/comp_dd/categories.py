@@ -92,6 +92,7 @@ def _rows(source: str) -> list[tuple[int, list[str]]]:
             raise StillroomError(f"{source}: no text in UTF-8") from None
     reader = csv.reader(io.StringIO(text, newline=""))
     try:
-        return [(reader.line_num, [cell.strip() for cell in row]) for row in reader if row]
+        rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
     except csv.Error as error:
         raise StillroomError(f"{source}: line {reader.line_num} is no CSV ({error})") from None
+    return [(number, cells) for number, cells in rows if any(cells)]

@@ -161,7 +161,8 @@ def find(data: str, data_root: Path | None) -> Found:
 
     Raises: StillroomError if it is none of them, cannot be found, or is inconsistent.
     """
-    data = singular(data)
+    if (one := singular(data)) in NAMED:
+        data = one
     if data in NAMED:
         named = NAMED[data]
         raw = check(_find_named(data, named, data_root), data)

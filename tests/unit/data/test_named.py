@@ -132,6 +132,8 @@ def test_what_is_nearly_there_is_said(
             find(name, tmp_path / "in")
         assert str(caught.value).startswith("comp-dd/bird-hard is not under --data-root")
         assert f"{tmp_path}/in, whose train lacks n01537544" in str(caught.value)
+    with pytest.raises(StillroomError, match="'comp-dd/dogs-mine': no such folder"):
+        find("comp-dd/dogs-mine", None)  # a path of one's own, as it stands
 
 
 def test_named_by_way_of_the_hub(

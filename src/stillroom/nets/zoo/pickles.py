@@ -30,6 +30,7 @@ def refuse_hungry(path: Path, source: Path | bytes) -> None:
         if _first(source) != ZIP:  # torch goes by the first bytes, zipfile by the last
             raise zipfile.BadZipFile
         with zipfile.ZipFile(source if isinstance(source, Path) else io.BytesIO(source)) as archive:
+            _refuse_shifted(path, archive)
             members = [m for m in archive.infolist() if m.filename.lower().endswith(".pkl")]
             if sum(m.file_size for m in members) > MAX_PICKLE:
                 raise StillroomError(
@@ -52,6 +53,16 @@ def _first(source: Path | bytes) -> bytes:
         return source[: len(ZIP)]
     with source.open("rb") as stream:
         return stream.read(len(ZIP))
+
+
+def _refuse_shifted(path: Path, archive: zipfile.ZipFile) -> None:
+    """Refuse an archive whose directory lies elsewhere than its end says.
+
+    Python goes by the end and torch by the offset there: they would read two archives in one file.
+    """
+    end = zipfile._EndRecData(archive.fp)  # type: ignore[attr-defined]
+    if end[zipfile._ECD_OFFSET] != archive.start_dir:  # type: ignore[attr-defined]
+        raise StillroomError(f"{path}: something else lies before its archive; save it again")
 
 
 def _judge(path: Path, stream: io.BytesIO) -> None:

@@ -191,6 +191,8 @@ def read_checkpoint(path: Path, data: bytes, limit: int) -> Any:
             f"{path}: holds more than tensors{f' ({named[1]})' if named else ''} or is damaged; to "
             "read it could run its code; save tensors alone, bare or in a dict"
         ) from None
+    except MemoryError:
+        raise
     except Exception as error:  # each reader has exceptions of its own for damage
         raise StillroomError(
             f"{path}: not a whole checkpoint ({one_line(error)}); copy it again"
