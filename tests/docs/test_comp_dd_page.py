@@ -162,7 +162,7 @@ def test_how_alike_networks_rank_tiny_imagenet_is_in_the_results() -> None:
     text = (DOCS / "comp-dd.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (.+) \| (.+) \| (-?[\d.]+ \(.+ to .+\)) \|$", text, re.M)
     told = {(first, second): rho for first, second, rho in rows if first in NETWORKS}
-    assert len(told) == 8
+    assert len(told) == 12
     for (first, second), rho in told.items():
         other = second.replace("itself", first.partition(",")[0]) if "epochs" in second else second
         one, its = (complexities(*NETWORKS[name]) for name in (first, other))
