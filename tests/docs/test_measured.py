@@ -498,3 +498,14 @@ def test_easy_and_hard_subsets_are_lines_of_the_ledger() -> None:
         **dict.fromkeys(("insect", "mammal", "vehicle", "building"), "easy"),
         **{"food": "hard", "clothing": False},
     }
+
+
+def test_the_recipe_of_the_challenge_on_a_stand_in_is_in_the_ledger() -> None:
+    page = " ".join((ROOT / "docs" / "challenge.md").read_text(encoding="utf-8").split())
+    rows = ("dm@100", "random")
+    own, drawn = (
+        ledger()["standin100", "10", row, "eccv24@1+epochs=40", "float32"].summary for row in rows
+    )
+    assert f"{percent(own.mean)} % ({percent(own.low)} to {percent(own.high)}, 3 students)" in page
+    assert f"{percent(drawn.mean)} % ({percent(drawn.low)} to {percent(drawn.high)}) of" in page
+    assert (own.n, drawn.n, own.separate_from(drawn)) == (3, 5, True)
