@@ -509,3 +509,9 @@ def test_the_recipe_of_the_challenge_on_a_stand_in_is_in_the_ledger() -> None:
     assert f"{percent(own.mean)} % ({percent(own.low)} to {percent(own.high)}, 3 students)" in page
     assert f"{percent(drawn.mean)} % ({percent(drawn.low)} to {percent(drawn.high)}) of" in page
     assert (own.n, drawn.n, own.separate_from(drawn)) == (3, 5, True)
+    for row, name in {"class-mean": "class means"}.items():
+        cheap = ledger()["standin100", "10", row, "eccv24@1+epochs=40", "float32"].summary
+        told = f"{percent(cheap.mean)} % ({percent(cheap.low)} to {percent(cheap.high)}) of {name}"
+        assert told in page
+        assert own.separate_from(cheap)
+        assert own.mean > cheap.mean
