@@ -96,7 +96,8 @@ def test_ten_thousand_test_images_are_official(tmp_path: Path, store: Path) -> N
     (tmp_path / "cifar100_test.pt").write_bytes(saved(truth(10_000)))
     bench, notes = read_truth(tmp_path, CIFAR, store)
     assert notes == []
-    asked = scores.Evaluation((), {"cifar100": bench}, None, 3, "fast", *[None] * 3)  # type: ignore
+    how = (None, 3, "fast", Machine(), Store(store), Session())
+    asked = scores.Evaluation((), {"cifar100": bench}, *how)
     assert asked.unofficial == ""
 
 

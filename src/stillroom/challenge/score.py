@@ -13,6 +13,7 @@ import torch
 
 from stillroom.artefacts.store import Store
 from stillroom.challenge.parts import ARCH, PARTS, PROTOCOL, TESTS, Part
+from stillroom.challenge.reader import MOST_TOLD
 from stillroom.challenge.submission import Submitted, read_submission
 from stillroom.challenge.truth import copies, preprocess, read_truth
 from stillroom.data.benchmarks import Benchmark
@@ -179,7 +180,7 @@ def score(asked: Evaluation, scratch: Path) -> list[Scored]:
         try:
             students = judge(how, [row])
         except DivergedError as error:  # the submission's fault, unlike a full disk
-            reason = str(error)[:300]
+            reason = str(error)[:MOST_TOLD]
             found.append(Scored(one.part, reason=reason, notes=one.notes, digest=row.digest))
             continue
         records = [r for s in students for r in s.records if r.metric == "accuracy"]

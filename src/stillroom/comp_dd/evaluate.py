@@ -11,7 +11,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from stillroom.comp_dd.subsets import REPEATED, as_released, subset_name
+from stillroom.comp_dd.subsets import NINE, REPEATED, as_released, subset_name
 from stillroom.distilled import Distilled, set_digest
 from stillroom.errors import StillroomError
 from stillroom.evaluation.published import find_protocol
@@ -89,7 +89,7 @@ def judge(asked: Files, machine: Machine, session: Session) -> Result:
     except StillroomError as error:
         raise StillroomError(str(error).replace("--data-root", "--data_path")) from None
     if name in REPEATED:
-        session.say(f"{name} has 9 distinct classes: its published list names banjo twice")
+        session.say(NINE)
     if asked.strict_reference:
         bench = as_released(bench, name, store.root)
     made, notes = imported(
@@ -114,7 +114,7 @@ def judge(asked: Files, machine: Machine, session: Session) -> Result:
         folder = _keep(made, Path(scratch) / "set", asked.out)
         ledger = folder / LEDGER
         records = judges.evaluate(folder, bench, how, store, machine, session, ledger)
-    rate = 0.01 if made.lr is None else made.lr
+    (rate,) = protocol.rates_of(made.lr)
     title = f"{name}, {protocol.id} ({protocol.digest()}), float32, rate {rate:g}, {bench.size} px"
     return Result(folder, lines(records), title)
 

@@ -23,6 +23,7 @@ SIDES: tuple[Literal["easy", "hard"], ...] = ("easy", "hard")
 # As released, in the order of labels: banjo, 420, is there twice, so label 0 has no image.
 REPEATED = {"comp-dd/music-hard": (420, 594, 420, *SUBSETS["comp-dd/music-hard"][2:])}
 
+NINE = "music, hard has 9 distinct classes: its published list names banjo twice"
 NO_IMAGE = "number 0, which no image has"  # banjo goes by its second number there
 
 
@@ -125,10 +126,7 @@ def load_comp_dd(
     if name in REPEATED:
         if strict_reference:
             listed = REPEATED[name]
-        warnings.warn(
-            f"{category}, {subset} has 9 distinct classes: its published list names banjo twice",
-            stacklevel=2,
-        )
+        warnings.warn(NINE, stacklevel=2)
     class_map = {index: local for local, index in enumerate(listed)}
     local = [class_map[index] for index in SUBSETS[name]]
 
